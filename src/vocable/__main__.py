@@ -1,0 +1,7 @@
+"""`python -m vocable` is the `vocable` command."""
+
+import sys
+
+from vocable.cli import main
+
+sys.exit(main())

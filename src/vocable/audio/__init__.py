@@ -1,0 +1,1 @@
+"""Waveforms: read, write, resample, crop; and manifests, which say where they are."""

@@ -1,0 +1,127 @@
+"""Fill a frozen dataclass from yaml and dotted overrides, and write it back.
+
+    recipes/twist/opt350m.yaml  +  lm.context_tokens=512   ->   TwistConfig(...)   ->   <run>/config.yaml
+
+Defaults live in the dataclasses; a yaml holds only what it changes. Unknown keys are refused with the nearest name;
+types are checked by pydantic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from vocable.errors import ConfigError
+from vocable.registry import nearest_name
+
+C = TypeVar("C")
+
+
+def load_config(kind: type[C], path: Path | None = None, overrides: Sequence[str] = ()) -> C:
+    """Build a `kind` from a yaml file and overrides such as `lm.context_tokens=512`.
+
+    Raises:
+        ConfigError: the file is missing or not a mapping, a key is unknown (the nearest one is named), a value has the
+            wrong type or is out of range.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        values = _read_yaml(Path(path))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigError(f"Override {override!r} has no '='. Write it as lm.context_tokens=512.")
+        _set_dotted(values, key.strip().lstrip("-"), yaml.safe_load(text))
+    return config_from_dict(kind, values, source=str(path) if path else "overrides")
+
+
+def config_from_dict(kind: type[C], values: Mapping[str, Any], source: str = "config") -> C:
+    """Build a `kind` from nested dictionaries; the same checks and errors as `load_config`."""
+    import pydantic
+
+    _refuse_unknown_keys(kind, values, prefix="", source=source)
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(dict(values))
+    except pydantic.ValidationError as error:
+        raise ConfigError("; ".join(_explain(detail, source) for detail in error.errors())) from error
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Return the config as plain dictionaries that yaml and JSON can hold."""
+    return _plain(dataclasses.asdict(config))
+
+
+def save_config(config: Any, path: Path) -> None:
+    """Write the whole resolved config, defaults included, as yaml."""
+    Path(path).write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file. The shipped ones are in recipes/.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid yaml: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds a {type(values).__name__}; a config is a mapping of names to values.")
+    return values
+
+
+def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = values.get(parent)
+        if not isinstance(child, dict):
+            child = values[parent] = {}
+        values = child
+    values[last] = value
+
+
+def _refuse_unknown_keys(kind: type, values: Mapping[str, Any], prefix: str, source: str) -> None:
+    hints = typing.get_type_hints(kind)
+    known = {field.name for field in dataclasses.fields(kind)}
+    for key, value in values.items():
+        if key not in known:
+            guess = nearest_name(str(key), known)
+            hint = f" Did you mean {prefix + guess!r}?" if guess else ""
+            raise ConfigError(f"{source}: unknown setting {prefix + str(key)!r}.{hint} Known: {', '.join(sorted(known))}.")
+        child = _dataclass_in(hints[key])
+        if child is not None and isinstance(value, Mapping):
+            _refuse_unknown_keys(child, value, prefix=f"{prefix}{key}.", source=source)
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """The dataclass in a type hint such as `LMConfig` or `LMConfig | None`."""
+    if dataclasses.is_dataclass(hint):
+        return typing.cast(type, hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next((arg for arg in typing.get_args(hint) if dataclasses.is_dataclass(arg)), None)
+    return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _explain(detail: Mapping[str, Any], source: str) -> str:
+    """Say one thing that pydantic found wrong, in our words."""
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return f"{source}: {cause}"
+    setting = ".".join(str(part) for part in detail["loc"])
+    return f"{source}: {setting} is {detail['input']!r}; {detail['msg'][0].lower()}{detail['msg'][1:]}."

@@ -1,0 +1,1 @@
+"""A map over shards: in this process, or over local processes."""

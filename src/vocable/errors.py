@@ -1,0 +1,49 @@
+"""Errors that a user can cause. The command line prints them without a traceback.
+
+Each says what was wrong, with which value, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class VocableError(Exception):
+    """Base of every error in this module."""
+
+
+class ConfigError(VocableError, ValueError):
+    """A setting is unknown, of the wrong type, or out of range."""
+
+
+class UnknownNameError(VocableError, ValueError):
+    """A name is not in a registry; the message names the nearest one that is."""
+
+
+class AudioFormatError(VocableError, ValueError):
+    """A file is not readable audio, or its waveform cannot be used (empty, NaN, wrong rate)."""
+
+
+class ManifestError(VocableError, ValueError):
+    """A manifest, or a line of it, is broken."""
+
+
+class FingerprintError(VocableError, ValueError):
+    """Two parts (tokens, codebook, language model, vocoder) were not made for each other."""
+
+
+class AssetError(VocableError, RuntimeError):
+    """Weights or data could not be found, fetched or verified."""
+
+
+class OutputError(VocableError, RuntimeError):
+    """An output folder cannot be used: it belongs to another run, or the disk is full."""
+
+
+class MissingDependencyError(VocableError, RuntimeError):
+    """An optional package is not installed; the message names the install line."""
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingDependencyError:
+    """Build the error for an optional `package` that `purpose` needs, and that `pip install vocable[extra]` brings."""
+    return MissingDependencyError(
+        f"{purpose} needs the package {package!r}, which is not installed. Install it: pip install 'vocable[{extra}]'"
+    )

@@ -1,0 +1,1 @@
+"""Word error rate, predicted opinion scores, speaker similarity."""

@@ -1,0 +1,1 @@
+"""Waveform -> frames: log-mel, the HuBERT family, Whisper encoders."""

@@ -1,0 +1,1 @@
+"""Language models: vocabulary surgery, packed attention, scoring, sampling."""

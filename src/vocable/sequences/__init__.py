@@ -1,0 +1,1 @@
+"""Units, codes and text -> token ids and masks; packing."""

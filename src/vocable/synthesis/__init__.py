@@ -1,0 +1,1 @@
+"""Units and codes -> waveform: vocoders and durations."""

@@ -1,0 +1,1 @@
+"""Frames <-> units and codes: k-means, runs, the tokenizer interface, token shards."""
