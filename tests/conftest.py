@@ -1,0 +1,51 @@
+"""What all tests share: shape checking, waveforms, and skipping of tests whose pretrained asset is not at hand."""
+
+import math
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jaxtyping import install_import_hook
+
+# Shapes in signatures are checked while the tests run: in the stages, where tensors pass from one to the next.
+install_import_hook(
+    [f"vocable.{stage}" for stage in ("features", "tokens", "sequences", "lm", "synthesis", "types")],
+    "beartype.beartype",
+)
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip a test marked `asset("name")` when that asset is in no local folder and not in the cache."""
+    from vocable.assets import is_available
+
+    for item in items:
+        for marker in item.iter_markers("asset"):
+            (name,) = marker.args
+            if not is_available(name):
+                item.add_marker(pytest.mark.skip(reason=f"asset {name!r} is not cached: vocable assets fetch {name}"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def make_speechlike():
+    """Return a maker of waveforms with pitch, syllables and noise: `make_speechlike(num_samples, seed=0)`."""
+
+    def make(num_samples: int, seed: int = 0, sample_rate: int = 16_000) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        time = torch.arange(num_samples) / sample_rate
+        pitch = 110 + 40 * seed % 120 + 20 * torch.sin(2 * math.pi * 0.7 * time)
+        phase = 2 * math.pi * torch.cumsum(pitch, 0) / sample_rate
+        voiced = sum(torch.sin(k * phase) / k for k in range(1, 12))
+        syllables = 0.5 + 0.5 * torch.sin(2 * math.pi * (3.5 + 0.3 * seed) * time)
+        noise = torch.randn(num_samples, generator=generator)
+        return (0.08 * voiced * syllables + 0.02 * noise).float()
+
+    return make
