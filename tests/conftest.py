@@ -20,10 +20,10 @@ import torch
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip a test marked `asset("name")` when that asset is in no local folder and not in the cache."""
-    from vocable.assets import is_available
-
     for item in items:
         for marker in item.iter_markers("asset"):
+            from vocable.assets import is_available
+
             (name,) = marker.args
             if not is_available(name):
                 item.add_marker(pytest.mark.skip(reason=f"asset {name!r} is not cached: vocable assets fetch {name}"))
