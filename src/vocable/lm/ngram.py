@@ -18,7 +18,7 @@ class NgramLM:
     p(b|a) = (c(a,b) + t(a) p(b)) / (c(a) + t(a)), where t(a) is the number of different ids seen after a.
     """
 
-    def __init__(self, documents: Sequence[Int[Tensor, " positions"]], vocabulary_size: int, order: int) -> None:
+    def __init__(self, documents: Sequence[Int[Tensor, " _"]], vocabulary_size: int, order: int) -> None:
         if order not in (1, 2):
             raise ValueError(f"order is {order}; only 1 (unigram) and 2 (bigram) exist.")
         self.order = order

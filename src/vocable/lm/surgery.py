@@ -1,0 +1,205 @@
+"""Give a text language model a vocabulary of units, and keep everything else (TWIST, Hassid et al., 2023, arXiv:2305.13009).
+
+    text model, 49,152 rows  ->  replace_vocabulary  ->  same network, 502 rows
+
+TWIST drops the text embeddings and draws new ones (`reinit`). slamkit, under the same name, keeps the first rows of the
+text table (`truncate`). `mean` puts every unit at the mean text embedding, which is what one does for added words.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from vocable.errors import ConfigError
+from vocable.lm.shapes import SHAPES, shape_config
+from vocable.sequences.vocabulary import UnitVocabulary
+
+VocabularyInit = Literal["reinit", "truncate", "mean"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MEAN_NOISE = 0.1  # `mean`: noise around the mean row, as a share of each column's standard deviation over text rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitLMConfig:
+    """The language model: where it starts from."""
+
+    text_model: str = "HuggingFaceTB/SmolLM2-135M"
+    """A folder, an asset name or a hub name of any causal LM; cold, also a name from lm/shapes.py ('tiny', 'small')."""
+    warm: bool = True
+    """Start from the text model's weights (TWIST); False: from random weights of the same shape."""
+    vocabulary_init: VocabularyInit = "reinit"
+    """Where the unit embeddings start when warm: new random rows (TWIST), the first text rows (slamkit), or the mean row."""
+    dropout: float | None = None
+    """Dropout of every kind in the network; None keeps the text model's own."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights in memory. Train in float32 with bf16 arithmetic (`training.precision`)."""
+    seed: int = 0
+    """Draws the new rows, and all weights of a cold start."""
+
+    def __post_init__(self) -> None:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ConfigError(f"lm.dropout is {self.dropout}; a probability below 1 is needed, or null to keep the model's.")
+
+
+def build_unit_lm(config: UnitLMConfig, vocabulary: UnitVocabulary) -> PreTrainedModel:
+    """Load the text model and replace its vocabulary (warm), or draw a model of the same shape (cold).
+
+    Raises:
+        ConfigError: a warm start from a name that is a shape only.
+        AssetError: the text model cannot be found.
+    """
+    if config.warm:
+        if config.text_model in SHAPES and "/" not in config.text_model:
+            raise ConfigError(f"lm.text_model {config.text_model!r} is a shape without weights. Set lm.warm to false.")
+        model = AutoModelForCausalLM.from_pretrained(_locate(config.text_model), dtype=DTYPES[config.dtype])
+        _set_dropout(model, config.dropout)
+        special = {"pad_id": vocabulary.pad_id, "bos_id": vocabulary.bos_eos_id, "eos_id": vocabulary.bos_eos_id}
+        return replace_vocabulary(model, vocabulary.size, config.vocabulary_init, config.seed, **special)
+    hf_config = _config_of(config.text_model)
+    return cold_start(hf_config, vocabulary, seed=config.seed, dropout=config.dropout, dtype=DTYPES[config.dtype])
+
+
+def cold_start(
+    hf_config: PretrainedConfig,
+    vocabulary: UnitVocabulary,
+    *,
+    seed: int = 0,
+    dropout: float | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """Draw a model of the shape of `hf_config`, with the unit vocabulary, by transformers' own initialisation."""
+    hf_config = copy.deepcopy(hf_config)
+    hf_config.vocab_size = vocabulary.size
+    ids = vocabulary.pad_id, vocabulary.bos_eos_id, vocabulary.bos_eos_id
+    _set_special_ids(hf_config, *ids)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(hf_config, dtype=dtype)
+    _set_dropout(model, dropout)
+    _set_special_ids(model.generation_config, *ids)
+    return model
+
+
+def replace_vocabulary(
+    model: PreTrainedModel,
+    num_tokens: int,
+    mode: VocabularyInit = "reinit",
+    seed: int = 0,
+    *,
+    pad_id: int = 0,
+    bos_id: int = 1,
+    eos_id: int = 1,
+) -> PreTrainedModel:
+    """Replace the embedding table and the output head, tied or not, in place; all other tensors stay as they are.
+
+    Args:
+        model: any Hugging Face causal LM; OPT-350M's narrower embeddings keep their width.
+        num_tokens: rows of the new table.
+        mode: `reinit` draws from a normal with the config's `initializer_range` (what TWIST drew from is not stated);
+            `truncate` keeps the first text rows; `mean` is the mean text row plus noise of a tenth of the columns'
+            standard deviation, without which all units would stay alike.
+        seed: draws the rows.
+        pad_id: Written to the config, as are the next two.
+        bos_id: Opens a document.
+        eos_id: Closes a document.
+
+    Raises:
+        ConfigError: `truncate` with more units than text rows.
+    """
+    tables = _vocabulary_tables(model)
+    old_rows = [table.weight.detach().clone() for table in tables]
+    if mode == "truncate" and num_tokens > len(old_rows[0]):
+        raise ConfigError(
+            f"vocabulary_init 'truncate' keeps the first text rows, but the text model has {len(old_rows[0])} and "
+            f"{num_tokens} are needed. Use 'reinit' or 'mean'."
+        )
+    old_biases = [None if getattr(table, "bias", None) is None else table.bias.detach().clone() for table in tables]
+    model.resize_token_embeddings(num_tokens, mean_resizing=False)
+    generator = torch.Generator().manual_seed(seed)
+    spread = _initializer_range(model.config)
+    for table, rows, bias in zip(_vocabulary_tables(model), old_rows, old_biases):
+        with torch.no_grad():
+            table.weight.copy_(_new_rows(rows, num_tokens, mode, spread, generator))
+            if bias is not None:
+                kept = bias[:num_tokens] if mode == "truncate" else torch.zeros(num_tokens)
+                table.bias.copy_(kept)
+    model.config.vocab_size = num_tokens
+    for settings in (model.config, model.generation_config):
+        _set_special_ids(settings, pad_id, bos_id, eos_id)
+    return model
+
+
+def count_parameters(hf_config: PretrainedConfig, num_tokens: int | None = None) -> int:
+    """Count the parameters of a model of this shape with `num_tokens` vocabulary rows, without making its weights."""
+    hf_config = copy.deepcopy(hf_config)
+    if num_tokens is not None:
+        hf_config.vocab_size = num_tokens
+        hf_config.pad_token_id = None  # the text pad id may lie outside the smaller table
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(hf_config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _vocabulary_tables(model: PreTrainedModel) -> list[nn.Module]:
+    """The embedding, and the output head where it has a weight of its own."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or head.weight is embedding.weight:
+        return [embedding]
+    return [embedding, head]
+
+
+def _new_rows(old: Tensor, count: int, mode: VocabularyInit, spread: float, generator: torch.Generator) -> Tensor:
+    if mode == "truncate":
+        return old[:count]
+    noise = torch.randn(count, old.shape[1], generator=generator).to(old.device)
+    if mode == "reinit":
+        return spread * noise
+    text = old.float()
+    return text.mean(0) + MEAN_NOISE * text.std(0) * noise
+
+
+def _initializer_range(hf_config: PretrainedConfig) -> float:
+    for name in ("initializer_range", "init_std"):
+        if getattr(hf_config, name, None) is not None:
+            return float(getattr(hf_config, name))
+    return 0.02
+
+
+def _set_special_ids(settings: Any, pad_id: int, bos_id: int, eos_id: int) -> None:
+    if settings is not None:  # a model that cannot generate has no generation config
+        settings.pad_token_id, settings.bos_token_id, settings.eos_token_id = pad_id, bos_id, eos_id
+
+
+def _set_dropout(model: PreTrainedModel, dropout: float | None) -> None:
+    """Set every dropout of the network: those that are modules, those kept as numbers, and the config's."""
+    if dropout is None:
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+        for name in ("dropout", "attention_dropout", "hidden_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, dropout)
+    for name, value in model.config.to_dict().items():
+        if "dropout" in name and isinstance(value, (int, float)):
+            setattr(model.config, name, dropout)
+
+
+def _locate(name: str) -> str:
+    """A local folder as it is; else through the asset cache, which falls back to the hub."""
+    if Path(name).is_dir():
+        return name
+    from vocable.assets import resolve
+
+    return str(resolve(name))
+
+
+def _config_of(name: str) -> PretrainedConfig:
+    if name in SHAPES and not Path(name).is_dir():
+        return shape_config(name)
+    return AutoConfig.from_pretrained(_locate(name))

@@ -1,0 +1,101 @@
+"""How one example becomes one row of token ids, and back.
+
+    SpeechTokens  7 7 7 2 2 9   <->   token_ids  <s> 9 4 11 <s>
+
+A layout is a value with `build` and `revert`. Layouts for text and for speech mixed with text join this table later;
+what uses them (packing, training, generation) sees token ids only.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from vocable.config import config_from_dict, config_to_dict
+from vocable.registry import look_up
+from vocable.sequences.vocabulary import UnitVocabulary
+from vocable.tokens.runs import Runs, collapse_runs, expand_runs
+from vocable.types import SpeechTokens
+
+
+@runtime_checkable
+class Layout(Protocol):
+    """What every layout offers."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids that `build` can return, special symbols included."""
+        ...
+
+    def build(self, example: Any) -> Int[Tensor, " positions"]:
+        """Turn one example into one document of token ids."""
+        ...
+
+    def revert(self, token_ids: Int[Tensor, " positions"]) -> Any:
+        """Turn token ids, whole or generated, back into an example."""
+        ...
+
+    def card(self) -> dict[str, Any]:
+        """Return what `layout_from_card` needs to make an equal layout, as JSON values; `name` says which one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitsLayout:
+    """Units only, as TWIST reads them (Hassid et al., 2023, arXiv:2305.13009): the start symbol, units, the end symbol."""
+
+    vocabulary: UnitVocabulary
+    collapsed: bool = True
+    """Merge runs of equal units. The durations are then not in the row, and `revert` cannot return them."""
+    bos: bool = True
+    """Open each document with the start symbol."""
+    eos: bool = True
+    """Close each document with the end symbol."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Units, padding, and the symbol that opens and closes a document."""
+        return self.vocabulary.size
+
+    def build(self, example: SpeechTokens) -> Int[Tensor, " positions"]:
+        """Turn the tokens of one utterance into one document.
+
+        Raises:
+            ConfigError: a unit is outside the vocabulary.
+        """
+        units = example.units
+        if self.collapsed:
+            units = collapse_runs(units).units
+        elif example.durations is not None:
+            units = expand_runs(Runs(units, example.durations))
+        boundary = torch.tensor([self.vocabulary.bos_eos_id])
+        return torch.cat([boundary[: self.bos], self.vocabulary.token_ids(units.cpu()), boundary[: self.eos]])
+
+    def revert(self, token_ids: Int[Tensor, " positions"]) -> SpeechTokens:
+        """Return the units of a document; special symbols are dropped.
+
+        When runs were collapsed, each position is a run and `durations` is None: a vocoder predicts them.
+        """
+        return SpeechTokens(codes=self.vocabulary.units(token_ids)[None])
+
+    def card(self) -> dict[str, Any]:
+        """Return the layout as JSON values."""
+        return {"name": "units", **config_to_dict(self)}
+
+
+LAYOUTS: dict[str, Callable[..., Layout]] = {"units": UnitsLayout}
+
+
+def layout_from_card(card: Mapping[str, Any]) -> Layout:
+    """Make the layout that `card()` described.
+
+    Raises:
+        UnknownNameError: no layout has this name.
+        ConfigError: a setting is unknown or out of range.
+    """
+    settings = {key: value for key, value in card.items() if key != "name"}
+    kind = look_up("layout", card["name"], LAYOUTS)
+    return config_from_dict(kind, settings, source="layout card")  # type: ignore[arg-type]  # every entry is a dataclass
