@@ -1,0 +1,99 @@
+"""Who judges speech, and whether a judge is independent of what it judges.
+
+A recogniser must not be the model that the tokenizer encodes with: it hears in its own features what nobody else does,
+and its error rates are too good. Each judge carries the name and hash of its weights into the results.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from vocable.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vocable.evaluation.metrics.mos import DistillMOS
+    from vocable.evaluation.metrics.speaker import SpeakerEncoder
+    from vocable.evaluation.transcribe import Transcriber
+    from vocable.tokens.tokenizer import SpeechTokenizer
+
+JUDGE_RATE = 16_000
+"""All judges listen at 16 kHz."""
+
+JudgeRelation = Literal["different", "same family", "same", "unknown"]
+
+
+class Judges(NamedTuple):
+    """Who listens. Without a quality or voice judge, those scores are left out."""
+
+    transcriber: Transcriber
+    mos: DistillMOS | None = None
+    speaker: SpeakerEncoder | None = None
+
+    def weights(self) -> dict[str, Any]:
+        """Name and hash of each judge's weights, for results."""
+        roles = {"transcriber": self.transcriber, "mos": self.mos, "speaker": self.speaker}
+        return {role: dict(judge.weights) for role, judge in roles.items() if judge is not None}
+
+
+def load_judges(
+    transcriber: str = "openai/whisper-base",
+    language: str = "en",
+    mos: str | None = "distillmos",
+    speaker: str | None = "resemblyzer",
+    device: str = "cpu",
+) -> Judges:
+    """Load judges by name; None leaves one out.
+
+    Raises:
+        AssetError: the weights of one are not at hand.
+        ConfigError: the recogniser does not know the language.
+    """
+    from vocable.evaluation.metrics.mos import load_distillmos
+    from vocable.evaluation.metrics.speaker import load_speaker_encoder
+    from vocable.evaluation.transcribe import load_whisper
+
+    return Judges(
+        transcriber=load_whisper(transcriber, language=language, device=device),
+        mos=load_distillmos(mos, device) if mos is not None else None,
+        speaker=load_speaker_encoder(speaker, device) if speaker is not None else None,
+    )
+
+
+def judge_relation(transcriber: str, encoder: str | None) -> JudgeRelation:
+    """Say how the recogniser `transcriber` relates to the `encoder` of the tokenizer under test, by their names.
+
+    Returns:
+        "same" when both are one checkpoint (organisation and case do not count), "same family" when both are, e.g.,
+        Whisper models of other sizes, "unknown" when the tokenizer names no encoder, else "different".
+    """
+    if not encoder:
+        return "unknown"
+    judge, tested = (name.rstrip("/").rsplit("/", 1)[-1].lower() for name in (transcriber, encoder))
+    if judge == tested:
+        return "same"
+    return "same family" if judge.split("-")[0] == tested.split("-")[0] else "different"
+
+
+def check_judge(transcriber: str, tokenizer: SpeechTokenizer, same_judge: Literal["refuse", "allow"]) -> JudgeRelation:
+    """Refuse a recogniser that is the tokenizer's own encoder, unless allowed; return how the two relate.
+
+    Raises:
+        ConfigError: they are one model and `same_judge` is "refuse".
+    """
+    encoder = encoder_name(tokenizer)
+    relation = judge_relation(transcriber, encoder)
+    if relation == "same" and same_judge == "refuse":
+        raise ConfigError(
+            f"The recogniser {transcriber!r} is also the tokenizer's encoder {encoder!r}: it would judge its own "
+            "features. Choose another with --transcriber; or pass --same_judge allow, which the result will say."
+        )
+    return relation
+
+
+def encoder_name(tokenizer: SpeechTokenizer) -> str | None:
+    """Published name of the model a tokenizer encodes with, from its encoder or its card; None when it names none."""
+    name = getattr(getattr(tokenizer, "encoder", None), "name", None)
+    if name is None:
+        encoder = tokenizer.card().get("encoder")
+        name = encoder.get("name") if isinstance(encoder, dict) else encoder
+    return name if isinstance(name, str) else None

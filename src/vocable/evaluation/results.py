@@ -1,0 +1,252 @@
+"""What every evaluation writes: one JSON with the scores and how they came about, one Parquet with a row per item.
+
+    <out>/resynthesis.json            scores with intervals, conventions, fingerprints, weights, versions, seed, seconds
+    <out>/resynthesis.items.parquet   one row per utterance or pair, for paired comparison and error analysis
+
+A score without its conventions cannot be compared: every switch that changes the number is written down.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vocable.errors import ConfigError, OutputError
+from vocable.evaluation.bootstrap import bootstrap_ratio
+
+FORMAT = "vocable.evaluation/1"
+PACKAGES = ("vocable", "torch", "transformers", "numpy", "jiwer", "soundfile", "soxr", "tokenizers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A number, its 95 % interval over items, and where speakers are known its interval over speakers."""
+
+    value: float | None
+    """None where nothing could be scored."""
+    num_items: int
+    low: float | None = None
+    high: float | None = None
+    num_speakers: int | None = None
+    speaker_low: float | None = None
+    speaker_high: float | None = None
+    better: Literal["higher", "lower"] | None = None
+    """Which way is good; None where neither is, e.g. code usage."""
+    meaning: str = ""
+    """What is counted, against what, in one line."""
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "not scored"
+        interval = "" if self.low is None else f" [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.value:.4g}{interval} (n={self.num_items})"
+
+
+def ratio_score(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    speakers: Sequence[Hashable | None] | None = None,
+    *,
+    better: Literal["higher", "lower"] | None,
+    meaning: str,
+    seed: int = 0,
+    num_resamples: int = 2000,
+) -> Score:
+    """Score sum(numerators) / sum(denominators) with 95 % bootstrap intervals.
+
+    The interval over speakers is left out unless every item names its speaker and there are at least two of them.
+    """
+    total = float(sum(denominators))
+    if total <= 0:
+        return Score(value=None, num_items=len(numerators), better=better, meaning=meaning)
+    interval = bootstrap_ratio(numerators, denominators, num_resamples=num_resamples, seed=seed)
+    by_speaker = num_speakers = None
+    if speakers is not None and all(speaker is not None for speaker in speakers):
+        num_speakers = len(set(speakers))
+        by_speaker = bootstrap_ratio(numerators, denominators, speakers, num_resamples=num_resamples, seed=seed)
+    return Score(
+        value=float(sum(numerators)) / total,
+        num_items=len(numerators),
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        num_speakers=num_speakers,
+        speaker_low=by_speaker.low if by_speaker else None,
+        speaker_high=by_speaker.high if by_speaker else None,
+        better=better,
+        meaning=meaning,
+    )
+
+
+def mean_score(
+    values: Sequence[float],
+    speakers: Sequence[Hashable | None] | None = None,
+    *,
+    better: Literal["higher", "lower"] | None,
+    meaning: str,
+    seed: int = 0,
+    num_resamples: int = 2000,
+) -> Score:
+    """Score the mean of `values` with 95 % bootstrap intervals, as in `ratio_score`."""
+    ones = [1.0] * len(values)
+    return ratio_score(values, ones, speakers, better=better, meaning=meaning, seed=seed, num_resamples=num_resamples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationResult:
+    """The outcome of one evaluation run."""
+
+    benchmark: str
+    scores: Mapping[str, Score]
+    conventions: Mapping[str, Any]
+    """Every switch that changes a number: normaliser, padding, sampling, ties, ..."""
+    fingerprints: Mapping[str, str]
+    """Of the tokenizer, the vocoder, the language model: whatever was evaluated."""
+    weights: Mapping[str, Any]
+    """Which judge weights were used: name and sha256 each."""
+    seed: int
+    seconds: float
+    """Wall-clock time of the run."""
+    versions: Mapping[str, str] = field(default_factory=lambda: environment_versions())
+    excluded: Mapping[str, int] = field(default_factory=dict)
+    """Items left out of a score, by reason."""
+    notes: Sequence[str] = ()
+    """What a reader must know before using the numbers."""
+    measurements: Mapping[str, Any] = field(default_factory=dict)
+    """Numbers without an interval: rates, counts, real-time factors."""
+    items: Sequence[Mapping[str, Any]] = ()
+    """One flat mapping per item; `id` names it."""
+
+
+def save_result(result: EvaluationResult, folder: Path, overwrite: bool = False) -> Path:
+    """Write `<benchmark>.json` and `<benchmark>.items.parquet` into `folder`; return the path of the JSON.
+
+    Each file is written under a temporary name and renamed, the JSON last: where it exists, the run is complete.
+
+    Raises:
+        OutputError: there is a result already and `overwrite` is False, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    path = folder / f"{result.benchmark}.json"
+    items_path = folder / f"{result.benchmark}.items.parquet"
+    check_output(folder, result.benchmark, overwrite)
+    record = {
+        "format": FORMAT,
+        "benchmark": result.benchmark,
+        "scores": {name: asdict(score) for name, score in result.scores.items()},
+        "measurements": dict(result.measurements),
+        "num_items": len(result.items),
+        "excluded": dict(result.excluded),
+        "notes": list(result.notes),
+        "conventions": result.conventions,
+        "fingerprints": result.fingerprints,
+        "weights": result.weights,
+        "versions": result.versions,
+        "seed": result.seed,
+        "seconds": round(result.seconds, 3),
+        "items": items_path.name,
+    }
+    try:
+        _write_items(result.items, items_path)
+        text = json.dumps(_finite(record), indent=2, ensure_ascii=False, allow_nan=False)
+        write_text(text + "\n", path)
+    except OSError as error:
+        raise OutputError(f"{folder}: the result could not be written: {error}") from error
+    return path
+
+
+def check_output(folder: Path, benchmark: str, overwrite: bool = False) -> None:
+    """Make the output folder; refuse to replace an older result unless `overwrite` is True.
+
+    Raises:
+        OutputError: as for `save_result`. Call it before a long run, so that the run is not lost.
+    """
+    path = Path(folder) / f"{benchmark}.json"
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} holds an earlier result. Choose another folder, or pass --overwrite true.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: not a folder that can be made: {error}") from error
+
+
+def load_result(path: Path) -> EvaluationResult:
+    """Read a result written by `save_result`, items included.
+
+    Raises:
+        ConfigError: the file is missing, is not a result, or its items file is missing.
+    """
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable result file: {error}") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ConfigError(f"{path}: not a result of 'vocable evaluate' (no format {FORMAT!r} in it).")
+    items_path = path.parent / Path(record["items"]).name
+    if not items_path.is_file():
+        raise ConfigError(f"{items_path}: the items of {path.name} are missing. Keep both files together.")
+    kept = {"benchmark", "conventions", "fingerprints", "weights", "versions", "seed", "seconds"}
+    kept |= {"excluded", "measurements"}
+    return EvaluationResult(
+        scores={name: Score(**score) for name, score in record["scores"].items()},
+        notes=tuple(record["notes"]),
+        items=pq.read_table(items_path).to_pylist(),
+        **{name: record[name] for name in kept},
+    )
+
+
+def environment_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a score, and the machine's kind."""
+    versions = {"python": platform.python_version(), "platform": f"{platform.system()}-{platform.machine()}"}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write under a temporary name beside `path`, then rename: readers never see half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_items(items: Sequence[Mapping[str, Any]], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = list(dict.fromkeys(name for item in items for name in item))
+    table = pa.table({name: [item.get(name) for item in items] for name in columns})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    """The value as JSON can hold it: NaN and infinity become null, paths become text."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
