@@ -1,1 +1,5 @@
-"""A map over shards: in this process, or over local processes."""
+"""A map over jobs: in this process, or over processes of this machine."""
+
+from vocable.engine.local import JobsFailedError, run_jobs
+
+__all__ = ["JobsFailedError", "run_jobs"]

@@ -10,7 +10,7 @@ share of the features and all of them end with the same codebook. Previous stage
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -99,7 +99,8 @@ class KMeans(nn.Module):
         units = torch.empty(features.shape[0], dtype=torch.int64, device=self.centroids.device)
         with full_precision_products(self.centroids.device):
             for start in range(0, features.shape[0], self.block_frames):
-                block = features[start : start + self.block_frames].to(self.centroids)
+                # a copy: fresh memory has a fixed alignment, by which some kernels round
+                block = features[start : start + self.block_frames].to(self.centroids, copy=True)
                 scores = torch.addmm(-self.half_squared_norms, block, self.centroids.T)  # (frames, codebook_size)
                 units[start : start + self.block_frames] = scores.argmax(-1)
         return units
@@ -184,17 +185,15 @@ class _Statistics(NamedTuple):
     """Squared distance of each entry's frames to it, added up."""
 
 
-def _as_passes(features: FeatureBlocks) -> Callable[[], Iterable[Tensor]]:
+def _as_passes(features: Any) -> Callable[[], Iterable[Tensor]]:
     if isinstance(features, Tensor):
         return lambda: [features]
-    if callable(features):
-        return features
-    if not isinstance(features, Sequence):
+    if not callable(features) and not isinstance(features, Sequence):
         raise TypeError(
             f"features is a {type(features).__name__}, which can be read only once; k-means needs many passes. "
             "Give a tensor, a list of tensors, or a callable that returns a new iterator every time."
         )
-    return lambda: features
+    return features if callable(features) else lambda: features
 
 
 def _first_centroids(
@@ -206,7 +205,7 @@ def _first_centroids(
         return init.to(device=device, dtype=torch.float32)
 
     def choose(samples: list[Tensor]) -> Tensor:
-        sample = sample_frames(samples, config.init_frames, config.seed)
+        sample = sample_frames([sample for sample in samples if len(sample)], config.init_frames, config.seed)
         return kmeans_plus_plus(sample.to(device), config.num_clusters, config.seed).cpu()
 
     share = processes.attempt(lambda: sample_frames(passes(), config.init_frames, config.seed).cpu())

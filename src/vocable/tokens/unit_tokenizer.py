@@ -1,0 +1,262 @@
+"""Units: frames of a pretrained encoder, each replaced by the number of its nearest k-means centroid.
+
+    waveform  --FeatureEncoder-->  features (frames, dim)  --KMeans-->  units (frames,)  --collapse_runs-->  runs
+
+GSLM (Lakhotia et al., 2021, arXiv:2102.01192) and TWIST (Hassid et al., 2023, arXiv:2305.13009). The folder of a saved
+tokenizer holds the codebook; the encoder is named in it and loaded again, and must be the very same.
+"""
+
+import random
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vocable.audio.io import read_utterance
+from vocable.audio.manifest import Rejections
+from vocable.config import config_from_dict, config_to_dict
+from vocable.errors import AssetError, AudioFormatError, ConfigError, FingerprintError
+from vocable.features import EncoderConfig, FeatureEncoder, load_encoder
+from vocable.tokens import processes
+from vocable.tokens.feature_files import read_feature_files, write_feature_files
+from vocable.tokens.fingerprint import differences, fingerprint, tensor_sha256
+from vocable.tokens.kmeans import KMeans, KMeansConfig, fit_kmeans
+from vocable.tokens.kmeans_report import KMeansReport
+from vocable.tokens.runs import collapse_runs
+from vocable.tokens.tokenizer import SpeechTokenizer, register_tokenizer
+from vocable.types import SpeechTokens, Utterance
+
+UNITS_VERSION = 1
+"""Goes up when the same features and codebook give other units than before; part of the fingerprint."""
+REPORT_FILE = "fit_report.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitTokenizerConfig:
+    """A unit tokenizer, and how to fit it."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    kmeans: KMeansConfig = field(default_factory=KMeansConfig)
+    collapse: bool = True
+    """Whether `encode` collapses runs of a unit, keeping their durations."""
+    name: str = "units"
+    fit_hours: float | None = None
+    """Hours of speech to fit on, drawn at random; None takes all. Some ten minutes per 100 clusters is plenty."""
+
+    def __post_init__(self) -> None:
+        if self.fit_hours is not None and self.fit_hours <= 0:
+            raise ConfigError(f"fit_hours is {self.fit_hours}; it must be positive, or None for all speech.")
+
+
+@register_tokenizer("units")
+class UnitTokenizer(SpeechTokenizer):
+    """A frozen encoder and a codebook. Encoder and codebook live on the same device."""
+
+    def __init__(
+        self,
+        encoder: FeatureEncoder,
+        kmeans: KMeans,
+        config: UnitTokenizerConfig,
+        report: KMeansReport | None = None,
+    ) -> None:
+        if encoder.dim != kmeans.dim:
+            raise ConfigError(
+                f"The codebook has {kmeans.dim} dimensions, but {encoder.name!r} layer {encoder.layer} gives "
+                f"{encoder.dim}: it was fitted on other features."
+            )
+        self.encoder, self.kmeans, self.config, self.report = encoder, kmeans.to(encoder.device), config, report
+        self._fingerprint = fingerprint(
+            {
+                "tokenizer_type": self.tokenizer_type,
+                "units_version": UNITS_VERSION,
+                "encoder": encoder.description(),
+                "codebook_sha256": tensor_sha256(kmeans.centroids),
+            }
+        )
+
+    @classmethod
+    def fit(
+        cls,
+        utterances: Sequence[Utterance],
+        config: UnitTokenizerConfig = UnitTokenizerConfig(),  # frozen
+        *,
+        device: str = "cpu",
+        rejections: Rejections | None = None,
+        strict: bool = False,
+        work_folder: Path | None = None,
+        on_utterance: Callable[[Utterance], None] | None = None,
+        on_pass: Callable[[int, float], None] | None = None,
+    ) -> "UnitTokenizer":
+        """Extract features once, into files, and fit the codebook on them.
+
+        Under `torch.distributed` every process extracts its own share, and all end with the same tokenizer.
+
+        Args:
+            utterances: The speech to fit on.
+            config: The settings.
+            device: Where encoder and k-means run.
+            rejections: Where unreadable files are noted; they are skipped.
+            strict: Whether an unreadable file is an error instead.
+            work_folder: For the features, 4 * dim bytes per frame; None: a temporary folder.
+            on_utterance: Called after each utterance, to show progress.
+            on_pass: Called after each pass of k-means; see `fit_kmeans`.
+
+        Raises:
+            AudioFormatError: an unreadable file, when `strict`.
+            ConfigError: too little speech for so many clusters.
+            OutputError: the features do not fit on the disk.
+        """
+        encoder = load_encoder(config.encoder, device)
+        with tempfile.TemporaryDirectory(prefix="vocable-features-", dir=work_folder) as folder:
+            features = _features_to_fit_on(utterances, encoder, config, rejections, strict, on_utterance)
+            paths = write_feature_files(features, Path(folder))
+            kmeans, report = fit_kmeans(read_feature_files(paths), config.kmeans, device, on_pass=on_pass)
+        return cls(encoder, kmeans, config, report)
+
+    @property
+    def name(self) -> str:
+        """As set in the config."""
+        return self.config.name
+
+    @property
+    def sample_rate(self) -> int:
+        """The encoder's, Hz."""
+        return self.encoder.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """The encoder's, Hz."""
+        return self.encoder.frame_rate
+
+    @property
+    def num_codebooks(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of k-means clusters."""
+        return self.kmeans.codebook_size
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the encoder's weights and settings, the codebook, and the version of this code; not of `collapse`."""
+        return self._fingerprint
+
+    def card(self) -> dict[str, Any]:
+        """Return the common entries, and encoder, collapsing and number type."""
+        return {
+            **super().card(),
+            "collapse": self.config.collapse,
+            "dtype": self.config.encoder.dtype,
+            "encoder": self.encoder.description(),
+        }
+
+    def encode(self, waveforms: Sequence[Float[Tensor, " samples"]], batching: str = "exact") -> list[SpeechTokens]:
+        """Return the units of mono waveforms at `sample_rate`, one codebook, runs collapsed if so configured.
+
+        Frames are assigned clip by clip, so with `exact` batching the units of a clip do not depend on its company, bit
+        for bit. Other ways of batching (see `FeatureEncoder.encode`) are faster on a GPU and may change a few units.
+
+        Raises:
+            AudioFormatError: a waveform is empty, not one-dimensional, or holds NaN.
+        """
+        return [self._as_tokens(self.kmeans.assign(features)) for features in self.encoder.encode(waveforms, batching)]
+
+    def encode_stream(self, blocks: Iterable[Float[Tensor, " samples"]]) -> SpeechTokens:
+        """Return the units of one recording that arrives in blocks: the same bits as `encode`, in little memory."""
+        units, waiting = [], torch.empty(0, self.encoder.dim, device=self.encoder.device)
+        size = self.kmeans.block_frames
+        for piece in self.encoder.encode_stream(blocks):
+            waiting = torch.cat([waiting, piece])
+            while len(waiting) >= size:  # the blocks that `assign` would cut the whole into
+                units.append(self.kmeans.assign(waiting[:size]))
+                waiting = waiting[size:]
+        units.append(self.kmeans.assign(waiting))
+        return self._as_tokens(torch.cat(units))
+
+    def _as_tokens(self, units: Int[Tensor, " frames"]) -> SpeechTokens:
+        units = units.cpu()
+        if not self.config.collapse:
+            return SpeechTokens(codes=units[None])
+        runs = collapse_runs(units)
+        return SpeechTokens(codes=runs.units[None], durations=runs.durations)
+
+    def saved_config(self) -> dict[str, Any]:
+        """Return the settings, and what the encoder was."""
+        return {"units": config_to_dict(self.config), "encoder": self.encoder.description()}
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Return the codebook; the encoder's weights stay where they are."""
+        return {"centroids": self.kmeans.centroids}
+
+    def save_pretrained(self, folder: Path | str) -> Path:
+        """Write config.json, model.safetensors, and the report of the fit if there was one."""
+        folder = super().save_pretrained(folder)
+        if self.report is not None:
+            self.report.save(folder / REPORT_FILE)
+        return folder
+
+    @classmethod
+    def from_saved(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str, source: str
+    ) -> "UnitTokenizer":
+        """Load the encoder by its name, check that it is the one of old, and add the codebook."""
+        if "units" not in config or "encoder" not in config or "centroids" not in tensors:
+            raise AssetError(f"{source}: the tokenizer folder is incomplete. Copy or download it again.")
+        settings = config_from_dict(UnitTokenizerConfig, config["units"], source=source)
+        encoder = load_encoder(settings.encoder, device)
+        check_encoder(config["encoder"], encoder.description(), source)
+        return cls(encoder, KMeans(tensors["centroids"], settings.kmeans.block_frames), settings)
+
+
+def check_encoder(expected: Mapping[str, Any], found: Mapping[str, Any], source: str) -> None:
+    """Compare the encoder that a codebook was fitted on with the one at hand.
+
+    Raises:
+        FingerprintError: they differ; the message has both fingerprints and what differs.
+    """
+    before, now = fingerprint(expected), fingerprint(found)
+    if before != now:
+        raise FingerprintError(
+            f"{source}: the codebook was fitted on encoder {expected.get('name')!r} layer {expected.get('layer')} with "
+            f"fingerprint {before}, but the encoder found under that name has fingerprint {now} "
+            f"({differences(expected, found)}). Its units would mean nothing: get the encoder it was fitted on, or fit "
+            "a new codebook."
+        )
+
+
+def _features_to_fit_on(
+    utterances: Sequence[Utterance],
+    encoder: FeatureEncoder,
+    config: UnitTokenizerConfig,
+    rejections: Rejections | None,
+    strict: bool,
+    on_utterance: Callable[[Utterance], None] | None,
+) -> Iterator[Tensor]:
+    """Features of this process's share of the utterances, in random order, up to the hours asked for."""
+    shuffled = list(utterances)
+    random.Random(config.kmeans.seed).shuffle(shuffled)
+    wanted_seconds = float("inf") if config.fit_hours is None else config.fit_hours * 3600 / processes.num_processes()
+    seconds = 0.0
+    for utterance in shuffled[processes.rank() :: processes.num_processes()]:
+        if seconds >= wanted_seconds:
+            return
+        try:
+            waveform = read_utterance(utterance, encoder.sample_rate)
+            (features,) = encoder.encode([waveform])
+        except AudioFormatError as error:
+            if strict:
+                raise
+            if rejections is not None:
+                rejections.add(utterance.id, str(utterance.audio), str(error))
+        else:
+            seconds += len(waveform) / encoder.sample_rate
+            yield features
+        if on_utterance is not None:
+            on_utterance(utterance)
