@@ -3,7 +3,8 @@
     resolve("openai/whisper-tiny.en")  ->  a folder that `from_pretrained` reads
 
 Assets are models that can also be had where the hub cannot be reached: from pinned packages of the ordinary package
-registries, which are read (never installed or run), checked file by file and converted. Each has a card with its licence.
+registries, which are read (never installed or run), checked file by file and converted. Each has a card with its
+licence.
 """
 
 from __future__ import annotations

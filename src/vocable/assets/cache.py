@@ -1,7 +1,7 @@
 """The folder where fetched assets stay: one folder an asset, with its card, complete or not there at all.
 
-An asset is made in a temporary folder beside its place and renamed; the card `vocable_asset.json` is written last. What a
-killed run leaves behind is never taken for an asset, and the next fetch removes it.
+An asset is made in a temporary folder beside its place and renamed; the card `vocable_asset.json` is written last. What
+a killed run leaves behind is never taken for an asset, and a fetch a day later removes it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which assets there are: cards, where their files come from, and the checksum each file must have.
 
-The checksums stand in `pinned.sha256` beside this module, one line a file (`<sha256>  <package>-<version>/<path inside the
-archive>`), in the format of the command `sha256sum`; a file that is not listed there is never read out of an archive.
+The checksums stand in `pinned.sha256` beside this module, one line a file (`<sha256>  <package>-<version>/<path inside
+the archive>`), in the format of the command `sha256sum`; a file that is not listed is never read out of an archive.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ ASSETS: Mapping[str, Asset] = {
     for asset in (
         Asset(
             name="whisper-tiny.en",
-            what="Whisper tiny.en (39 M parameters): speech encoder at 50 Hz and English recogniser; fp16 values, stored as fp32.",
+            what="Whisper tiny.en (39 M parameters): encoder at 50 Hz, English recogniser; fp16 values in fp32.",
             licence="MIT",
             commercial_use=True,
             made_by="OpenAI",
@@ -95,7 +95,7 @@ ASSETS: Mapping[str, Asset] = {
         ),
         Asset(
             name="whisper-base",
-            what="Whisper base (74 M parameters): multilingual speech recogniser and encoder; fp16 values, stored as fp32.",
+            what="Whisper base (74 M parameters): multilingual recogniser, encoder at 50 Hz; fp16 values in fp32.",
             licence="MIT",
             commercial_use=True,
             made_by="OpenAI",
@@ -109,7 +109,7 @@ ASSETS: Mapping[str, Asset] = {
         ),
         Asset(
             name="smollm2-135m",
-            what="SmolLM2-135M-Instruct: text language model; weights were rounded to 4 bits (Q4_1) and are stored as fp32.",
+            what="SmolLM2-135M-Instruct: text language model; weights rounded to 4 bits (Q4_1), stored as fp32.",
             licence="Apache-2.0",
             commercial_use=True,
             made_by="Hugging Face",

