@@ -38,6 +38,10 @@ class OutputError(VocableError, RuntimeError):
     """An output folder cannot be used: it belongs to another run, or the disk is full."""
 
 
+class NumericsError(VocableError, ArithmeticError):
+    """A loss or a model's output is NaN or infinite."""
+
+
 class MissingDependencyError(VocableError, RuntimeError):
     """An optional package is not installed; the message names the install line."""
 

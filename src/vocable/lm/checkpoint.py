@@ -1,0 +1,162 @@
+"""Language models on disk: an ordinary Hugging Face folder, and `vocable.json` beside it.
+
+    lm/  config.json  generation_config.json  model.safetensors  vocable.json
+
+Anything that reads causal LMs reads the folder unchanged. `vocable.json` says what the token ids mean: the ids of units,
+the layout of rows, and which tokenizer the units come from.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from vocable.config import config_from_dict, config_to_dict
+from vocable.errors import AssetError, ConfigError, OutputError
+from vocable.lm.surgery import DTYPES
+from vocable.sequences.layouts import Layout, layout_from_card
+from vocable.sequences.vocabulary import UnitVocabulary
+from vocable.tokens.fingerprint import check_fingerprint
+
+CARD_NAME = "vocable.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LMCard:
+    """What a language model's token ids mean."""
+
+    vocabulary: UnitVocabulary
+    """Where units and special symbols are in the embedding table."""
+    layout: Mapping[str, Any]
+    """The card of the layout that rows were built with."""
+    tokenizer_fingerprint: str
+    """Fingerprint of the tokenizer that made the training tokens."""
+    tokenizer_card: Mapping[str, Any] = field(default_factory=dict)
+    """The tokenizer's own card."""
+    unit_seconds: tuple[float, ...] | None = None
+    """Mean duration of each unit in the training data, for lengths in seconds."""
+    silence_units: tuple[int, ...] = ()
+    """Units that stand for silence, for the silence guard."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """How the model was made: text model, vocabulary initialisation, data, steps."""
+
+    def build_layout(self) -> Layout:
+        """Make the layout that the rows were built with."""
+        return layout_from_card(self.layout)
+
+
+class LoadedLM(NamedTuple):
+    """A language model and its card."""
+
+    model: PreTrainedModel
+    card: LMCard
+
+
+def save_lm(model: PreTrainedModel, folder: Path, card: LMCard, *, overwrite: bool = False) -> None:
+    """Write the model and its card, first under another name, so that a folder is whole or absent.
+
+    Raises:
+        OutputError: `folder` has something in it and `overwrite` is false, or the disk is full.
+        ConfigError: the model's table has another size than the card's vocabulary.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows < card.vocabulary.size:
+        raise ConfigError(f"The model has {rows} vocabulary rows, its card {card.vocabulary.size}: replace one of them.")
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise OutputError(f"{folder}: not empty. Give another folder, or allow overwriting.")
+    temporary = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        model.save_pretrained(temporary)
+        write_card(temporary, card)
+        replace_folder(temporary, folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OutputError(f"{folder}: could not write the model ({error}). Is the disk full?") from error
+
+
+def load_lm(
+    folder: Path, *, tokenizer: Any = None, dtype: str | None = None, device: torch.device | str = "cpu"
+) -> LoadedLM:
+    """Read a model and its card, in evaluation mode.
+
+    Args:
+        folder: as written by `save_lm`.
+        tokenizer: the tokenizer whose units the model will read; refused when the model was trained on another's.
+        dtype: type of the weights, e.g. 'bfloat16'; None keeps the saved one.
+        device: where to put the model.
+
+    Raises:
+        AssetError: the folder holds no model, or no readable `vocable.json`.
+        FingerprintError: the tokenizer is not the one that the model was trained with.
+    """
+    folder = Path(folder)
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}.")
+    restore_folder(folder)
+    card = read_card(folder)
+    if tokenizer is not None:
+        check_fingerprint(
+            card.tokenizer_fingerprint, tokenizer.fingerprint, f"the language model {folder}", "the tokenizer"
+        )
+    if not (folder / "config.json").is_file():
+        raise AssetError(f"{folder}: no config.json, so no Hugging Face model is here.")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype] if dtype else "auto")
+    return LoadedLM(model.to(device).eval(), card)
+
+
+def write_card(folder: Path, card: LMCard) -> None:
+    """Write `vocable.json`."""
+    values = {"format": FORMAT, **config_to_dict(card)}
+    (Path(folder) / CARD_NAME).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_card(folder: Path) -> LMCard:
+    """Read `vocable.json`.
+
+    Raises:
+        AssetError: it is missing, broken, or of a newer format.
+    """
+    path = Path(folder) / CARD_NAME
+    if not path.is_file():
+        raise AssetError(
+            f"{path}: missing, so what the model's token ids mean is unknown. "
+            "Language models that Vocable trained have it; for others, write one with vocable.lm.checkpoint.write_card."
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = values.pop("format")
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as error:
+        raise AssetError(f"{path}: not a card of a Vocable language model ({error}).") from error
+    if found != FORMAT:
+        raise AssetError(f"{path}: format {found}, this version reads format {FORMAT}. Update vocable.")
+    return config_from_dict(LMCard, values, source=str(path))
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; a crash in between leaves the old one for `restore_folder`."""
+    old = _old_name(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Undo a `replace_folder` that was cut off before the new folder had its name."""
+    if not folder.exists() and _old_name(folder).exists():
+        os.replace(_old_name(folder), folder)
+
+
+def _old_name(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")

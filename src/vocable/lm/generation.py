@@ -1,0 +1,290 @@
+"""Continue prompts of units: sampling with lengths in seconds, and guards against loops and endless silence.
+
+    prompt units  ->  <s> 17 4 233 ...  ->  model with a key-value cache  ->  new units, seconds, why it stopped
+
+A row's result depends on its prompt and its seed, not on the rows beside it (up to rounding of batched products).
+Next stage: synthesis/.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from vocable.errors import ConfigError, NumericsError
+from vocable.lm.sampling import draw, next_token_probabilities, penalise_repeats
+from vocable.sequences.vocabulary import UnitVocabulary
+
+StopReason = Literal["eos", "max_seconds", "context", "loop", "silence"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationConfig:
+    """How to continue a prompt."""
+
+    temperature: float = 0.8
+    """Below 1 keeps to likely units; 0 always takes the likeliest. TWIST's example code samples at 0.8."""
+    top_k: int | None = None
+    """Draw from this many likeliest tokens; None from all. (TWIST's example inherits 50 from transformers.)"""
+    top_p: float | None = None
+    """Draw from the fewest tokens that hold this much probability; None from all."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes units less likely that occur among the last `repetition_window` tokens."""
+    repetition_window: int = 32
+    """Tokens that the penalty looks back on."""
+    min_seconds: float = 0.0
+    """The end symbol is not allowed before the continuation is this long."""
+    max_seconds: float = 10.0
+    """Stop once the continuation is this long; the prompt does not count."""
+    loop_period: int = 16
+    """Longest pattern of tokens that the loop guard looks for."""
+    loop_repeats: int | None = 4
+    """The loop guard acts before a pattern would occur this often in a row; None: no guard."""
+    max_silence_seconds: float | None = 2.0
+    """The silence guard acts after this long in silence units (where those are known); None: no guard."""
+    guard: Literal["resample", "stop"] = "resample"
+    """What guards do: forbid the token that would go on looping or being silent, or end the continuation there."""
+    batch_size: int = 16
+    """Prompts continued together."""
+    seed: int = 0
+    """Row i of a call draws with seed + i, unless seeds are given."""
+
+    def __post_init__(self) -> None:
+        for name, good, want in (
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1, or null"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1, or null"),
+            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("repetition_window", self.repetition_window >= 1, "at least 1"),
+            ("max_seconds", self.max_seconds > 0, "above 0"),
+            ("min_seconds", 0 <= self.min_seconds <= self.max_seconds, "between 0 and max_seconds"),
+            ("loop_period", self.loop_period >= 1, "at least 1"),
+            ("loop_repeats", self.loop_repeats is None or self.loop_repeats >= 2, "at least 2, or null"),
+            ("max_silence_seconds", self.max_silence_seconds is None or self.max_silence_seconds > 0, "above 0, or null"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+        ):
+            if not good:
+                raise ConfigError(f"generation.{name} is {getattr(self, name)}; it must be {want}.")
+
+
+class Continuation(NamedTuple):
+    """What was generated after one prompt."""
+
+    units: Int[Tensor, " units"]
+    """New units only, without the prompt."""
+    seconds: float
+    """Expected length of the new units."""
+    stopped: StopReason
+    """Why generation ended."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """One prompt being continued."""
+
+    index: int
+    prompt: list[int]
+    generator: torch.Generator
+    tokens: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    silent_seconds: float = 0.0
+    stopped: StopReason | None = None
+
+    @property
+    def history(self) -> list[int]:
+        return self.prompt + self.tokens
+
+
+def generate_units(
+    model: nn.Module,
+    prompts: Sequence[Int[Tensor, " _"]],
+    config: GenerationConfig,
+    vocabulary: UnitVocabulary,
+    seconds_per_unit: float | Float[Tensor, " codebook_size"],
+    *,
+    silence_units: Collection[int] = (),
+    seeds: Sequence[int] | None = None,
+    bos: bool = True,
+) -> list[Continuation]:
+    """Continue each prompt.
+
+    Args:
+        model: a Hugging Face causal LM over `vocabulary`.
+        prompts: units as the model was trained on them (collapsed, if it was); an empty prompt starts from nothing.
+        config: sampling, lengths and guards.
+        vocabulary: token ids of units and of the end symbol.
+        seconds_per_unit: expected duration of a generated unit, for all or for each unit (`mean_unit_seconds`).
+        silence_units: units of the silence guard.
+        seeds: one per prompt, instead of `config.seed` + position.
+        bos: open each prompt with the start symbol, as in training.
+
+    Raises:
+        ConfigError: a prompt holds a unit outside the vocabulary, is longer than the model's context, or is empty
+            without a start symbol; or the number of seeds differs from that of prompts.
+        NumericsError: the model returned NaN.
+    """
+    if seeds is not None and len(seeds) != len(prompts):
+        raise ConfigError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one each.")
+    opening = [vocabulary.bos_eos_id] if bos else []
+    rows = []
+    for index, prompt in enumerate(prompts):
+        seed = config.seed + index if seeds is None else seeds[index]
+        tokens = opening + vocabulary.token_ids(prompt.cpu()).tolist()
+        rows.append(_Row(index, tokens, torch.Generator().manual_seed(seed)))
+    seconds = torch.zeros(vocabulary.size)
+    units = torch.arange(vocabulary.size)[vocabulary.is_unit(torch.arange(vocabulary.size))]
+    seconds[units] = torch.as_tensor(seconds_per_unit, dtype=torch.float32).expand(len(units)).cpu()
+    if float(seconds[units].min()) <= 0:
+        raise ConfigError("seconds_per_unit holds a value of 0 or less; every unit lasts some time.")
+    silence = frozenset(unit + vocabulary.unit_offset for unit in silence_units)
+    by_length = sorted(rows, key=lambda row: len(row.prompt))  # prompts of like length waste least in a batch
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(rows), config.batch_size):
+        batch = by_length[start : start + config.batch_size]
+        _continue_batch(model, batch, config, vocabulary, seconds.tolist(), silence)
+    model.train(was_training)
+    return [
+        Continuation(vocabulary.units(torch.tensor(row.tokens, dtype=torch.long)), row.seconds, row.stopped or "context")
+        for row in rows
+    ]
+
+
+def mean_unit_seconds(
+    units: Int[Tensor, " runs"], durations: Int[Tensor, " runs"], codebook_size: int, frame_rate: float
+) -> Float[Tensor, " codebook_size"]:
+    """Average how long each unit lasts when runs are collapsed; units never seen get the average of all runs."""
+    total = torch.zeros(codebook_size).index_add_(0, units.long(), durations.float())
+    count = torch.zeros(codebook_size).index_add_(0, units.long(), torch.ones(len(units)))
+    overall = durations.float().mean() if len(durations) else torch.tensor(1.0)
+    return torch.where(count > 0, total / count.clamp(min=1), overall) / frame_rate
+
+
+@torch.inference_mode()
+def _continue_batch(
+    model: nn.Module,
+    rows: list[_Row],
+    config: GenerationConfig,
+    vocabulary: UnitVocabulary,
+    seconds: list[float],
+    silence: frozenset[int],
+) -> None:
+    device = next(model.parameters()).device
+    banned_always = vocabulary.bans()
+    for logits in _next_logits(model, rows, vocabulary.pad_id, device):
+        if not bool(torch.isfinite(logits).all()):
+            raise NumericsError(
+                "The model's logits are NaN or infinite. Its weights are broken, or its precision (float16?) overflows."
+            )
+        logits = penalise_repeats(
+            logits, [row.history[-config.repetition_window :] for row in rows], config.repetition_penalty
+        )
+        banned = banned_always.expand(len(rows), -1).clone()
+        for place, row in enumerate(rows):
+            banned[place, _banned_now(row, config, vocabulary, silence)] = True
+        probabilities = next_token_probabilities(
+            logits, banned, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p
+        )
+        chosen = draw(probabilities.nan_to_num(0.0), [row.generator for row in rows]).tolist()
+        exhausted = banned.all(-1).tolist()
+        for row, token, stuck in zip(rows, chosen, exhausted):
+            if row.stopped is None:
+                _append(row, token, stuck, config, vocabulary, seconds, silence)
+        if all(row.stopped is not None for row in rows):
+            return
+
+
+def _next_logits(
+    model: nn.Module, rows: list[_Row], pad_id: int, device: torch.device
+) -> Iterator[Float[Tensor, "rows vocabulary"]]:
+    """Yield the logits after the rows as they stand, reading only what was appended since; prompts are left-padded.
+
+    Ends when the model's context is full.
+    """
+    longest = max(len(row.prompt) for row in rows)
+    context = getattr(model.config, "max_position_embeddings", None) or float("inf")
+    if longest == 0 or min(len(row.prompt) for row in rows) == 0:
+        raise ConfigError("A prompt is empty and no start symbol is used; the model needs at least one token to go on.")
+    if longest > context:
+        raise ConfigError(f"A prompt has {longest} tokens, the model {context} positions. Cut the prompt.")
+    token_ids = torch.full((len(rows), longest), pad_id)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for place, row in enumerate(rows):
+        token_ids[place, longest - len(row.prompt) :] = torch.tensor(row.prompt)
+        mask[place, longest - len(row.prompt) :] = 1
+    token_ids, mask = token_ids.to(device), mask.to(device)
+    position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
+    padded = bool((mask == 0).any())
+    cache = DynamicCache(config=model.config)
+    while True:
+        output = model(
+            input_ids=token_ids,
+            attention_mask=mask if padded else None,  # without a mask, attention takes its fast form
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        yield output.logits[:, -1].float().cpu()
+        if int(position_ids.max()) + 1 >= context:
+            return
+        token_ids = torch.tensor([[row.history[-1]] for row in rows], device=device)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=-1)
+        position_ids = position_ids[:, -1:] + 1
+
+
+def _banned_now(
+    row: _Row, config: GenerationConfig, vocabulary: UnitVocabulary, silence: frozenset[int]
+) -> list[int]:
+    banned = [vocabulary.bos_eos_id] if row.seconds < config.min_seconds else []
+    if config.guard == "resample":
+        banned += _loop_tokens(row.history, config)
+        if _too_silent(row, config):
+            banned += silence
+    return banned
+
+
+def _append(
+    row: _Row,
+    token: int,
+    stuck: bool,
+    config: GenerationConfig,
+    vocabulary: UnitVocabulary,
+    seconds: list[float],
+    silence: frozenset[int],
+) -> None:
+    """Add a token to a row, or stop the row instead; `stuck`: every token was forbidden."""
+    if token == vocabulary.bos_eos_id and not stuck:
+        row.stopped = "eos"
+    elif stuck or (config.guard == "stop" and token in _loop_tokens(row.history, config)):
+        row.stopped = "loop"
+    elif config.guard == "stop" and token in silence and _too_silent(row, config):
+        row.stopped = "silence"
+    if row.stopped is not None:
+        return
+    row.tokens.append(token)
+    row.seconds += seconds[token]
+    row.silent_seconds = row.silent_seconds + seconds[token] if token in silence else 0.0
+    if row.seconds >= config.max_seconds:
+        row.stopped = "max_seconds"
+
+
+def _loop_tokens(tokens: list[int], config: GenerationConfig) -> list[int]:
+    """Tokens that would make the end of the row a pattern of up to `loop_period` tokens, `loop_repeats` times over."""
+    if config.loop_repeats is None:
+        return []
+    found = []
+    for period in range(1, config.loop_period + 1):
+        needed = period * config.loop_repeats - 1  # tokens at the end that must already repeat with this period
+        tail = tokens[len(tokens) - needed :] if needed <= len(tokens) else []
+        if tail and tail[period:] == tail[:-period]:
+            found.append(tail[-period])
+    return found
+
+
+def _too_silent(row: _Row, config: GenerationConfig) -> bool:
+    return config.max_silence_seconds is not None and row.silent_seconds >= config.max_silence_seconds
