@@ -1,0 +1,406 @@
+"""Train a unit vocoder: spectral loss first, discriminators later, for any tokenizer and any language.
+
+    utterances + tokens -> random segments -> UnitVocoder -> mel + adversarial + feature matching + duration + pitch
+
+Each part can be switched off by its weight, so that a vocoder can be trained by spectral loss alone on a CPU. A run
+that was stopped continues from its last checkpoint with the same batches.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vocable.config import save_config
+from vocable.errors import ConfigError, OutputError
+from vocable.synthesis.discriminators import DiscriminatorConfig, Discriminators
+from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
+from vocable.training.vocoder_data import ProsodyBatch, SegmentBatch, VocoderData, segment_frames
+from vocable.training.vocoder_losses import (
+    AdversarialKind,
+    MultiScaleMelLoss,
+    adversarial_loss,
+    discriminator_loss,
+    duration_loss,
+    feature_matching_loss,
+    pitch_loss,
+)
+from vocable.types import SpeechTokens, Utterance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VocoderTrainingConfig:
+    """How a vocoder is trained."""
+
+    steps: int = 100_000
+    batch_size: int = 16
+    """Segments per step and process."""
+    segment_seconds: float = 1.0
+    learning_rate: float = 5e-4
+    """Highest rate of the vocoder; linear warm-up, then cosine down to a hundredth."""
+    discriminator_learning_rate: float = 2e-4
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    adversarial_start: int | None = 10_000
+    """Step at which the discriminators join; None trains by spectral loss alone."""
+    adversarial_kind: AdversarialKind = "hinge"
+    adversarial_segment_seconds: float | None = None
+    """Only this much of each segment, at a random place, is judged by the discriminators; None judges all of it."""
+    mel_weight: float = 15.0
+    adversarial_weight: float = 1.0
+    feature_weight: float = 2.0
+    duration_weight: float = 1.0
+    pitch_weight: float = 1.0
+    discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    clip_norm: float = 10.0
+    """Gradients of the vocoder longer than this are shortened to it."""
+    ema_decay: float = 0.999
+    """Of the averaged weights, which are the ones that are saved as the result."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Autocast type. On CPUs with AMX, bf16 halves the time of a step; on older ones it is slower."""
+    loudness_db: float | None = -23.0
+    """RMS level that every utterance is brought to, dB below full scale; None leaves levels alone."""
+    num_workers: int = 0
+    """Processes that prepare batches; each holds its own copy of the clips."""
+    validation_utterances: int = 8
+    """Held out from training, chosen by their id; 0 for none."""
+    log_every: int = 50
+    checkpoint_every: int = 2000
+    """Steps between checkpoints and validations."""
+    keep_checkpoints: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.segment_seconds <= 0:
+            raise ConfigError(
+                f"training.steps is {self.steps}, batch_size {self.batch_size}, segment_seconds {self.segment_seconds}; "
+                "all must be positive."
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"training.ema_decay is {self.ema_decay}; it must be in [0, 1).")
+
+
+@dataclass
+class _State:
+    """Everything that a checkpoint holds."""
+
+    vocoder: UnitVocoder
+    average: UnitVocoder
+    discriminators: Discriminators
+    vocoder_optimizer: Any
+    discriminator_optimizer: Any
+    step: int = 0
+
+
+def train_vocoder(
+    pairs: Sequence[tuple[Utterance, SpeechTokens]],
+    config: VocoderConfig,
+    training: VocoderTrainingConfig,
+    out: Path,
+    read: Callable[[Utterance, int], Tensor] | None = None,
+    start_from: UnitVocoder | None = None,
+) -> UnitVocoder:
+    """Train on utterances and their tokens; write logs, checkpoints and the vocoder under `out`; return the vocoder.
+
+    The result is `out/vocoder`. A run that finds checkpoints in `out` continues from the last one. `read` turns an
+    utterance into a waveform at a sample rate (default: the audio file); `start_from` gives initial weights.
+
+    Raises:
+        OutputError: `out` holds a run with another vocoder config.
+        ManifestError: no utterance is long enough, or tokens do not fit their audio.
+    """
+    from accelerate import Accelerator
+
+    if read is None:
+        from vocable.audio.io import read_utterance as read
+    out = Path(out)
+    accelerator = Accelerator(mixed_precision=training.precision)
+    torch.manual_seed(training.seed)
+    _claim(out, config, training, accelerator.is_main_process)
+    held_out, rest = _split(pairs, training.validation_utterances)
+    seed = training.seed + 7919 * accelerator.process_index
+    data = VocoderData(
+        rest,
+        config,
+        read,
+        batch_size=training.batch_size,
+        segment_frames=segment_frames(training.segment_seconds, config),
+        loudness_db=training.loudness_db,
+        seed=seed,
+    )
+    state = _new_state(config, training, accelerator.device, start_from)
+    _load_last(out, state)
+    trainer = _Trainer(state, training, accelerator, out)
+    if training.validation_utterances and held_out and accelerator.is_main_process:
+        trainer.validation = VocoderData(
+            held_out, config, read, batch_size=len(held_out), segment_frames=1, loudness_db=training.loudness_db
+        )
+    trainer.run(data)
+    state.average.eval()
+    if accelerator.is_main_process:
+        state.average.save_pretrained(out / "vocoder")
+    return state.average
+
+
+class _Trainer:
+    """The loop, with its logs."""
+
+    def __init__(self, state: _State, training: VocoderTrainingConfig, accelerator: Any, out: Path) -> None:
+        self.state, self.training, self.accelerator, self.out = state, training, accelerator, out
+        self.validation: VocoderData | None = None
+        prepared = accelerator.prepare(
+            state.vocoder, state.discriminators, state.vocoder_optimizer, state.discriminator_optimizer
+        )
+        self.vocoder, self.discriminators, self.vocoder_optimizer, self.discriminator_optimizer = prepared
+        self.mel = MultiScaleMelLoss(state.vocoder.sample_rate).to(accelerator.device)
+        self.sums: dict[str, float] = {}
+
+    def run(self, data: VocoderData) -> None:
+        """Train up to the last step."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from torch.utils.tensorboard import SummaryWriter
+
+        training, state, main = self.training, self.state, self.accelerator.is_main_process
+        loader = DataLoader(
+            data,
+            batch_size=None,
+            sampler=range(state.step, training.steps),  # type: ignore[arg-type]  # any iterable of step numbers
+            num_workers=training.num_workers,
+        )
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        writer = SummaryWriter(str(self.out / "logs")) if main else None
+        self.state.vocoder.train()
+        with Progress(*columns, disable=not main) as progress:
+            bar = progress.add_task("train vocoder", total=training.steps, completed=state.step)
+            started, logged = time.perf_counter(), state.step
+            for segments, prosody in loader:
+                for name, value in self._step(_to(segments, self), _to(prosody, self)).items():
+                    self.sums[name] = self.sums.get(name, 0.0) + value
+                state.step += 1
+                last = state.step == training.steps
+                if main and (state.step % training.log_every == 0 or last):
+                    count = state.step - logged
+                    values = {name: total / count for name, total in self.sums.items()}
+                    values["steps_per_second"] = count / (time.perf_counter() - started)
+                    self._log(values, writer)
+                    progress.update(bar, description=f"mel {values['mel']:.3f}")
+                    self.sums, started, logged = {}, time.perf_counter(), state.step
+                if main and (state.step % training.checkpoint_every == 0 or last):
+                    self._log(self.validate(), writer)
+                    _save(self.out, state, training.keep_checkpoints)
+                progress.update(bar, completed=state.step)
+        if writer is not None:
+            writer.close()
+
+    def _step(self, segments: SegmentBatch, prosody: ProsodyBatch) -> dict[str, float]:
+        """One update of both sides; returns the losses."""
+        training, state = self.training, self.state
+        scale = _rate(state.step, training)
+        for optimizer, rate in (
+            (self.vocoder_optimizer, training.learning_rate),
+            (self.discriminator_optimizer, training.discriminator_learning_rate),
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
+        has_pitch = state.vocoder.pitch_predictor is not None
+        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + state.step)
+        start, turn = torch.rand(2, generator=generator).tolist()
+        with self.accelerator.autocast():
+            made = self.vocoder(
+                segments.codes,
+                segments.voices if state.vocoder.voices else None,
+                segments.pitch if has_pitch else None,
+                start=int(start * 60_000),
+                phase=turn * 2 * math.pi,
+            )
+            losses = {"mel": self.mel(made, segments.waveforms)}
+            losses |= self._prosody_losses(prosody)
+        total = training.mel_weight * losses["mel"] + training.duration_weight * losses["duration"]
+        if has_pitch:
+            total = total + training.pitch_weight * losses["pitch"]
+        if training.adversarial_start is not None and state.step >= training.adversarial_start:
+            judged, real = self._judged(made, segments.waveforms, generator)
+            losses["discriminator"] = self._train_discriminators(judged.detach(), real)
+            with self.accelerator.autocast():
+                self.discriminators.requires_grad_(False)
+                verdict, reference = self.discriminators(judged), self.discriminators(real)
+                self.discriminators.requires_grad_(True)
+            losses["adversarial"] = adversarial_loss(verdict, training.adversarial_kind)
+            losses["feature"] = feature_matching_loss(reference, verdict)
+            total = total + training.adversarial_weight * losses["adversarial"]
+            total = total + training.feature_weight * losses["feature"]
+        self.vocoder_optimizer.zero_grad()
+        self.accelerator.backward(total)
+        self.accelerator.clip_grad_norm_(state.vocoder.parameters(), training.clip_norm)
+        self.vocoder_optimizer.step()
+        _average(state, training.ema_decay)
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _prosody_losses(self, batch: ProsodyBatch) -> dict[str, Tensor]:
+        vocoder = self.state.vocoder
+        voices = batch.voices if vocoder.voices else None
+        runs = vocoder.prosody_input(batch.run_codes, voices)
+        predicted = vocoder.duration_predictor(runs, batch.durations > 0)
+        losses = {"duration": duration_loss(predicted, batch.durations, batch.run_mask)}
+        if vocoder.pitch_predictor is not None:
+            log_f0, voiced = vocoder.pitch_predictor(vocoder.prosody_input(batch.codes, voices))
+            losses["pitch"] = pitch_loss(log_f0, voiced, batch.pitch.log_f0, batch.pitch.voiced, batch.mask)
+        return losses
+
+    def _judged(self, made: Tensor, real: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The stretch of a segment that the discriminators look at."""
+        seconds = self.training.adversarial_segment_seconds
+        length = made.shape[1] if seconds is None else min(made.shape[1], int(seconds * self.state.vocoder.sample_rate))
+        first = int(torch.randint(0, made.shape[1] - length + 1, (), generator=generator))
+        return made[:, first : first + length], real[:, first : first + length]
+
+    def _train_discriminators(self, made: Tensor, real: Tensor) -> Tensor:
+        with self.accelerator.autocast():
+            loss = discriminator_loss(
+                self.discriminators(real), self.discriminators(made), self.training.adversarial_kind
+            )
+        self.discriminator_optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.discriminator_optimizer.step()
+        return loss
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Mel distance on held-out utterances, with measured and with predicted pitch; and errors of the predictors."""
+        if self.validation is None:
+            return {}
+        vocoder, sums = self.state.average.eval(), {"mel": 0.0, "mel_predicted_pitch": 0.0, "pitch_octaves": 0.0}
+        device = self.accelerator.device
+        for index in range(len(self.validation)):
+            clip = self.validation.clip(index)
+            voice = torch.tensor([clip.voice], device=device) if vocoder.voices else None
+            codes = clip.codes.to(device)
+            real = torch.from_numpy(clip.waveform).float()[None].to(device) / 32767
+            predicted = vocoder.predict_pitch(codes, voice)
+            pitch = None
+            if predicted is not None:
+                pitch = type(predicted)(clip.log_f0[None].to(device), clip.voiced[None].to(device))
+                voiced = pitch.voiced & predicted.voiced
+                error = (pitch.log_f0 - predicted.log_f0)[voiced].abs().sum() / voiced.sum().clamp(min=1)
+                sums["pitch_octaves"] += float(error) / math.log(2)
+            sums["mel"] += float(self.mel(vocoder.decode(codes[None], voice, pitch), real))
+            sums["mel_predicted_pitch"] += float(self.mel(vocoder.decode(codes[None], voice, predicted), real))
+        return {f"validation_{name}": total / len(self.validation) for name, total in sums.items()}
+
+    def _log(self, values: dict[str, float], writer: Any) -> None:
+        if not values:
+            return
+        for name, value in values.items():
+            writer.add_scalar(name, value, self.state.step)
+        line = {"step": self.state.step} | {name: round(value, 6) for name, value in values.items()}
+        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _new_state(
+    config: VocoderConfig, training: VocoderTrainingConfig, device: torch.device, start_from: UnitVocoder | None
+) -> _State:
+    vocoder, average = UnitVocoder(config).to(device), UnitVocoder(config).to(device)
+    if start_from is not None:
+        vocoder.load_state_dict(start_from.state_dict())
+    average.load_state_dict(vocoder.state_dict())
+    discriminators = Discriminators(training.discriminators).to(device)
+    betas = (0.8, 0.99)  # as HiFi-GAN
+    return _State(
+        vocoder,
+        average.requires_grad_(False),
+        discriminators,
+        torch.optim.AdamW(
+            vocoder.parameters(), training.learning_rate, betas=betas, weight_decay=training.weight_decay
+        ),
+        torch.optim.AdamW(
+            discriminators.parameters(),
+            training.discriminator_learning_rate,
+            betas=betas,
+            weight_decay=training.weight_decay,
+        ),
+    )
+
+
+def _rate(step: int, training: VocoderTrainingConfig) -> float:
+    """Share of the highest learning rate: up over the warm-up, then along a cosine to 0.01."""
+    if step < training.warmup_steps:
+        return (step + 1) / training.warmup_steps
+    progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _average(state: _State, decay: float) -> None:
+    """Move the averaged weights; early on they follow faster."""
+    weight = 1 - min(decay, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        averages, weights = list(state.average.parameters()), list(state.vocoder.parameters())
+        torch._foreach_lerp_(averages, weights, weight)
+
+
+def _split(
+    pairs: Sequence[tuple[Utterance, SpeechTokens]], num_held_out: int
+) -> tuple[list[tuple[Utterance, SpeechTokens]], list[tuple[Utterance, SpeechTokens]]]:
+    """Hold out utterances by a hash of their id, so that the choice does not depend on their order."""
+    import zlib
+
+    ordered = sorted(pairs, key=lambda pair: (zlib.crc32(pair[0].id.encode()), pair[0].id))
+    num_held_out = min(num_held_out, len(ordered) // 2)
+    return ordered[:num_held_out], ordered[num_held_out:]
+
+
+def _to(batch: Any, trainer: _Trainer) -> Any:
+    """Move a (nested) NamedTuple of tensors to the device of the trainer."""
+    device = trainer.accelerator.device
+    return type(batch)(*(item.to(device) if isinstance(item, Tensor) else _to(item, trainer) for item in batch))
+
+
+def _claim(out: Path, config: VocoderConfig, training: VocoderTrainingConfig, is_main: bool) -> None:
+    """Take the output folder, or refuse it when it holds a run with another vocoder."""
+    from vocable.config import load_config
+
+    known = out / "vocoder_config.yaml"
+    if known.is_file() and load_config(VocoderConfig, known) != config:
+        raise OutputError(f"{out} holds a run with another vocoder config ({known}). Choose another folder.")
+    if is_main:
+        out.mkdir(parents=True, exist_ok=True)
+        save_config(config, known)
+        save_config(training, out / "training_config.yaml")
+
+
+def _save(out: Path, state: _State, keep: int) -> None:
+    """Write a checkpoint under a temporary name, rename it, and remove old ones."""
+    folder = out / f"checkpoint-{state.step:08d}"
+    unfinished = out / f"unfinished-{state.step:08d}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    parts = {
+        name: getattr(state, name).state_dict()
+        for name in ("vocoder", "average", "discriminators", "vocoder_optimizer", "discriminator_optimizer")
+    }
+    torch.save({"step": state.step, **parts}, unfinished / "state.pt")
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    for old in sorted(out.glob("checkpoint-*"))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _load_last(out: Path, state: _State) -> None:
+    """Fill `state` from the last whole checkpoint, if there is one."""
+    folders = sorted(out.glob("checkpoint-*"))
+    if not folders:
+        return
+    parts = torch.load(folders[-1] / "state.pt", map_location="cpu", weights_only=True)
+    state.step = parts.pop("step")
+    for name, values in parts.items():
+        getattr(state, name).load_state_dict(values)
