@@ -64,12 +64,18 @@ def run_command(name: str, function: Callable, arguments: Sequence[str]) -> None
     takes_overrides = "overrides" in inspect.signature(function).parameters
     parser.add_function_arguments(function, as_positional=True, skip={"overrides"} if takes_overrides else None)
     overrides = [word for word in arguments if takes_overrides and OVERRIDE.match(word)]
-    words = [word for word in arguments if word not in overrides]
+    words = [_underscored(word) for word in arguments if word not in overrides]
     values = parser.parse_args(_gather_list(function, words))
     settings = parser.instantiate_classes(values).as_dict()
     if takes_overrides:
         settings["overrides"] = tuple(overrides)
     function(**settings)
+
+
+def _underscored(word: str) -> str:
+    """`--sample-rate=8000` -> `--sample_rate=8000`: both spellings of an option are understood."""
+    option, separator, value = word.partition("=")
+    return option.replace("-", "_").replace("__", "--", 1) + separator + value if option.startswith("--") else word
 
 
 def _gather_list(function: Callable, words: list[str]) -> list[str]:
