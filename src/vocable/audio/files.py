@@ -1,4 +1,4 @@
-"""Write a file whole or not at all: to a temporary name beside it, then renamed.
+"""Write a file whole or not at all: to a temporary name beside it, then renamed; and read a file of text.
 
 A run that is killed, or a disk that fills up, leaves the old file as it was and no half of the new one.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from vocable.errors import OutputError
+from vocable.errors import ManifestError, OutputError
 
 
 @contextlib.contextmanager
@@ -37,6 +37,20 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        ManifestError: the file is not UTF-8.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ManifestError(f"{path}, line {line}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
 
 
 def open_temporary(path: Path) -> BinaryIO:

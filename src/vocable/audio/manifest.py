@@ -84,7 +84,7 @@ class Rejections:
 
 
 def note_rejection(
-    source: Path,
+    source: Path | str,
     id: str | None,
     audio: Path | str | None,
     reason: str,
