@@ -1,0 +1,113 @@
+"""The encoder of Whisper, stopped at a layer (Radford et al., 2022, arXiv:2212.04356).
+
+    waveform -> log-mel (100 Hz) -> two convolutions (50 Hz) -> positions -> transformer layers -> (frames, dim)
+
+Two conventions, and units of one are not units of the other:
+- padding `30s`: silence up to 30 s, as in training; the frames of the silence are dropped. Every clip costs 30 s.
+- padding `none`: the clip as it is, with the positional embeddings cut to it.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vocable.errors import ConfigError
+from vocable.features.base import FeatureEncoder, weights_sha256
+from vocable.features.log_mel import LogMelConfig, log_mel
+
+
+class WhisperEncoder(FeatureEncoder):
+    """Whisper's encoder, from `transformers`, with only the layers that are used."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        name: str,
+        layer: int,
+        num_layers: int,
+        mel: LogMelConfig,
+        padding: str = "none",
+        window_seconds: float | None = None,
+        context_seconds: float = 2.0,
+        batch_seconds: float = 240.0,
+        dtype: str = "float32",
+    ) -> None:
+        """Take over the parts of `model` (transformers' WhisperEncoder) up to `layer`.
+
+        `num_layers` is how many the published model has: after the last one comes a layer norm.
+
+        Raises:
+            ConfigError: the window is longer than the model's positions.
+        """
+        config: Any = model.config
+        hop_length = 2 * mel.hop_length
+        longest = config.max_source_positions * hop_length / mel.sample_rate
+        if window_seconds is not None and window_seconds > longest:
+            raise ConfigError(
+                f"encoder.window_seconds is {window_seconds}, but {name!r} has positions for {longest:g} s. "
+                f"Set it to {longest:g} or less; longer recordings are cut into windows."
+            )
+        super().__init__(
+            name=name,
+            layer=layer,
+            sample_rate=mel.sample_rate,
+            hop_length=hop_length,
+            dim=config.d_model,
+            window_seconds=longest if window_seconds is None else window_seconds,
+            context_seconds=context_seconds,
+            batch_seconds=batch_seconds,
+            dtype=dtype,
+        )
+        self.padding = padding
+        self.mel = mel
+        self.padded_samples = config.max_source_positions * hop_length
+        parts: Any = model
+        self.conv1, self.conv2 = parts.conv1, parts.conv2
+        self.embed_positions = parts.embed_positions
+        self.layers = nn.ModuleList(parts.layers[:layer])
+        self.norm = parts.layer_norm if layer == num_layers else nn.Identity()
+        self.eval().requires_grad_(False)
+        self.weights_sha256 = weights_sha256(self)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return the number of hops, a last broken one included."""
+        return max(-(-num_samples // self.hop_length), 1)
+
+    def num_samples(self, num_frames: int) -> int:
+        """Return the samples of so many whole hops."""
+        return num_frames * self.hop_length
+
+    def description(self) -> dict[str, Any]:
+        """Add the family, the padding, and the hash of the weights up to the layer."""
+        return {
+            **super().description(),
+            "family": "whisper",
+            "padding": self.padding,
+            "weights_sha256": self.weights_sha256,
+        }
+
+    def condition(self, waveform: Float[Tensor, " samples"]) -> Float[Tensor, " conditioned"]:
+        """Zero-pad to whole hops, or to 30 s."""
+        length = self.num_samples(self.num_frames(waveform.numel())) if self.padding == "none" else self.padded_samples
+        return functional.pad(waveform, (0, length - waveform.numel()))
+
+    def front(self, waveforms: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames dim"]:
+        """Compute log-mel frames, in float32 whatever the encoder's type, and run the convolutions; add positions."""
+        with torch.autocast(waveforms.device.type, enabled=False):
+            mel = log_mel(waveforms, self.mel).mT
+        hidden = functional.gelu(self.conv2(functional.gelu(self.conv1(mel)))).mT
+        return hidden + self.embed_positions.weight[: hidden.shape[1]]
+
+    def layers_up(
+        self, hidden: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch frames"] | None
+    ) -> Float[Tensor, "batch frames dim"]:
+        """Run the transformer layers; padding that a batch adds is never attended to (that of `30s` always is)."""
+        attended = None if mask is None else mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+        for layer in self.layers:
+            output = layer(hidden, attention_mask=attended)
+            hidden = output[0] if isinstance(output, tuple) else output
+        return self.norm(hidden)

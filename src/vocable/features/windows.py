@@ -1,0 +1,45 @@
+"""Cut long recordings into overlapping windows of frames, and say which frames of each to keep.
+
+    run    |------------------|
+                         |------------------|
+                                       |------------|
+    keep   |----------------|-------------|-----------|
+
+Neighbouring windows share `2 * context` frames; each gives up `context` of them, so every kept frame has seen at least
+`context` frames on both sides (except at the ends of the recording), and every frame is kept exactly once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Window(NamedTuple):
+    """Frames to run, and which of them to keep; all counted from the start of the recording."""
+
+    start: int
+    stop: int
+    keep_start: int
+    keep_stop: int
+
+    @property
+    def keep(self) -> slice:
+        """The kept frames, counted from the start of the window."""
+        return slice(self.keep_start - self.start, self.keep_stop - self.start)
+
+
+def plan_windows(num_frames: int, window_frames: int, context_frames: int) -> list[Window]:
+    """Cover `num_frames` with windows of at most `window_frames`; a recording that fits is one window.
+
+    `window_frames` must be larger than `2 * context_frames`.
+    """
+    assert window_frames > 2 * context_frames >= 0, (window_frames, context_frames)
+    step = window_frames - 2 * context_frames
+    starts = range(0, max(num_frames - window_frames, 0) + step, step)
+    windows = []
+    for start in starts:
+        stop = min(start + window_frames, num_frames)
+        keep_start = start + context_frames if start > 0 else 0
+        keep_stop = num_frames if start == starts[-1] else stop - context_frames
+        windows.append(Window(start, stop, keep_start, keep_stop))
+    return windows
