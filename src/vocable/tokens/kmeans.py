@@ -193,7 +193,8 @@ def _as_passes(features: Any) -> Callable[[], Iterable[Tensor]]:
             f"features is a {type(features).__name__}, which can be read only once; k-means needs many passes. "
             "Give a tensor, a list of tensors, or a callable that returns a new iterator every time."
         )
-    return features if callable(features) else lambda: features
+    passes: Any = features if callable(features) else lambda: features
+    return passes
 
 
 def _first_centroids(

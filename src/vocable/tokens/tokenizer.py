@@ -10,18 +10,20 @@ import json
 import math
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import safetensors
 import safetensors.torch
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vocable import __version__
-from vocable.errors import AssetError, ConfigError, FingerprintError, OutputError
+from vocable.audio.files import replace_file
+from vocable.errors import AssetError, ConfigError, FingerprintError
 from vocable.registry import look_up
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.types import SpeechTokens
@@ -30,7 +32,10 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 ENTRY_POINTS = "vocable.tokenizers"
 
+S = TypeVar("S", bound="SpeechTokenizer")
 
+
+@runtime_checkable
 class Vocoder(Protocol):
     """What `SpeechTokenizer.decode` needs; an attribute `tokenizer_fingerprint`, if there is one, is checked."""
 
@@ -90,12 +95,23 @@ class SpeechTokenizer(ABC):
         """Name of exactly these weights and settings: whatever is derived from the tokens carries it."""
 
     @abstractmethod
-    def encode(self, waveforms: Sequence[Float[Tensor, " samples"]]) -> list[SpeechTokens]:
+    def encode(self, waveforms: Sequence[Float[Tensor, " samples"]], batching: str = "exact") -> list[SpeechTokens]:
         """Return the tokens of mono waveforms at `sample_rate`, each of any length; tokens lie on the CPU.
+
+        Args:
+            waveforms: Each by itself.
+            batching: `exact` keeps the promise above. Some tokenizers know faster ways that only keep it nearly.
 
         Raises:
             AudioFormatError: a waveform is empty, not one-dimensional, or holds NaN.
         """
+
+    def encode_stream(self, blocks: Iterable[Float[Tensor, " samples"]]) -> SpeechTokens:
+        """Return the tokens of one recording that arrives in blocks, as `encode` would of the whole.
+
+        This one joins the blocks; tokenizers that can work in little memory override it.
+        """
+        return self.encode([torch.cat(list(blocks))])[0]
 
     def card(self) -> dict[str, Any]:
         """Return what a reader of the tokens must know, as JSON values; stored with shards and language models."""
@@ -146,7 +162,9 @@ class SpeechTokenizer(ABC):
 
     @classmethod
     @abstractmethod
-    def from_saved(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str, source: str) -> Self:
+    def from_saved(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str, source: str
+    ) -> "SpeechTokenizer":
         """Build the tokenizer again; `source` names the folder in messages."""
 
     def save_pretrained(self, folder: Path | str) -> Path:
@@ -163,17 +181,14 @@ class SpeechTokenizer(ABC):
             "card": self.card(),
         }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.saved_tensors().items()}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(folder / WEIGHTS_FILE, safetensors.torch.save(tensors, metadata={"format": "pt"}))
-            text = json.dumps(header, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            _write_whole(folder / CONFIG_FILE, text.encode("utf-8"))
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot save the tokenizer: {error.strerror or error}.") from error
+        with replace_file(folder / WEIGHTS_FILE) as file:
+            file.write(safetensors.torch.save(tensors, metadata={"format": "pt"}))
+        with replace_file(folder / CONFIG_FILE) as file:
+            file.write(json.dumps(header, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         return folder
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: Path | str, device: str = "cpu") -> Self:
+    def from_pretrained(cls: type[S], name_or_folder: Path | str, device: str = "cpu") -> S:
         """Read a tokenizer that `save_pretrained` wrote, from a folder or from the Hugging Face hub.
 
         Raises:
@@ -282,12 +297,3 @@ def _read_header(folder: Path) -> dict[str, Any]:
     if missing:
         raise AssetError(f"{path}: lacks {', '.join(sorted(missing))}; it was not written by a Vocable tokenizer.")
     return header
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,0 +1,424 @@
+"""Tokens of a corpus on disk: Parquet shards, written one job each, read with `TokenShards` or HF `datasets`.
+
+    manifest  --plan_shards-->  ShardJob ...  --write_token_shard (any number of processes)-->  <folder>/
+        run.json, tokens-00000-of-00012.parquet, ..., rejected.jsonl
+
+A shard is written to a temporary name and renamed: it is there whole or not at all. A killed run goes on with the
+shards that are missing; a folder of another run is refused. Every shard carries the tokenizer's fingerprint and card.
+"""
+
+import functools
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from vocable.audio.files import replace_file
+from vocable.audio.io import audio_info, iterate_audio, read_utterance
+from vocable.errors import AudioFormatError, ConfigError, ManifestError, OutputError
+from vocable.tokens.fingerprint import check_fingerprint, fingerprint
+from vocable.tokens.shard_rows import (
+    METADATA_KEY,
+    make_schema,
+    row_to_tokens,
+    row_to_utterance,
+    tokens_to_row,
+    utterance_to_row,
+)
+from vocable.tokens.tokenizer import SpeechTokenizer, load_tokenizer
+from vocable.types import SpeechTokens, Utterance
+
+RUN_FILE = "run.json"
+SHARDS_VERSION = 1
+STREAM_SECONDS = 600.0
+"""Recordings longer than this are read and encoded in blocks."""
+BLOCK_SECONDS = 60.0
+GROUP_SECONDS = 120.0
+"""Audio that is read ahead while the audio before is encoded, and that `masked` and `equal_length` batch together."""
+
+_SHARD_NAME = re.compile(r"tokens-(\d{5,})-of-(\d{5,})\.parquet")
+_LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")
+
+
+class Rejection(NamedTuple):
+    """An utterance without tokens, and why."""
+
+    id: str
+    audio: str
+    reason: str
+
+
+class ShardResult(NamedTuple):
+    """What one job did."""
+
+    index: int
+    num_utterances: int
+    """Rows written."""
+    audio_seconds: float
+    seconds: float
+    """Wall time of the job, without loading the tokenizer."""
+    rejections: tuple[Rejection, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardJob:
+    """One shard that is to be written."""
+
+    folder: Path
+    index: int
+    num_shards: int
+    utterances: tuple[Utterance, ...]
+    run: str
+    """Fingerprint of manifest, tokenizer and settings."""
+    tokenizer_fingerprint: str
+    batching: str = "exact"
+    strict: bool = False
+    """Whether an unreadable file is an error instead of a rejection."""
+
+    @property
+    def path(self) -> Path:
+        """The file that the job writes."""
+        return self.folder / f"tokens-{self.index:05d}-of-{self.num_shards:05d}.parquet"
+
+    def __str__(self) -> str:
+        return f"{self.path} ({len(self.utterances)} utterances from {self.utterances[0].id!r} on)"
+
+
+def plan_shards(
+    utterances: Sequence[Utterance],
+    folder: Path,
+    card: Mapping[str, Any],
+    *,
+    utterances_per_shard: int = 200,
+    minutes_per_shard: float = 60.0,
+    batching: str = "exact",
+    strict: bool = False,
+) -> list[ShardJob]:
+    """Divide a manifest into jobs, and make the folder theirs.
+
+    Args:
+        utterances: The manifest, in its order.
+        folder: A new or empty folder, or that of the same run, killed or finished.
+        card: The tokenizer's.
+        utterances_per_shard: Most rows of a shard.
+        minutes_per_shard: A shard is full when it has this much audio, as far as durations are known.
+        batching: See `SpeechTokenizer.encode`.
+        strict: Whether an unreadable file is an error instead of a rejection.
+
+    Raises:
+        OutputError: the folder holds another run, or other files; the message names both runs.
+        ManifestError: two utterances have the same id, or there are none.
+    """
+    folder = Path(folder)
+    if not utterances:
+        raise ManifestError("The manifest holds no utterance that could be tokenized.")
+    if utterances_per_shard < 1 or minutes_per_shard <= 0:
+        raise ConfigError(
+            f"utterances_per_shard is {utterances_per_shard} and minutes_per_shard is {minutes_per_shard}; both must "
+            "be positive."
+        )
+    _check_ids(utterances)
+    groups = list(_divide(utterances, utterances_per_shard, minutes_per_shard * 60))
+    run = {
+        "shards_version": SHARDS_VERSION,
+        "tokenizer_fingerprint": card["fingerprint"],
+        "collapse": card.get("collapse"),
+        "dtype": card.get("dtype"),
+        "batching": batching,
+        "manifest_fingerprint": _manifest_fingerprint(utterances, folder),
+        "num_utterances": len(utterances),
+        "utterances_per_shard": utterances_per_shard,
+        "minutes_per_shard": minutes_per_shard,
+    }
+    _claim(folder, run)
+    return [
+        ShardJob(
+            folder=folder,
+            index=index,
+            num_shards=len(groups),
+            utterances=group,
+            run=fingerprint(run),
+            tokenizer_fingerprint=card["fingerprint"],
+            batching=batching,
+            strict=strict,
+        )
+        for index, group in enumerate(groups)
+    ]
+
+
+def finished_shard(job: ShardJob) -> ShardResult | None:
+    """Return what an earlier run of this job did; None when its file is missing or cannot be read."""
+    try:
+        metadata = _read_metadata(job.path)
+    except (OSError, OutputError):
+        return None
+    if metadata["run"] != job.run:
+        return None
+    result = metadata["result"]
+    rejections = tuple(Rejection(**rejection) for rejection in result["rejections"])
+    return ShardResult(**{**result, "rejections": rejections})
+
+
+def write_token_shard(job: ShardJob, tokenizer: SpeechTokenizer | str | Path, device: str = "cpu") -> ShardResult:
+    """Encode the utterances of one job and write its shard; a finished one is left as it is.
+
+    Args:
+        job: What to do.
+        tokenizer: The tokenizer, or its folder; a folder is loaded once per process.
+        device: Where a tokenizer from a folder runs.
+
+    Raises:
+        AudioFormatError: an unreadable file, when the job is strict.
+        FingerprintError: it is not the tokenizer that the shards were planned for.
+        OutputError: the shard cannot be written, e.g. because the disk is full; finished ones stay.
+    """
+    before = finished_shard(job)
+    if before is not None:
+        if job.strict and before.rejections:
+            raise AudioFormatError(f"Utterance {before.rejections[0].id!r}: {before.rejections[0].reason}")
+        return before
+    if not isinstance(tokenizer, SpeechTokenizer):
+        tokenizer = _loaded_tokenizer(str(tokenizer), device)
+    check_fingerprint(job.tokenizer_fingerprint, tokenizer.fingerprint, str(job.folder), "the tokenizer")
+    started = time.perf_counter()
+    rows, rejections, audio_seconds = [], [], 0.0
+    for utterance, outcome in _encode_all(job, tokenizer):
+        if isinstance(outcome, _Encoded):
+            rows.append(utterance_to_row(utterance, job.folder) | tokens_to_row(outcome.tokens))
+            audio_seconds += outcome.seconds
+        else:
+            rejections.append(Rejection(utterance.id, str(utterance.audio), outcome))
+    result = ShardResult(job.index, len(rows), audio_seconds, time.perf_counter() - started, tuple(rejections))
+    _write_rows(job, tokenizer, rows, result)
+    return result
+
+
+class TokenShards:
+    """The tokens of a corpus: iterate for (Utterance, SpeechTokens) in the order of the manifest.
+
+    Raises:
+        OutputError: the folder holds no shards, or not all of them, or shards of different runs.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.paths = sorted(path for path in self.folder.glob("tokens-*.parquet") if _SHARD_NAME.fullmatch(path.name))
+        if not self.paths:
+            raise OutputError(f"{folder}: there are no token shards. Make them: vocable tokenize MANIFEST {folder}")
+        match = _SHARD_NAME.fullmatch(self.paths[0].name)
+        num_shards = int(match[2]) if match else 0
+        if len(self.paths) != num_shards:
+            raise OutputError(
+                f"{self.folder}: {len(self.paths)} of {num_shards} shards are there. Run the same 'vocable tokenize' "
+                "command again to finish, or copy all of them."
+            )
+        runs = {path: _read_metadata(path) for path in self.paths}
+        first = runs[self.paths[0]]
+        for path, metadata in runs.items():
+            if metadata["run"] != first["run"]:
+                raise OutputError(
+                    f"{path} is of run {metadata['run']} (tokenizer fingerprint {metadata['card']['fingerprint']}), "
+                    f"but {self.paths[0]} is of run {first['run']} ({first['card']['fingerprint']}). Keep them apart."
+                )
+        self.card: dict[str, Any] = first["card"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the tokenizer that made the tokens."""
+        return self.card["fingerprint"]
+
+    @functools.cached_property
+    def _num_rows(self) -> int:
+        return sum(pq.read_metadata(path).num_rows for path in self.paths)
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def __iter__(self) -> Iterator[tuple[Utterance, SpeechTokens]]:
+        for path in self.paths:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=256):
+                    for row in batch.to_pylist():
+                        yield row_to_utterance(row, self.folder), row_to_tokens(row)
+
+
+class _Encoded(NamedTuple):
+    tokens: SpeechTokens
+    seconds: float
+
+
+class _Clip(NamedTuple):
+    """An utterance that was read: its waveform, or None when it is to be streamed, or why it cannot be read."""
+
+    utterance: Utterance
+    waveform: Tensor | None
+    problem: str | None = None
+
+
+def _divide(
+    utterances: Sequence[Utterance], most_utterances: int, most_seconds: float
+) -> Iterator[tuple[Utterance, ...]]:
+    group: list[Utterance] = []
+    seconds = 0.0
+    for utterance in utterances:
+        if group and (len(group) >= most_utterances or seconds >= most_seconds):
+            yield tuple(group)
+            group, seconds = [], 0.0
+        group.append(utterance)
+        seconds += utterance.duration or 0.0
+    yield tuple(group)
+
+
+def _check_ids(utterances: Sequence[Utterance]) -> None:
+    seen: set[str] = set()
+    for utterance in utterances:
+        if utterance.id in seen:
+            raise ManifestError(f"Two utterances have the id {utterance.id!r}; ids must differ.")
+        seen.add(utterance.id)
+
+
+def _manifest_fingerprint(utterances: Sequence[Utterance], folder: Path) -> str:
+    """Hash all rows; audio relative to the folder, so that both may be moved together between a kill and a restart."""
+    digest = hashlib.sha256()
+    for utterance in utterances:
+        row = utterance_to_row(utterance, folder)
+        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _claim(folder: Path, run: dict[str, Any]) -> None:
+    """Check that the folder is free or of the same run, write run.json, and remove what a killed run left half done."""
+    path = folder / RUN_FILE
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{path}: cannot be read ({error}). Choose another folder.") from error
+        changed = [f"{key} {found.get(key)!r}, now {value!r}" for key, value in run.items() if found.get(key) != value]
+        if changed:
+            raise OutputError(
+                f"{folder} belongs to another run: {'; '.join(changed)}. Choose another folder, or delete this one."
+            )
+    else:
+        foreign = sorted(item.name for item in folder.iterdir() if _is_foreign(item)) if folder.is_dir() else []
+        if foreign:
+            raise OutputError(
+                f"{folder} is not empty and was not made by 'vocable tokenize': it holds {', '.join(foreign[:3])}. "
+                "Choose a new folder."
+            )
+        with replace_file(path) as file:
+            file.write(json.dumps(run, indent=1).encode() + b"\n")
+    for leftover in folder.iterdir():
+        if _LEFTOVER.fullmatch(leftover.name):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_foreign(item: Path) -> bool:
+    return item.name not in {"rejected.jsonl", ".lock"} and not _LEFTOVER.fullmatch(item.name)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded_tokenizer(folder: str, device: str) -> SpeechTokenizer:
+    return load_tokenizer(folder, device)
+
+
+def _encode_all(job: ShardJob, tokenizer: SpeechTokenizer) -> Iterator[tuple[Utterance, _Encoded | str]]:
+    """Yield every utterance of the job with its tokens, or with the reason why it has none."""
+    with ThreadPoolExecutor(1) as reader:  # reads the next group while this one is encoded
+        groups = _groups_of(job.utterances)
+        ahead = reader.submit(_read_group, next(groups), tokenizer.sample_rate)
+        while ahead is not None:
+            clips = ahead.result()
+            following = next(groups, None)
+            ahead = reader.submit(_read_group, following, tokenizer.sample_rate) if following else None
+            for clip, outcome in zip(clips, _encode_group(clips, tokenizer, job.batching), strict=True):
+                if job.strict and isinstance(outcome, str):
+                    raise AudioFormatError(f"Utterance {clip.utterance.id!r}: {outcome}")
+                yield clip.utterance, outcome
+
+
+def _groups_of(utterances: Sequence[Utterance]) -> Iterator[list[Utterance]]:
+    for group in _divide(utterances, most_utterances=64, most_seconds=GROUP_SECONDS):
+        yield list(group)
+
+
+def _read_group(utterances: Sequence[Utterance], sample_rate: int) -> list[_Clip]:
+    clips = []
+    for utterance in utterances:
+        try:
+            str(utterance.audio).encode()
+            duration = utterance.duration or audio_info(utterance.audio).duration - utterance.start
+            waveform = None if duration > STREAM_SECONDS else read_utterance(utterance, sample_rate)
+            clips.append(_Clip(utterance, waveform))
+        except UnicodeEncodeError:
+            clips.append(_Clip(utterance, None, "The file's name is not UTF-8, which Parquet cannot hold. Rename it."))
+        except AudioFormatError as error:
+            clips.append(_Clip(utterance, None, str(error)))
+    return clips
+
+
+def _encode_group(clips: Sequence[_Clip], tokenizer: SpeechTokenizer, batching: str) -> list[_Encoded | str]:
+    readable = [clip for clip in clips if clip.waveform is not None]
+    try:
+        tokens = tokenizer.encode([clip.waveform for clip in readable if clip.waveform is not None], batching)
+    except AudioFormatError:  # find out whose fault it is
+        return [_encode_one(clip, tokenizer) for clip in clips]
+    encoded = {clip.utterance.id: item for clip, item in zip(readable, tokens, strict=True)}
+    return [
+        _Encoded(encoded[clip.utterance.id], len(clip.waveform) / tokenizer.sample_rate)
+        if clip.waveform is not None
+        else _encode_one(clip, tokenizer)
+        for clip in clips
+    ]
+
+
+def _encode_one(clip: _Clip, tokenizer: SpeechTokenizer) -> _Encoded | str:
+    if clip.problem is not None:
+        return clip.problem
+    try:
+        if clip.waveform is not None:
+            return _Encoded(tokenizer.encode([clip.waveform])[0], len(clip.waveform) / tokenizer.sample_rate)
+        return _encode_stream(clip.utterance, tokenizer)
+    except AudioFormatError as error:
+        return str(error)
+
+
+def _encode_stream(utterance: Utterance, tokenizer: SpeechTokenizer) -> _Encoded:
+    num_samples = 0
+
+    def blocks() -> Iterator[Tensor]:
+        nonlocal num_samples
+        rate = tokenizer.sample_rate
+        for block in iterate_audio(utterance.audio, rate, BLOCK_SECONDS, utterance.start, utterance.duration):
+            num_samples += len(block)
+            yield block
+
+    tokens = tokenizer.encode_stream(blocks())
+    return _Encoded(tokens, num_samples / tokenizer.sample_rate)
+
+
+def _write_rows(job: ShardJob, tokenizer: SpeechTokenizer, rows: list[dict[str, Any]], result: ShardResult) -> None:
+    summary = result._asdict() | {"rejections": [rejection._asdict() for rejection in result.rejections]}
+    metadata = {"run": job.run, "card": tokenizer.card(), "result": summary}
+    table = pa.Table.from_pylist(rows, schema=make_schema(tokenizer.codebook_size, metadata))
+    with replace_file(job.path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except pa.ArrowInvalid as error:
+        raise OutputError(f"{path}: is not a readable Parquet file ({error}). Delete it and run again.") from error
+    if METADATA_KEY not in metadata:
+        raise OutputError(f"{path}: is not a token shard of Vocable.")
+    return json.loads(metadata[METADATA_KEY])
