@@ -2,12 +2,11 @@
 
     lm/  config.json  generation_config.json  model.safetensors  vocable.json
 
-Anything that reads causal LMs reads the folder unchanged. `vocable.json` says what the token ids mean: the ids of units,
-the layout of rows, and which tokenizer the units come from.
+Anything that reads causal LMs reads the folder unchanged. `vocable.json` says what the token ids mean: the ids of
+units, the layout of rows, and which tokenizer the units come from.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,7 +67,9 @@ def save_lm(model: PreTrainedModel, folder: Path, card: LMCard, *, overwrite: bo
     """
     rows = model.get_input_embeddings().weight.shape[0]
     if rows < card.vocabulary.size:
-        raise ConfigError(f"The model has {rows} vocabulary rows, its card {card.vocabulary.size}: replace one of them.")
+        raise ConfigError(
+            f"The model has {rows} vocabulary rows, its card {card.vocabulary.size}: replace one of them."
+        )
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise OutputError(f"{folder}: not empty. Give another folder, or allow overwriting.")
@@ -147,15 +148,15 @@ def replace_folder(new: Path, folder: Path) -> None:
     old = _old_name(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-    os.replace(new, folder)
+        folder.replace(old)
+    new.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def restore_folder(folder: Path) -> None:
     """Undo a `replace_folder` that was cut off before the new folder had its name."""
     if not folder.exists() and _old_name(folder).exists():
-        os.replace(_old_name(folder), folder)
+        _old_name(folder).replace(folder)
 
 
 def _old_name(folder: Path) -> Path:

@@ -64,7 +64,11 @@ class GenerationConfig:
             ("min_seconds", 0 <= self.min_seconds <= self.max_seconds, "between 0 and max_seconds"),
             ("loop_period", self.loop_period >= 1, "at least 1"),
             ("loop_repeats", self.loop_repeats is None or self.loop_repeats >= 2, "at least 2, or null"),
-            ("max_silence_seconds", self.max_silence_seconds is None or self.max_silence_seconds > 0, "above 0, or null"),
+            (
+                "max_silence_seconds",
+                self.max_silence_seconds is None or self.max_silence_seconds > 0,
+                "above 0, or null",
+            ),
             ("batch_size", self.batch_size >= 1, "at least 1"),
         ):
             if not good:
@@ -149,7 +153,9 @@ def generate_units(
         _continue_batch(model, batch, config, vocabulary, seconds.tolist(), silence)
     model.train(was_training)
     return [
-        Continuation(vocabulary.units(torch.tensor(row.tokens, dtype=torch.long)), row.seconds, row.stopped or "context")
+        Continuation(
+            vocabulary.units(torch.tensor(row.tokens, dtype=torch.long)), row.seconds, row.stopped or "context"
+        )
         for row in rows
     ]
 
@@ -237,9 +243,7 @@ def _next_logits(
         position_ids = position_ids[:, -1:] + 1
 
 
-def _banned_now(
-    row: _Row, config: GenerationConfig, vocabulary: UnitVocabulary, silence: frozenset[int]
-) -> list[int]:
+def _banned_now(row: _Row, config: GenerationConfig, vocabulary: UnitVocabulary, silence: frozenset[int]) -> list[int]:
     banned = [vocabulary.bos_eos_id] if row.seconds < config.min_seconds else []
     if config.guard == "resample":
         banned += _loop_tokens(row.history, config)

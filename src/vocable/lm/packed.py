@@ -166,9 +166,7 @@ def _causal_attention(
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
 
 
-def _padded_index(
-    lengths: tuple[int, ...], device: torch.device
-) -> tuple[Int[Tensor, "documents longest"], Tensor]:
+def _padded_index(lengths: tuple[int, ...], device: torch.device) -> tuple[Int[Tensor, "documents longest"], Tensor]:
     """Return, for each place of the padded batch, its position in the row (0 for padding), and which are real."""
     counts = torch.tensor(lengths, device=device)
     place = torch.arange(max(lengths), device=device)[None]

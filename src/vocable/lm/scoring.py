@@ -116,5 +116,7 @@ def _add_boundaries(
 def _symbol(model: nn.Module, kind: str, given: int | None) -> Tensor:
     symbol = given if given is not None else getattr(model.config, f"{kind}_token_id", None)
     if symbol is None:
-        raise ConfigError(f"The model's config names no {kind}_token_id; pass {kind}_id, or score with boundary 'none'.")
+        raise ConfigError(
+            f"The model's config names no {kind}_token_id; pass {kind}_id, or score with boundary 'none'."
+        )
     return torch.tensor([symbol])

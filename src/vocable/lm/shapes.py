@@ -61,8 +61,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "facebook/opt-125m": _opt(12, 768, 12, 3072),
     "facebook/opt-350m": _opt(24, 1024, 16, 4096, word_embed_proj_dim=512, do_layer_norm_before=False),
     "facebook/opt-1.3b": _opt(24, 2048, 32, 8192),
-    "HuggingFaceTB/SmolLM2-135M": _llama(30, 576, 9, 3, 1536, rope_parameters={"rope_type": "default", "rope_theta": 1e5}),
-    "HuggingFaceTB/SmolLM2-360M": _llama(32, 960, 15, 5, 2560, rope_parameters={"rope_type": "default", "rope_theta": 1e5}),
+    "HuggingFaceTB/SmolLM2-135M": _llama(
+        30, 576, 9, 3, 1536, rope_parameters={"rope_type": "default", "rope_theta": 1e5}
+    ),
+    "HuggingFaceTB/SmolLM2-360M": _llama(
+        32, 960, 15, 5, 2560, rope_parameters={"rope_type": "default", "rope_theta": 1e5}
+    ),
     "EleutherAI/pythia-160m": _pythia(12, 768, 12, 3072),
     "EleutherAI/pythia-410m": _pythia(24, 1024, 16, 4096),
     "Qwen/Qwen2.5-0.5B": {

@@ -1,9 +1,10 @@
-"""Give a text language model a vocabulary of units, and keep everything else (TWIST, Hassid et al., 2023, arXiv:2305.13009).
+"""Give a text language model a vocabulary of units, and keep everything else.
 
     text model, 49,152 rows  ->  replace_vocabulary  ->  same network, 502 rows
 
-TWIST drops the text embeddings and draws new ones (`reinit`). slamkit, under the same name, keeps the first rows of the
-text table (`truncate`). `mean` puts every unit at the mean text embedding, which is what one does for added words.
+TWIST (Hassid et al., 2023, arXiv:2305.13009) drops the text embeddings and draws new ones (`reinit`). slamkit, under
+the same name, keeps the first rows of the text table (`truncate`). `mean` puts every unit at the mean text embedding,
+which is what one does for added words.
 """
 
 import copy
@@ -33,7 +34,7 @@ class UnitLMConfig:
     warm: bool = True
     """Start from the text model's weights (TWIST); False: from random weights of the same shape."""
     vocabulary_init: VocabularyInit = "reinit"
-    """Where the unit embeddings start when warm: new random rows (TWIST), the first text rows (slamkit), or the mean row."""
+    """Where unit embeddings start when warm: random rows (TWIST), the first text rows (slamkit), or the mean row."""
     dropout: float | None = None
     """Dropout of every kind in the network; None keeps the text model's own."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -43,7 +44,9 @@ class UnitLMConfig:
 
     def __post_init__(self) -> None:
         if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ConfigError(f"lm.dropout is {self.dropout}; a probability below 1 is needed, or null to keep the model's.")
+            raise ConfigError(
+                f"lm.dropout is {self.dropout}; a probability below 1 is needed, or null to keep the model's."
+            )
 
 
 def build_unit_lm(config: UnitLMConfig, vocabulary: UnitVocabulary) -> PreTrainedModel:

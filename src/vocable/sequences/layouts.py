@@ -45,7 +45,7 @@ class Layout(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitsLayout:
-    """Units only, as TWIST reads them (Hassid et al., 2023, arXiv:2305.13009): the start symbol, units, the end symbol."""
+    """Units only, as TWIST reads them (arXiv:2305.13009): the start symbol, units, the end symbol."""
 
     vocabulary: UnitVocabulary
     collapsed: bool = True

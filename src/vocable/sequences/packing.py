@@ -140,7 +140,7 @@ def plan_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return rows + [row for _, row in open_rows]
 
 
-def concatenate(documents: Sequence[Int[Tensor, " positions"]]) -> PackedBatch:
+def concatenate(documents: Sequence[Int[Tensor, " _"]]) -> PackedBatch:
     """Put whole documents into one row, in the order given.
 
     Raises:
