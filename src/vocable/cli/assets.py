@@ -13,15 +13,20 @@ def list_assets() -> None:
     from vocable.assets import GROUPS, cache_folder, cached_path
     from vocable.assets import list_assets as all_assets
 
-    table = Table("asset", "cached", "licence", "commercial use", "MB to download", "MB on disk", box=None)
+    table = Table(box=None)
+    table.add_column("asset", no_wrap=True)
+    for heading in ("cached", "licence", "commercial use"):
+        table.add_column(heading)
+    for heading in ("download", "on disk"):
+        table.add_column(heading, justify="right")
     for asset in all_assets():
         table.add_row(
             asset.name,
             "yes" if cached_path(asset) else "no",
             asset.licence,
             "yes" if asset.commercial_use else "no",
-            f"{asset.download_megabytes:.0f}",
-            f"{asset.megabytes:.0f}",
+            f"{asset.download_megabytes:.0f} MB",
+            f"{asset.megabytes:.0f} MB",
         )
     Console().print(table)
     print()
