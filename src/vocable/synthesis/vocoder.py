@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError, FingerprintError
 from vocable.registry import look_up
+from vocable.synthesis.codebook import CodebookEmbedding
 from vocable.synthesis.layers import ConvNeXtStack, DurationPredictor, frame_signal, overlap_add
 from vocable.synthesis.pitch import Pitch, PitchPredictor, harmonic_phase, harmonics_from_phase, noise
 from vocable.types import SpeechTokens
@@ -66,6 +67,11 @@ class VocoderConfig:
     """What tokens without durations are: runs, whose durations are predicted (True), or one column a frame (False)."""
     tokenizer_fingerprint: str | None = None
     """Of the tokenizer that made the training tokens; None is not checked."""
+    codebook_dim: int | None = None
+    """Length of the vectors that units stand for. Set, units are embedded by their vectors, and the vocoder serves any
+    codebook of the same encoder (`for_codebook`); None: a table with a row per id, for one codebook."""
+    encoder_fingerprint: str | None = None
+    """With `codebook_dim`: of the encoder in whose space the vectors lie."""
 
     def __post_init__(self) -> None:
         if self.codebook_size < 1 or self.num_codebooks < 1:
@@ -101,8 +107,8 @@ class UnitVocoder(nn.Module):
         super().__init__()
         self.config = config
         rows, num_voices = config.num_codebooks * config.codebook_size, len(config.voices)
-        self.unit_embedding = nn.Embedding(rows, config.dim)
-        self.prosody_embedding = nn.Embedding(rows, config.prosody_dim)
+        self.unit_embedding = _make_embedding(config, rows, config.dim)
+        self.prosody_embedding = _make_embedding(config, rows, config.prosody_dim)
         self.voice_embedding = nn.Embedding(num_voices, config.dim) if num_voices else None
         self.prosody_voice = nn.Embedding(num_voices, config.prosody_dim) if num_voices else None
         self.duration_predictor = DurationPredictor(config.prosody_dim, config.prosody_dim)
@@ -159,7 +165,7 @@ class UnitVocoder(nn.Module):
         self,
         codes: Int[Tensor, "batch num_codebooks positions"],
         voice: Int[Tensor, " batch"] | None,
-        table: nn.Embedding,
+        table: nn.Embedding | CodebookEmbedding,
         voices: nn.Embedding | None,
     ) -> Float[Tensor, "batch positions dim"]:
         """Sum the embeddings of all codebooks and of the voice."""
@@ -255,6 +261,18 @@ class UnitVocoder(nn.Module):
             durations = self.duration_predictor.durations(self.prosody_input(codes[None], voice))[0]
         return codes if durations is None else codes.repeat_interleave(durations.to(codes.device), dim=1)
 
+    @torch.inference_mode()
+    def with_durations(self, tokens: SpeechTokens, voice: str | None = None) -> SpeechTokens:
+        """Return the tokens with predicted durations, where they have none."""
+        if tokens.durations is not None or not tokens.codes.shape[1]:
+            return tokens
+        row = self.voice_index(voice)
+        device = self.unit_embedding.weight.device
+        index = None if row is None else torch.tensor([row], device=device)
+        codes = tokens.codes.to(device)
+        durations = self.duration_predictor.durations(self.prosody_input(codes[None], index))[0].cpu()
+        return SpeechTokens(codes=tokens.codes, durations=durations)
+
     def predict_pitch(
         self, frames: Int[Tensor, "num_codebooks frames"], voice: Int[Tensor, " batch"] | None
     ) -> Pitch | None:
@@ -281,6 +299,40 @@ class UnitVocoder(nn.Module):
                 f"This vocoder was trained on tokens of tokenizer {expected}, but got tokens of tokenizer {fingerprint}. "
                 "Use the vocoder of that tokenizer, or train one: vocable vocoder train"
             )
+
+    @property
+    def tokenizer_fingerprint(self) -> str | None:
+        """Of the tokenizer whose tokens it reads; None where it is not recorded."""
+        return self.config.tokenizer_fingerprint
+
+    def set_codebooks(self, codebooks: Sequence[Float[Tensor, "_ codebook_dim"]], standardise: bool = False) -> None:
+        """Set the vectors that units stand for; see CodebookEmbedding. Their sizes must add up to `codebook_size`."""
+        for table in (self.unit_embedding, self.prosody_embedding):
+            if not isinstance(table, CodebookEmbedding):
+                raise ConfigError("This vocoder has a table of its own (vocoder.codebook_dim is null); it takes no codebook.")
+            table.set_codebooks(codebooks, standardise)
+
+    def for_codebook(
+        self, codebook: Float[Tensor, "codebook_size codebook_dim"], tokenizer_fingerprint: str
+    ) -> "UnitVocoder":
+        """A copy that reads the units of another codebook, whose vectors are features of the same encoder.
+
+        Raises:
+            ConfigError: the vocoder has a table with a row per unit, or the vectors have another length.
+        """
+        if self.config.codebook_dim is None or codebook.shape[1] != self.config.codebook_dim:
+            raise ConfigError(
+                f"The codebook has vectors of {codebook.shape[1]} dimensions, but this vocoder reads "
+                + ("the ids of one codebook only." if self.config.codebook_dim is None else f"{self.config.codebook_dim}.")
+            )
+        size = len(codebook)
+        config = replace(self.config, codebook_size=size, num_codebooks=1, tokenizer_fingerprint=tokenizer_fingerprint)
+        other = UnitVocoder(config)
+        tables = {f"{name}.{part}" for name in ("unit_embedding", "prosody_embedding") for part in ("codebook", "log_size")}
+        weights = {key: value for key, value in self.state_dict().items() if key not in tables}
+        other.load_state_dict(weights, strict=False)
+        other.set_codebooks([codebook])
+        return other.to(self.window.device).eval()
 
     def with_voices(self, names: Sequence[str]) -> "UnitVocoder":
         """A copy that keeps only these voices, in this order."""
@@ -326,6 +378,12 @@ class UnitVocoder(nn.Module):
         weights = {key: value.float() for key, value in load_file(folder / "model.safetensors").items()}
         vocoder.load_state_dict(weights)
         return vocoder.eval()
+
+
+def _make_embedding(config: VocoderConfig, rows: int, dim: int) -> nn.Embedding | CodebookEmbedding:
+    if config.codebook_dim is None:
+        return nn.Embedding(rows, dim)
+    return CodebookEmbedding(rows, config.codebook_dim, dim)
 
 
 def clean_codes(
