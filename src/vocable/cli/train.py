@@ -1,0 +1,85 @@
+"""`vocable train`: from a manifest, or from tokens, to a unit language model."""
+
+from pathlib import Path
+
+
+def train(
+    recipe: Path,
+    *,
+    out: Path,
+    manifest: Path | None = None,
+    valid_manifest: Path | None = None,
+    tokens: Path | None = None,
+    valid_tokens: Path | None = None,
+    tokenizer: Path | None = None,
+    processes: int = 1,
+    device: str | None = None,
+    strict: bool = False,
+    overrides: tuple[str, ...] = (),
+) -> None:
+    """Train a unit language model by a recipe, from a manifest or from token shards.
+
+    With a manifest, units are fitted (unless a tokenizer is given) and speech is tokenized first, under OUT. Run the same
+    command again after an interruption: finished parts are kept, training goes on where it stopped. Any setting of the
+    recipe can be changed behind the command: lm.warm=false training.max_steps=1000.
+
+    Several processes: accelerate launch --num_processes 2 -m vocable train ... --tokens TOKENS --out OUT
+
+    Args:
+        recipe: A yaml such as recipes/twist/cpu.yaml.
+        out: Folder of the run: tokenizer/, tokens/, valid-tokens/, lm/best and lm/last, config.yaml.
+        manifest: Speech to train on.
+        valid_manifest: Speech to validate on. Default: a share of the training utterances, chosen by id.
+        tokens: Token shards to train on, in place of a manifest.
+        valid_tokens: Token shards to validate on.
+        tokenizer: Folder of a fitted tokenizer. Default: fit one on the manifest.
+        processes: Local processes that tokenize.
+        device: Where encoders run, such as cuda:0. Default: a GPU if there is one.
+        strict: Stop at the first unreadable recording instead of noting it in rejected.jsonl.
+    """
+    from vocable.config import load_config, save_config
+    from vocable.errors import ConfigError
+    from vocable.systems import twist
+    from vocable.tokens.shards import TokenShards
+    from vocable.tokens.tokenizer import load_tokenizer
+
+    config = load_config(twist.TwistConfig, recipe, overrides)
+    if (manifest is None) == (tokens is None):
+        raise ConfigError("Give either --manifest (speech) or --tokens (token shards), not both and not neither.")
+    if manifest is not None:
+        tokenizer, tokens, valid_tokens = _tokens_from_speech(
+            config, manifest, valid_manifest, tokenizer, out, processes, device, strict
+        )
+    assert tokens is not None
+    out.mkdir(parents=True, exist_ok=True)
+    result = twist.train(
+        config,
+        TokenShards(tokens),
+        out / "lm",
+        TokenShards(valid_tokens) if valid_tokens else None,
+        load_tokenizer(tokenizer) if tokenizer else None,
+    )
+    save_config(config, out / "config.yaml")
+    if result.valid_curve:
+        print(f"Held-out loss: {min(line['loss'] for line in result.valid_curve):.3f} nats per token")
+    print(f"Language model: {result.best} (best), {result.last} (last)")
+
+
+def _tokens_from_speech(config, manifest, valid_manifest, tokenizer, out, processes, device, strict):  # noqa: ANN001
+    """Fit units unless there are some, and tokenize; return the folders of tokenizer, tokens and validation tokens."""
+    from vocable.cli.tokenize import tokenize_manifest
+    from vocable.cli.tokenizer import fit_tokenizer
+
+    if tokenizer is None:
+        tokenizer = out / "tokenizer"
+        if not (tokenizer / "config.json").is_file():
+            fit_tokenizer(manifest, tokenizer, config, device=device, strict=strict)
+    tokenize_manifest(manifest, out / "tokens", tokenizer, processes=processes, device=device, strict=strict)
+    valid_tokens = None
+    if valid_manifest is not None:
+        valid_tokens = out / "valid-tokens"
+        tokenize_manifest(valid_manifest, valid_tokens, tokenizer, processes=processes, device=device, strict=strict)
+    return tokenizer, out / "tokens", valid_tokens
+
+
+COMMANDS = {"train": train}

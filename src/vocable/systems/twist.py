@@ -1,0 +1,297 @@
+"""TWIST: a language model over speech units that starts from a text language model (Hassid et al., 2023, arXiv:2305.13009).
+
+    speech -> HuBERT (or another encoder) -> k-means units, runs collapsed -> text LM with its vocabulary replaced
+           -> new units -> unit vocoder -> speech
+
+Section 1 of the paper's method: discard the text vocabulary, draw a new table for units, keep and train everything else.
+Loss: -sum_t log p(u_t | u_<t), averaged over tokens; nothing auxiliary.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from vocable.audio.io import read_utterance
+from vocable.errors import AudioFormatError, ConfigError
+from vocable.features import load_encoder
+from vocable.lm.checkpoint import LMCard, LoadedLM
+from vocable.lm.generation import Continuation, GenerationConfig, generate_units, mean_unit_seconds
+from vocable.lm.packed import token_losses
+from vocable.lm.surgery import UnitLMConfig, build_unit_lm
+from vocable.sequences.layouts import UnitsLayout
+from vocable.sequences.packing import PackedBatch
+from vocable.sequences.vocabulary import UnitVocabulary
+from vocable.tokens.fingerprint import check_fingerprint
+from vocable.tokens.kmeans import KMeans
+from vocable.tokens.shards import TokenShards
+from vocable.tokens.silence import silence_units
+from vocable.tokens.sklearn_kmeans import read_sklearn_centroids
+from vocable.tokens.tokenizer import SpeechTokenizer
+from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
+from vocable.training.config import TrainingConfig
+from vocable.training.language_model import train_lm
+from vocable.training.loop import TrainingResult
+from vocable.types import SpeechTokens, Utterance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwistConfig:
+    """Everything that a TWIST recipe sets."""
+
+    tokenizer: UnitTokenizerConfig = field(default_factory=UnitTokenizerConfig)
+    kmeans_file: str | None = None
+    """A published scikit-learn k-means file to use instead of fitting; it is read without unpickling code."""
+    lm: UnitLMConfig = field(default_factory=UnitLMConfig)
+    training: TrainingConfig
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    max_utterance_seconds: float | None = 25.0
+    """Longer utterances lose their end, as in the paper (25 s); None keeps all."""
+    valid_share: float = 0.02
+    """Utterances, chosen by the hash of their id, that are kept out of training where no validation set is given (the
+    paper: a random 2 %)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.valid_share < 1:
+            raise ConfigError(f"valid_share is {self.valid_share}; it must lie between 0 and 1.")
+
+
+class UnitDocuments(NamedTuple):
+    """Rows for the language model, and how long each lasts."""
+
+    token_ids: list[Int[Tensor, " positions"]]
+    seconds: list[float]
+    """Audio that each document stands for: what turns loss per token into loss per second."""
+    ids: list[str]
+
+
+def build_tokenizer(
+    config: TwistConfig,
+    utterances: Sequence[Utterance],
+    device: str = "cpu",
+    on_utterance: Callable[[Utterance], None] | None = None,
+) -> UnitTokenizer:
+    """Fit units on the utterances, or take the published k-means file that the config names."""
+    if config.kmeans_file is None:
+        return UnitTokenizer.fit(utterances, config.tokenizer, device=device, on_utterance=on_utterance)
+    return UnitTokenizer(
+        load_encoder(config.tokenizer.encoder, device), KMeans(read_sklearn_centroids(Path(config.kmeans_file))), config.tokenizer
+    )
+
+
+def build_layout(codebook_size: int) -> UnitsLayout:
+    """Collapsed units between two end symbols."""
+    return UnitsLayout(vocabulary=UnitVocabulary(codebook_size=codebook_size))
+
+
+def build_sequences(
+    shards: Iterable[tuple[Utterance, SpeechTokens]],
+    layout: UnitsLayout,
+    frame_rate: float,
+    max_seconds: float | None = None,
+) -> UnitDocuments:
+    """Turn tokens into one document an utterance; what lies beyond `max_seconds` is left out."""
+    documents = UnitDocuments([], [], [])
+    for utterance, tokens in shards:
+        if max_seconds is not None:
+            tokens = first_seconds(tokens, max_seconds, frame_rate)
+        documents.token_ids.append(layout.build(tokens))
+        documents.seconds.append(tokens.num_frames / frame_rate)
+        documents.ids.append(utterance.id)
+    return documents
+
+
+def first_seconds(tokens: SpeechTokens, seconds: float, frame_rate: float) -> SpeechTokens:
+    """Keep the runs (or frames) that lie within the first `seconds`; the last run is shortened."""
+    limit = round(seconds * frame_rate)
+    if tokens.durations is None:
+        return SpeechTokens(codes=tokens.codes[:, :limit])
+    ends = tokens.durations.cumsum(0)
+    kept = ends - tokens.durations < limit
+    durations = tokens.durations[kept] - (ends[kept] - limit).clamp(min=0)
+    return SpeechTokens(codes=tokens.codes[:, kept], durations=durations)
+
+
+def build_card(
+    config: TwistConfig, layout: UnitsLayout, shards: TokenShards, tokenizer: SpeechTokenizer | None = None
+) -> LMCard:
+    """Describe the language model: vocabulary, tokenizer, how long units last, and which of them are silence."""
+    utterances, tokens = zip(*shards, strict=True)
+    frame_rate = shards.card["frame_rate"]
+    units = torch.cat([item.units for item in tokens])
+    durations = torch.cat([torch.ones_like(i.units) if i.durations is None else i.durations for i in tokens])
+    quiet: tuple[int, ...] = ()
+    if tokenizer is not None:
+        quiet = silence_units(
+            _readable(utterances[:200], tokens[:200], tokenizer.sample_rate),
+            tokenizer.codebook_size,
+            tokenizer.sample_rate,
+            frame_rate,
+        )
+    seconds = mean_unit_seconds(units, durations, layout.vocabulary.codebook_size, frame_rate)
+    return LMCard(
+        vocabulary=layout.vocabulary,
+        layout=layout.card(),
+        tokenizer_fingerprint=shards.fingerprint,
+        tokenizer_card=shards.card,
+        unit_seconds=tuple(round(value, 4) for value in seconds.tolist()),
+        silence_units=quiet,
+        training={"system": "twist", "text_model": config.lm.text_model, "warm": config.lm.warm},
+    )
+
+
+def _readable(
+    utterances: Sequence[Utterance], tokens: Sequence[SpeechTokens], sample_rate: int
+) -> Iterable[tuple[Tensor, SpeechTokens]]:
+    """Waveforms with their tokens, as far as the recordings are still there."""
+    for utterance, item in zip(utterances, tokens, strict=True):
+        try:
+            yield read_utterance(utterance, sample_rate), item
+        except AudioFormatError:
+            continue
+
+
+def build_lm(config: TwistConfig, layout: UnitsLayout) -> PreTrainedModel:
+    """The text model with a unit vocabulary (warm), or its shape with random weights (cold)."""
+    return build_unit_lm(config.lm, layout.vocabulary)
+
+
+def loss(model: PreTrainedModel, batch: PackedBatch) -> Float[Tensor, ""]:
+    """Sum of -log p(u_t | u_<t) over the predicted tokens of a packed row, in nats."""
+    return token_losses(model, batch).sum()
+
+
+def train(
+    config: TwistConfig,
+    shards: TokenShards,
+    out: Path,
+    valid_shards: TokenShards | None = None,
+    tokenizer: SpeechTokenizer | None = None,
+) -> TrainingResult:
+    """Train a unit language model on token shards; a run that is in `out` already goes on.
+
+    Args:
+        config: the recipe.
+        shards: training tokens.
+        out: the run's folder; `best/` and `last/` in it are Hugging Face folders.
+        valid_shards: validation tokens; None keeps `config.valid_share` of the training utterances for it.
+        tokenizer: lets the card say which units are silence, for the silence guard.
+
+    Raises:
+        FingerprintError: the validation tokens, or the tokenizer, are not of the kind that the training tokens are.
+        ConfigError: the tokens have several codebooks.
+    """
+    if shards.card["num_codebooks"] != 1:
+        raise ConfigError(f"{shards.folder} has {shards.card['num_codebooks']} codebooks; TWIST reads units, i.e. one.")
+    if valid_shards is not None:
+        check_fingerprint(shards.fingerprint, valid_shards.fingerprint, str(shards.folder), str(valid_shards.folder))
+    if tokenizer is not None:
+        check_fingerprint(shards.fingerprint, tokenizer.fingerprint, str(shards.folder), "the tokenizer")
+    layout = build_layout(shards.card["codebook_size"])
+    frame_rate, limit = shards.card["frame_rate"], config.max_utterance_seconds
+    if valid_shards is None:
+        held_out = [pair for pair in shards if _is_held_out(pair[0].id, config.valid_share)]
+        rest = [pair for pair in shards if not _is_held_out(pair[0].id, config.valid_share)]
+    else:
+        rest, held_out = list(shards), list(valid_shards)
+    documents = build_sequences(rest, layout, frame_rate, limit)
+    valid = build_sequences(held_out, layout, frame_rate, limit)
+    return train_lm(
+        build_lm(config, layout),
+        documents.token_ids,
+        valid.token_ids,
+        config.training,
+        out,
+        build_card(config, layout, shards, tokenizer),
+        valid_seconds=sum(valid.seconds) or None,
+    )
+
+
+def _is_held_out(utterance_id: str, share: float) -> bool:
+    """Decide by the hash of the id, so that the same utterance is held out whatever else is in the corpus."""
+    digest = hashlib.sha256(utterance_id.encode("utf-8")).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def generate(
+    lm: LoadedLM,
+    prompts: Sequence[SpeechTokens],
+    config: GenerationConfig,
+    seeds: Sequence[int] | None = None,
+) -> list[Continuation]:
+    """Continue spoken prompts; each result holds new units only."""
+    layout = lm.card.build_layout()
+    assert isinstance(layout, UnitsLayout)
+    if lm.card.unit_seconds is None:
+        raise ConfigError("The language model's card has no unit durations, so lengths in seconds cannot be kept.")
+    return generate_units(
+        lm.model,
+        [layout.vocabulary.units(layout.build(prompt)) for prompt in prompts],
+        config,
+        layout.vocabulary,
+        torch.tensor(lm.card.unit_seconds),
+        silence_units=lm.card.silence_units,
+        seeds=seeds,
+        bos=layout.bos,
+    )
+
+
+def spoken(prompt: SpeechTokens, continuation: Continuation, card: LMCard, include_prompt: bool = True) -> SpeechTokens:
+    """Make a continuation ready for a vocoder: new units without durations (it predicts them), the prompt before them.
+
+    With the prompt, its true durations stand, and each new unit gets its mean duration in the training data.
+    """
+    if not include_prompt:
+        return SpeechTokens(codes=continuation.units[None])
+    frame_rate = card.tokenizer_card["frame_rate"]
+    seconds = torch.tensor(card.unit_seconds)[continuation.units] if len(continuation.units) else torch.zeros(0)
+    new = (seconds * frame_rate).round().long().clamp(min=1)
+    old = torch.ones_like(prompt.units) if prompt.durations is None else prompt.durations
+    return SpeechTokens(
+        codes=torch.cat([prompt.codes, continuation.units[None].to(prompt.codes.dtype)], dim=1),
+        durations=torch.cat([old, new.to(old.dtype)]),
+    )
+
+
+def load_published(folder: Path, tokenizer: SpeechTokenizer, seconds_per_unit: float = 1 / 19.4) -> LoadedLM:
+    """Read a published TWIST checkpoint: a causal LM whose config field `offset` is the token id of unit 0.
+
+    The published folder does not say which tokenizer it was trained on: the caller vouches for `tokenizer`. Prompts get
+    no start symbol, as in the published example. `seconds_per_unit` is 1 / (collapsed units per second); 19.4 units/s
+    follows from the published token counts (67 M for LibriSpeech's 960 h).
+
+    Raises:
+        ConfigError: the config has no `offset`, or the table is too small for the tokenizer's units.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    offset = getattr(model.config, "offset", None)
+    if offset is None:
+        raise ConfigError(f"{folder}/config.json has no 'offset'; this is not a published TWIST checkpoint.")
+    size = tokenizer.codebook_size
+    if offset + size > model.config.vocab_size:
+        raise ConfigError(
+            f"{folder} has {model.config.vocab_size} rows, of which units begin at {offset}; the tokenizer "
+            f"{tokenizer.name!r} has {size} units, which do not fit."
+        )
+    special = [model.config.pad_token_id, model.config.eos_token_id, model.config.bos_token_id]
+    free = [i for i in special if i is not None and not offset <= i < offset + size]
+    free += [i for i in range(model.config.vocab_size) if not offset <= i < offset + size and i not in free]
+    end = model.config.eos_token_id if model.config.eos_token_id in free else free[0]
+    pad = next(i for i in free if i != end)
+    vocabulary = UnitVocabulary(codebook_size=size, unit_offset=offset, bos_eos_id=end, pad_id=pad)
+    layout = UnitsLayout(vocabulary=vocabulary, bos=False, eos=False)
+    card = LMCard(
+        vocabulary=vocabulary,
+        layout=layout.card(),
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        tokenizer_card=tokenizer.card(),
+        unit_seconds=(seconds_per_unit,) * size,
+        training={"system": "twist", "published": str(folder)},
+    )
+    return LoadedLM(model, card)
