@@ -18,7 +18,7 @@ from vocable.errors import AssetError
 TYPE_NUMBERS = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
 SPECIAL = ["endoftext", "startoftranscript", "en", "iw", "translate", "transcribe", "startoflm", "startofprev"]
 SPECIAL += ["nocaptions", "notimestamps"]
-VOCABULARY = 40
+VOCABULARY = 30  # no time stamps: random ones would cut the audio into hundreds of segments
 DIM = 16
 
 
