@@ -42,13 +42,14 @@ def resample(source: Path, out: Path, sample_rate: int = 16_000) -> None:
         out: the file to write: wav, flac, ogg, opus or mp3.
         sample_rate: samples per second of the new file, Hz.
     """
+    from rich.console import Console
     from rich.progress import Progress
 
     from vocable.audio.io import audio_info, iterate_audio, write_audio_blocks
 
     block_seconds = 30.0
     num_blocks = audio_info(source).duration / block_seconds
-    with Progress(transient=True) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         blocks = progress.track(
             iterate_audio(source, sample_rate, block_seconds), total=num_blocks, description="resample"
         )

@@ -15,6 +15,7 @@ def download(name: str, folder: Path, splits: str = "dev-clean") -> None:
         folder: where archives and the unpacked corpus go.
         splits: for librispeech, the splits to fetch, separated by commas.
     """
+    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from vocable.corpora.librispeech import download_librispeech
@@ -22,7 +23,7 @@ def download(name: str, folder: Path, splits: str = "dev-clean") -> None:
 
     _check_name(name)
     columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(name, total=None)
 
         def show(done: int, total: int | None) -> None:

@@ -164,6 +164,7 @@ def import_hf_dataset(
 
 def write_with_progress(utterances: Iterable[Utterance], out: Path, rejections: Rejections) -> None:
     """Write a manifest while showing how far it is; say what was written and what was left out."""
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from vocable.audio.manifest import write_manifest
@@ -178,7 +179,7 @@ def write_with_progress(utterances: Iterable[Utterance], out: Path, rejections: 
             seconds += utterance.duration or 0.0
             yield utterance
 
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         try:
             count = write_manifest(counted(), out)
         except ManifestError as error:

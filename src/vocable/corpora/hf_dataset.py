@@ -119,10 +119,7 @@ def _audio_file(value: Mapping[str, Any] | None, stem: Path) -> Path:
     """The path of a row's audio; bytes are written to `stem` plus a suffix that fits them."""
     content, path = (value or {}).get("bytes"), (value or {}).get("path")
     if content is not None:
-        suffix = next((suffix for magic, suffix in MAGIC_SUFFIXES if content.startswith(magic)), None)
-        if suffix == ".ogg" and b"OpusHead" in content[:64]:
-            suffix = ".opus"
-        audio = stem.with_suffix(suffix or Path(path or "").suffix or ".audio")
+        audio = stem.with_suffix(_suffix_of(content) or Path(path or "").suffix or ".audio")
         if not (audio.is_file() and audio.stat().st_size == len(content)):
             with replace_file(audio) as file:
                 file.write(content)
@@ -130,6 +127,14 @@ def _audio_file(value: Mapping[str, Any] | None, stem: Path) -> Path:
     if path is None:
         raise ManifestError("The row holds neither audio bytes nor a path.")
     return absolute(Path(path))
+
+
+def _suffix_of(content: bytes) -> str | None:
+    if content.startswith(b"OggS") and b"OpusHead" in content[:64]:
+        return ".opus"
+    if content[:1] == b"\xff" and content[1:2] >= b"\xe0":  # the eleven 1-bits that open an MPEG frame
+        return ".mp3"
+    return next((suffix for magic, suffix in MAGIC_SUFFIXES if content.startswith(magic)), None)
 
 
 def _text(row: Mapping[str, Any], column: str | None, features: Mapping[str, Any]) -> str | None:

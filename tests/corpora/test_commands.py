@@ -1,0 +1,115 @@
+"""The commands audio, manifest and corpus: what they print, what they write, and their exit codes."""
+
+import json
+
+import pytest
+import torch
+
+from vocable.audio.io import audio_info, write_audio
+from vocable.audio.manifest import read_manifest
+from vocable.cli import main
+from vocable.corpora import librispeech
+
+
+@pytest.fixture
+def recording(tmp_path, make_speechlike):
+    path = tmp_path / "data" / "rec.wav"
+    write_audio(path, make_speechlike(16_000), 16_000)
+    path.with_suffix(".txt").write_text("hello")
+    return path
+
+
+def test_audio_info_shows_the_good_and_fails_for_the_bad(tmp_path, recording, capsys):
+    assert main(["audio", "info", str(recording)]) == 0
+    out = capsys.readouterr().out
+    assert "16000" in out
+    assert "1.000" in out
+    assert main(["audio", "info", str(recording), str(tmp_path / "no.wav")]) == 2
+    captured = capsys.readouterr()
+    assert "16000" in captured.out
+    assert "no.wav: no such file" in captured.err
+
+
+def test_audio_resample(tmp_path, recording, capsys):
+    out = tmp_path / "out.flac"
+    assert main(["audio", "resample", str(recording), str(out), "--sample-rate", "8000"]) == 0
+    assert audio_info(out)[:2] == (8000, 8000)
+    assert f"{out}: 1.00 s at 8000 Hz" in capsys.readouterr().out
+    assert main(["audio", "resample", str(recording), str(tmp_path / "out.xyz")]) == 2
+    assert "suffix '.xyz' cannot be written" in capsys.readouterr().err
+
+
+def test_import_then_validate(tmp_path, recording, capsys):
+    (recording.parent / "bad.wav").write_text("no audio")
+    out = tmp_path / "list" / "m.jsonl"
+    assert main(["manifest", "import-folder", str(recording.parent), str(out), "--language", "en"]) == 0
+    captured = capsys.readouterr().out
+    assert f"{out}: 1 utterances, 0.000 h" in captured
+    assert "rejected.jsonl: 1 left out" in captured
+    (utterance,) = read_manifest(out)
+    assert (utterance.audio, utterance.text, utterance.language) == (recording, "hello", "en")
+    assert main(["manifest", "validate", str(out)]) == 0
+    out.write_text(out.read_text() + "{broken\n" + json.dumps({"id": "x", "audio": "gone.wav"}) + "\n")
+    capsys.readouterr()
+    assert main(["manifest", "validate", str(out)]) == 2
+    captured = capsys.readouterr()
+    assert "line 2: Not JSON" in captured.out
+    assert "line 3 (x): " in captured.out
+    assert "2 of 3 lines cannot be used" in captured.err
+
+
+def test_nothing_usable_says_where_the_reasons_are(tmp_path, capsys):
+    (tmp_path / "bad.wav").write_text("no audio")
+    assert main(["manifest", "import-folder", str(tmp_path), str(tmp_path / "m.jsonl")]) == 2
+    assert "no utterance to write. 1 were left out; see" in capsys.readouterr().err
+    assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_the_other_importers_are_commands_too(tmp_path, recording):
+    datasets = pytest.importorskip("datasets")
+    kaldi = tmp_path / "kaldi"
+    kaldi.mkdir()
+    (kaldi / "wav.scp").write_text(f"rec {recording}\n")
+    (tmp_path / "a.tsv").write_text(f"{recording.parent}\nrec.wav\t16000\n")
+    source = {"type": "file", "channels": [0], "source": str(recording)}
+    cut = {"id": "c", "type": "MonoCut", "start": 0, "duration": 1, "channel": 0, "recording": {"sources": [source]}}
+    (tmp_path / "cuts.jsonl").write_text(json.dumps(cut))
+    rows = {"sound": [{"bytes": recording.read_bytes(), "path": "x.wav"}], "words": ["hi"]}
+    dataset = datasets.Dataset.from_dict(rows).cast_column("sound", datasets.Audio())
+    datasets.DatasetDict({"dev": dataset}).save_to_disk(tmp_path / "hf")
+    for arguments in (
+        ["import-kaldi", kaldi],
+        ["import-fairseq-tsv", tmp_path / "a.tsv"],
+        ["import-lhotse-cuts", tmp_path / "cuts.jsonl"],
+        ["import-hf-dataset", tmp_path / "hf", "--split=dev", "--audio-column=sound", "--text-column=words"],
+    ):
+        command, source, *options = map(str, arguments)
+        out = tmp_path / "out" / f"{command}.jsonl"
+        assert main(["manifest", command, source, str(out), *options]) == 0
+        (utterance,) = read_manifest(out, strict=True, check_audio=True)
+        assert utterance.duration == 1.0
+    assert utterance.text == "hi"
+
+
+def test_an_unknown_dataset_is_refused(tmp_path, capsys):
+    assert main(["manifest", "import-hf-dataset", str(tmp_path), str(tmp_path / "m.jsonl")]) == 2
+    assert "split 'train', cannot be loaded" in capsys.readouterr().err
+
+
+def test_corpus_commands(tmp_path, capsys, monkeypatch):
+    assert main(["corpus", "download", "librispech", str(tmp_path)]) == 2
+    assert "Did you mean 'librispeech'" in capsys.readouterr().err
+    calls = []
+    monkeypatch.setattr(
+        librispeech, "download_librispeech", lambda folder, splits, show: calls.append(splits) or folder
+    )
+    assert main(["corpus", "download", "librispeech", str(tmp_path), "--splits", "dev-clean, test-clean"]) == 0
+    assert calls == [("dev-clean", "test-clean")]
+    assert "Next: vocable corpus prepare librispeech" in capsys.readouterr().out
+    folder = tmp_path / "LJSpeech-1.1"
+    write_audio(folder / "wavs" / "LJ001-0001.wav", torch.zeros(22_050), 22_050)
+    (folder / "metadata.csv").write_text("LJ001-0001|a|b\n")
+    assert main(["corpus", "prepare", "ljspeech", str(tmp_path), str(tmp_path / "lj.jsonl")]) == 0
+    assert read_manifest(tmp_path / "lj.jsonl", check_audio=True)[0].text == "b"
+    assert main(["corpus", "prepare", "librispeech", str(tmp_path), str(tmp_path / "ls.jsonl")]) == 2
+    assert "vocable corpus download librispeech" in capsys.readouterr().err
