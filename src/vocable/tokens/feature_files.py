@@ -17,7 +17,7 @@ FRAMES_PER_FILE = 65_536
 
 
 def write_feature_files(
-    features: Iterable[Float[Tensor, "frames dim"]], folder: Path, frames_per_file: int = FRAMES_PER_FILE
+    features: Iterable[Float[Tensor, "_frames dim"]], folder: Path, frames_per_file: int = FRAMES_PER_FILE
 ) -> list[Path]:
     """Write (frames, dim) tensors to numbered .npy files of at least `frames_per_file` frames (the last: what is left).
 

@@ -213,7 +213,9 @@ class TokenShards:
         self.folder = Path(folder)
         self.paths = sorted(path for path in self.folder.glob("tokens-*.parquet") if _SHARD_NAME.fullmatch(path.name))
         if not self.paths:
-            raise OutputError(f"{folder}: there are no token shards. Make them: vocable tokenize MANIFEST {folder}")
+            raise OutputError(
+                f"{folder}: there are no token shards. Make them: vocable tokenize MANIFEST {folder} --tokenizer FOLDER"
+            )
         match = _SHARD_NAME.fullmatch(self.paths[0].name)
         num_shards = int(match[2]) if match else 0
         if len(self.paths) != num_shards:
@@ -296,7 +298,7 @@ def _manifest_fingerprint(utterances: Sequence[Utterance], folder: Path) -> str:
 
 
 def _claim(folder: Path, run: dict[str, Any]) -> None:
-    """Check that the folder is free or of the same run, write run.json, and remove what a killed run left half done."""
+    """Check that the folder is free or of the same run, and write run.json."""
     path = folder / RUN_FILE
     if path.exists():
         try:
@@ -317,7 +319,11 @@ def _claim(folder: Path, run: dict[str, Any]) -> None:
             )
         with replace_file(path) as file:
             file.write(json.dumps(run, indent=1).encode() + b"\n")
-    for leftover in folder.iterdir():
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed run left half done; call it only while no other run writes to the folder."""
+    for leftover in Path(folder).iterdir():
         if _LEFTOVER.fullmatch(leftover.name):
             leftover.unlink(missing_ok=True)
 

@@ -36,6 +36,24 @@ _DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Any]] = {
 }
 
 
+def read_centroids(path: Path) -> Float[Tensor, "codebook_size dim"]:
+    """Return the codebook of a scikit-learn k-means file, or the matrix in a .npy file.
+
+    Raises:
+        AssetError: neither can be read from the file.
+    """
+    path = Path(path)
+    if not path.is_file() or not path.read_bytes().startswith(b"\x93NUMPY"):
+        return read_sklearn_centroids(path)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise AssetError(f"{path}: is not a readable .npy file of numbers ({error}).") from error
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise AssetError(f"{path}: holds {array.dtype} of shape {array.shape}; expected floats, (codebook_size, dim).")
+    return torch.from_numpy(array.astype(np.float32))
+
+
 def read_sklearn_centroids(path: Path) -> Float[Tensor, "codebook_size dim"]:
     """Return `cluster_centers_` of a pickled or joblib-dumped KMeans or MiniBatchKMeans, as float32.
 

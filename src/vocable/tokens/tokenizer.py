@@ -95,7 +95,7 @@ class SpeechTokenizer(ABC):
         """Name of exactly these weights and settings: whatever is derived from the tokens carries it."""
 
     @abstractmethod
-    def encode(self, waveforms: Sequence[Float[Tensor, " samples"]], batching: str = "exact") -> list[SpeechTokens]:
+    def encode(self, waveforms: Sequence[Float[Tensor, " _samples"]], batching: str = "exact") -> list[SpeechTokens]:
         """Return the tokens of mono waveforms at `sample_rate`, each of any length; tokens lie on the CPU.
 
         Args:
@@ -106,7 +106,7 @@ class SpeechTokenizer(ABC):
             AudioFormatError: a waveform is empty, not one-dimensional, or holds NaN.
         """
 
-    def encode_stream(self, blocks: Iterable[Float[Tensor, " samples"]]) -> SpeechTokens:
+    def encode_stream(self, blocks: Iterable[Float[Tensor, " _samples"]]) -> SpeechTokens:
         """Return the tokens of one recording that arrives in blocks, as `encode` would of the whole.
 
         This one joins the blocks; tokenizers that can work in little memory override it.

@@ -157,7 +157,7 @@ class UnitTokenizer(SpeechTokenizer):
             "encoder": self.encoder.description(),
         }
 
-    def encode(self, waveforms: Sequence[Float[Tensor, " samples"]], batching: str = "exact") -> list[SpeechTokens]:
+    def encode(self, waveforms: Sequence[Float[Tensor, " _samples"]], batching: str = "exact") -> list[SpeechTokens]:
         """Return the units of mono waveforms at `sample_rate`, one codebook, runs collapsed if so configured.
 
         Frames are assigned clip by clip, so with `exact` batching the units of a clip do not depend on its company, bit
@@ -168,7 +168,7 @@ class UnitTokenizer(SpeechTokenizer):
         """
         return [self._as_tokens(self.kmeans.assign(features)) for features in self.encoder.encode(waveforms, batching)]
 
-    def encode_stream(self, blocks: Iterable[Float[Tensor, " samples"]]) -> SpeechTokens:
+    def encode_stream(self, blocks: Iterable[Float[Tensor, " _samples"]]) -> SpeechTokens:
         """Return the units of one recording that arrives in blocks: the same bits as `encode`, in little memory."""
         units, waiting = [], torch.empty(0, self.encoder.dim, device=self.encoder.device)
         size = self.kmeans.block_frames

@@ -1,0 +1,163 @@
+"""`vocable tokenize`: a manifest to token shards, over several processes, resumable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class TokenizeSummary(NamedTuple):
+    """What `tokenize_manifest` did; the seconds count this run only, not shards that were there before."""
+
+    num_utterances: int
+    num_rejected: int
+    num_shards: int
+    num_shards_before: int
+    """Shards that an earlier run had finished."""
+    audio_seconds: float
+    wall_seconds: float
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Wall seconds per second of audio; None when nothing was left to do."""
+        return self.wall_seconds / self.audio_seconds if self.audio_seconds else None
+
+
+def tokenize_manifest(
+    manifest: Path,
+    out: Path,
+    tokenizer: str,
+    processes: int = 1,
+    device: str | None = None,
+    batching: str = "exact",
+    utterances_per_shard: int = 200,
+    minutes_per_shard: float = 60.0,
+    strict: bool = False,
+    progress: bool = True,
+) -> TokenizeSummary:
+    """Encode every utterance of a manifest into Parquet shards in `out`; a killed run goes on where it stopped.
+
+    The arguments are those of `vocable tokenize`; `progress=False` shows no bar. Unreadable audio is noted in
+    <out>/rejected.jsonl.
+
+    Raises:
+        OutputError: `out` belongs to another run or is in use, or the disk is full; finished shards stay.
+        AudioFormatError, ManifestError: unreadable audio or a bad line, with `strict`.
+        JobsFailedError: some shards failed; the others are finished.
+    """
+    import functools
+    import json
+    import tempfile
+    import time
+
+    import filelock
+
+    from vocable.audio.manifest import Rejections, read_manifest
+    from vocable.cli.tokenizer import choose_device
+    from vocable.engine import run_jobs
+    from vocable.errors import OutputError
+    from vocable.tokens.shards import ShardResult, finished_shard, plan_shards, remove_leftovers, write_token_shard
+    from vocable.tokens.tokenizer import read_card
+
+    out = Path(out)
+    card = read_card(tokenizer)
+    with tempfile.TemporaryDirectory() as scratch:  # bad lines are noted in `out` once it is known to be ours
+        noted = Rejections(Path(scratch))
+        utterances = read_manifest(manifest, strict=strict, rejections=noted)
+        bad_lines = [json.loads(row) for row in noted.path.read_text().splitlines()] if noted.count else []
+    jobs = plan_shards(
+        utterances,
+        out,
+        card,
+        utterances_per_shard=utterances_per_shard,
+        minutes_per_shard=minutes_per_shard,
+        batching=batching,
+        strict=strict,
+    )
+    lock = filelock.FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise OutputError(f"{out}: another 'vocable tokenize' is writing here. Wait for it, or stop it.") from None
+    with lock:
+        remove_leftovers(out)
+        rejections = Rejections(out)
+        for row in bad_lines:
+            rejections.add(**row)
+
+        def note(result: ShardResult) -> None:
+            for rejection in result.rejections:
+                rejections.add(rejection.id, rejection.audio, rejection.reason)
+
+        before = [result for job in jobs if (result := finished_shard(job)) is not None]
+        done = {result.index for result in before}
+        if strict:
+            done -= {result.index for result in before if result.rejections}  # these raise again below
+        for result in before:
+            note(result)
+        started = time.perf_counter()
+        new = run_jobs(
+            functools.partial(write_token_shard, tokenizer=tokenizer, device=choose_device(device)),
+            [job for job in jobs if job.index not in done],
+            num_processes=processes,
+            description="tokenize" if progress else "",
+            on_result=note,
+        )
+        wall_seconds = time.perf_counter() - started
+    return TokenizeSummary(
+        num_utterances=sum(result.num_utterances for result in [*before, *new]),
+        num_rejected=rejections.count,
+        num_shards=len(jobs),
+        num_shards_before=len(before),
+        audio_seconds=sum(result.audio_seconds for result in new),
+        wall_seconds=wall_seconds,
+    )
+
+
+def tokenize(
+    manifest: Path,
+    out: Path,
+    tokenizer: str | None = None,
+    processes: int = 1,
+    device: str | None = None,
+    batching: str = "exact",
+    utterances_per_shard: int = 200,
+    minutes_per_shard: float = 60.0,
+    strict: bool = False,
+) -> None:
+    """Turn every recording of a manifest into speech tokens, in Parquet shards; run again to go on after a stop.
+
+    Args:
+        manifest: The speech, a JSONL manifest.
+        out: Folder for the shards.
+        tokenizer: The tokenizer's folder, or name on the Hugging Face hub; there is no default.
+        processes: Processes to use, each with its own tokenizer.
+        device: Where to run, e.g. cuda:0; by default a GPU if there is one.
+        batching: exact (units do not depend on the batch), or equal_length or masked, which are faster on a GPU.
+        utterances_per_shard: Most utterances in a file.
+        minutes_per_shard: A file is full when it has this much audio.
+        strict: Stop at a bad line or an unreadable file instead of noting it in OUT/rejected.jsonl.
+    """
+    from rich.console import Console
+
+    from vocable.errors import ConfigError
+
+    if tokenizer is None:
+        raise ConfigError("No tokenizer was named: --tokenizer FOLDER. Make one: vocable tokenizer fit MANIFEST FOLDER")
+    summary = tokenize_manifest(
+        manifest, out, tokenizer, processes, device, batching, utterances_per_shard, minutes_per_shard, strict
+    )
+    console = Console(highlight=False)
+    if summary.num_shards_before:
+        console.print(f"{summary.num_shards_before} of {summary.num_shards} shards were there already.")
+    if summary.num_rejected:
+        console.print(f"{summary.num_rejected} utterances were left out; the reasons are in {out}/rejected.jsonl")
+    if summary.real_time_factor is not None:
+        console.print(
+            f"{summary.audio_seconds / 60:.1f} minutes of audio in {summary.wall_seconds:.1f} s: real-time factor "
+            f"{summary.real_time_factor:.4f} ({1 / summary.real_time_factor:.1f} x real time), loading included."
+        )
+    console.print(f"Tokens of {summary.num_utterances} utterances are in {out} ({summary.num_shards} shards).")
+
+
+COMMANDS = {"tokenize": tokenize}
