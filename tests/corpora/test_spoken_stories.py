@@ -154,6 +154,9 @@ def test_a_stopped_build_goes_on_and_ends_the_same(stories, tmp_path):
         (u.id, u.start, u.duration, u.words) for u in whole
     ]
     assert not (tmp_path / "parts" / "parts").exists()
+    third = Hummer()
+    assert build_spoken_stories(stories, tmp_path / "parts", third, CONFIG) == resumed
+    assert third.spoken == []
     for path in (tmp_path / "whole" / "audio").iterdir():
         ours, _ = soundfile.read(path)
         np.testing.assert_array_equal(ours, soundfile.read(tmp_path / "parts" / "audio" / path.name)[0])

@@ -22,6 +22,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.corpora.kokoro_tts import Speech, Synthesizer
 from vocable.errors import ConfigError, OutputError
 from vocable.types import Utterance, Word
@@ -187,12 +188,13 @@ def build_spoken_stories(
         OutputError: `out` holds a build with other settings.
         UnknownNameError: the synthesiser lacks a voice.
     """
-    from vocable.audio.manifest import write_manifest
-
     out = Path(out)
     recordings = plan_recordings(stories, config)
     synthesizer.check_voices([recording.voice for recording in recordings])
     _claim_folder(out, _settings(stories, synthesizer, config))
+    if (out / "manifest.jsonl").is_file():  # written last: nothing is left to do
+        return read_manifest(out / "manifest.jsonl", strict=True)
+    (out / "parts").mkdir(exist_ok=True)
     utterances: list[Utterance] = []
     for recording in recordings:
         part = out / "parts" / f"{recording.id}.json"
@@ -319,7 +321,7 @@ def _claim_folder(out: Path, settings: dict) -> None:
             )
     elif out.is_dir() and any(out.iterdir()):
         raise OutputError(f"{out} is not empty and has no build.json. Use a new folder.")
-    (out / "parts").mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     _write_text(record, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
