@@ -1,6 +1,6 @@
 """Units -> waveform: a small vocoder of ConvNeXt blocks with an inverse STFT at the end.
 
-    units (codebooks, runs) + durations -> frames -> [voice, pitch] -> ConvNeXt at the vocoder rate -> spectra -> samples
+    units (codebooks, runs) + durations -> frames + voice + pitch -> ConvNeXt at the vocoder rate -> spectra -> samples
 
 Family: Vocos (Siuzdak, 2023, arXiv:2306.00814). Instead of upsampling to samples inside the network, as HiFi-GAN does,
 every frame predicts one short-time spectrum: the same work per second of audio is over ten times cheaper.
@@ -23,6 +23,7 @@ from vocable.registry import look_up
 from vocable.synthesis.codebook import CodebookEmbedding
 from vocable.synthesis.layers import ConvNeXtStack, DurationPredictor, frame_signal, overlap_add
 from vocable.synthesis.pitch import Pitch, PitchPredictor, harmonic_phase, harmonics_from_phase, noise
+from vocable.tokens.fingerprint import check_fingerprint
 from vocable.types import SpeechTokens
 
 LARGEST_MAGNITUDE = 1e2
@@ -76,18 +77,19 @@ class VocoderConfig:
     def __post_init__(self) -> None:
         if self.codebook_size < 1 or self.num_codebooks < 1:
             raise ConfigError(
-                f"vocoder.codebook_size is {self.codebook_size} and num_codebooks {self.num_codebooks}; both are 1 or more."
+                f"vocoder.codebook_size is {self.codebook_size} and num_codebooks {self.num_codebooks}; "
+                "both are 1 or more."
             )
         if self.n_fft % self.hop_length or self.n_fft < 2 * self.hop_length or (self.n_fft - self.hop_length) % 2:
             raise ConfigError(
-                f"vocoder.n_fft is {self.n_fft}; it must be an even multiple of hop_length ({self.hop_length}) or leave an "
-                "even rest, and overlap by half or more. Common: n_fft = 4 * hop_length."
+                f"vocoder.n_fft is {self.n_fft}; it must be a multiple of hop_length ({self.hop_length}), at least "
+                "twice it, with an even difference. Common: n_fft = 4 * hop_length."
             )
         token_hop = self.sample_rate / self.token_frame_rate
         if token_hop != int(token_hop) or int(token_hop) % self.hop_length:
             raise ConfigError(
-                f"vocoder.hop_length is {self.hop_length}, but a token lasts {token_hop:g} samples ({self.sample_rate} Hz / "
-                f"{self.token_frame_rate:g} Hz). Choose a hop_length that divides it."
+                f"vocoder.hop_length is {self.hop_length}, but a token lasts {token_hop:g} samples "
+                f"({self.sample_rate} Hz / {self.token_frame_rate:g} Hz). Choose a hop_length that divides it."
             )
         if self.kernel_size % 2 == 0:
             raise ConfigError(f"vocoder.kernel_size is {self.kernel_size}; an odd number keeps frames in the middle.")
@@ -192,8 +194,8 @@ class UnitVocoder(nn.Module):
     ) -> Float[Tensor, "batch samples"]:
         """Turn token frames, pitch at the token frame rate, and voices into frames * token_hop samples.
 
-        `start` (samples) chooses the stretch of noise and `phase` (radians) is where the harmonics begin: streaming sets
-        both so that its chunks continue each other.
+        `start` (samples) chooses the stretch of noise and `phase` (radians) is where the harmonics begin: streaming
+        sets both so that its chunks continue each other.
         """
         config = self.config
         ratio = config.token_hop // config.hop_length
@@ -287,29 +289,27 @@ class UnitVocoder(nn.Module):
         waveform = self.decode(frames[None], voice, self.predict_pitch(frames, voice))
         return waveform[0].clamp(-1, 1).cpu()
 
+    @property
+    def tokenizer_fingerprint(self) -> str | None:
+        """Of the tokenizer whose tokens it reads; None where it is not recorded."""
+        return self.config.tokenizer_fingerprint
+
     def check_tokenizer(self, fingerprint: str) -> None:
         """Refuse tokens of another tokenizer than the one that this vocoder was trained for.
 
         Raises:
             FingerprintError: the fingerprints differ; both are named.
         """
-        expected = self.config.tokenizer_fingerprint
-        if expected is not None and expected != fingerprint:
-            raise FingerprintError(
-                f"This vocoder was trained on tokens of tokenizer {expected}, but got tokens of tokenizer {fingerprint}. "
-                "Use the vocoder of that tokenizer, or train one: vocable vocoder train"
-            )
-
-    @property
-    def tokenizer_fingerprint(self) -> str | None:
-        """Of the tokenizer whose tokens it reads; None where it is not recorded."""
-        return self.config.tokenizer_fingerprint
+        if self.tokenizer_fingerprint is not None:
+            check_fingerprint(self.tokenizer_fingerprint, fingerprint, "The vocoder", "the tokenizer of these tokens")
 
     def set_codebooks(self, codebooks: Sequence[Float[Tensor, "_ codebook_dim"]], standardise: bool = False) -> None:
         """Set the vectors that units stand for; see CodebookEmbedding. Their sizes must add up to `codebook_size`."""
         for table in (self.unit_embedding, self.prosody_embedding):
             if not isinstance(table, CodebookEmbedding):
-                raise ConfigError("This vocoder has a table of its own (vocoder.codebook_dim is null); it takes no codebook.")
+                raise ConfigError(
+                    "This vocoder has a table of its own (vocoder.codebook_dim is null); it takes no codebook."
+                )
             table.set_codebooks(codebooks, standardise)
 
     def for_codebook(
@@ -323,12 +323,18 @@ class UnitVocoder(nn.Module):
         if self.config.codebook_dim is None or codebook.shape[1] != self.config.codebook_dim:
             raise ConfigError(
                 f"The codebook has vectors of {codebook.shape[1]} dimensions, but this vocoder reads "
-                + ("the ids of one codebook only." if self.config.codebook_dim is None else f"{self.config.codebook_dim}.")
+                + (
+                    "the ids of one codebook only."
+                    if self.config.codebook_dim is None
+                    else f"{self.config.codebook_dim}."
+                )
             )
         size = len(codebook)
         config = replace(self.config, codebook_size=size, num_codebooks=1, tokenizer_fingerprint=tokenizer_fingerprint)
         other = UnitVocoder(config)
-        tables = {f"{name}.{part}" for name in ("unit_embedding", "prosody_embedding") for part in ("codebook", "log_size")}
+        tables = {
+            f"{name}.{part}" for name in ("unit_embedding", "prosody_embedding") for part in ("codebook", "log_size")
+        }
         weights = {key: value for key, value in self.state_dict().items() if key not in tables}
         other.load_state_dict(weights, strict=False)
         other.set_codebooks([codebook])
@@ -368,7 +374,9 @@ class UnitVocoder(nn.Module):
         folder = Path(folder)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
-                raise AssetError(f"{folder}: no {name}, so this is not a vocoder folder (vocable vocoder train writes one).")
+                raise AssetError(
+                    f"{folder}: no {name}, so this is not a vocoder folder (vocable vocoder train writes one)."
+                )
         description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if description.get("vocable_class") != "UnitVocoder":
             raise AssetError(
