@@ -80,7 +80,10 @@ def _underscored(word: str) -> str:
 
 def _gather_list(function: Callable, words: list[str]) -> list[str]:
     """Let a command whose only positional is a list take several words: `a b --out c` -> `["a", "b"] --out c`."""
-    hints = typing.get_type_hints(function)
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError:  # a type that is imported for type checkers only
+        return words
     required = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
     if len(required) != 1 or typing.get_origin(hints.get(required[0])) is not list:
         return words
