@@ -41,6 +41,8 @@ def build(
         settings |= {"voices": _names(voices), "held_out_voices": _names(held_out_voices or "")}
     elif held_out_voices is not None:
         settings["held_out_voices"] = _names(held_out_voices)
+    if text is not None:
+        settings |= {"corpus": Path(text).stem, "licence": None}
     config = SpokenStoriesConfig(**settings)
     stories = read_stories(text if text is not None else _own_stories())
     synthesizer = CommandSynthesizer(command) if command else Kokoro(speed=speed, num_threads=num_threads)

@@ -61,7 +61,8 @@ class SpokenStoriesConfig:
     max_words: int = 22
     """Two sentences are joined into one utterance up to this many words; a sentence of over 1.6 times that is cut."""
     corpus: str = "vocable-stories"
-    licence: str = "Apache-2.0"
+    licence: str | None = "Apache-2.0"
+    """Of text and speech; None leaves it out of the manifest."""
     seed: int = 0
     """Of the pauses; the voices are dealt out in order."""
 
