@@ -131,7 +131,9 @@ def test_ordinary_use_is_unchanged(make_model):
     mask = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1], [1] * 8])
     settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     for attention_mask in (None, mask):
-        assert torch.equal(plain(ids, attention_mask=attention_mask).logits, packed(ids, attention_mask=attention_mask).logits)
+        assert torch.equal(
+            plain(ids, attention_mask=attention_mask).logits, packed(ids, attention_mask=attention_mask).logits
+        )
         expected = plain.generate(ids, attention_mask=attention_mask, **settings)
         assert torch.equal(packed.generate(ids, attention_mask=attention_mask, **settings), expected)
 

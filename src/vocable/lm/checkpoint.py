@@ -11,9 +11,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vocable.config import config_from_dict, config_to_dict
@@ -65,7 +66,7 @@ def save_lm(model: PreTrainedModel, folder: Path, card: LMCard, *, overwrite: bo
         OutputError: `folder` has something in it and `overwrite` is false, or the disk is full.
         ConfigError: the model's table has another size than the card's vocabulary.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = len(cast(Tensor, model.get_input_embeddings().weight))
     if rows < card.vocabulary.size:
         raise ConfigError(
             f"The model has {rows} vocabulary rows, its card {card.vocabulary.size}: replace one of them."
@@ -112,7 +113,8 @@ def load_lm(
     if not (folder / "config.json").is_file():
         raise AssetError(f"{folder}: no config.json, so no Hugging Face model is here.")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype] if dtype else "auto")
-    return LoadedLM(model.to(device).eval(), card)
+    nn.Module.to(model, device)  # in place
+    return LoadedLM(model.eval(), card)
 
 
 def write_card(folder: Path, card: LMCard) -> None:

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
 
 from vocable.errors import ConfigError, NumericsError
 from vocable.lm.sampling import draw, next_token_probabilities, penalise_repeats
@@ -104,7 +104,7 @@ class _Row:
 
 
 def generate_units(
-    model: nn.Module,
+    model: PreTrainedModel,
     prompts: Sequence[Int[Tensor, " _"]],
     config: GenerationConfig,
     vocabulary: UnitVocabulary,
@@ -172,7 +172,7 @@ def mean_unit_seconds(
 
 @torch.inference_mode()
 def _continue_batch(
-    model: nn.Module,
+    model: PreTrainedModel,
     rows: list[_Row],
     config: GenerationConfig,
     vocabulary: UnitVocabulary,
@@ -205,7 +205,7 @@ def _continue_batch(
 
 
 def _next_logits(
-    model: nn.Module, rows: list[_Row], pad_id: int, device: torch.device
+    model: PreTrainedModel, rows: list[_Row], pad_id: int, device: torch.device
 ) -> Iterator[Float[Tensor, "rows vocabulary"]]:
     """Yield the logits after the rows as they stand, reading only what was appended since; prompts are left-padded.
 

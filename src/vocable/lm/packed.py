@@ -175,7 +175,7 @@ def _padded_index(lengths: tuple[int, ...], device: torch.device) -> tuple[Int[T
     return torch.where(real, start[:, None] + place, 0), real
 
 
-def _try_packing(model: nn.Module) -> bool:
+def _try_packing(model: Any) -> bool:
     """Switch the attention function, and see whether a forward pass on two tiny documents reaches it in every layer."""
     before = getattr(model.config, "_attn_implementation", None)
     was_training = model.training

@@ -148,7 +148,7 @@ def count_parameters(hf_config: PretrainedConfig, num_tokens: int | None = None)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _vocabulary_tables(model: PreTrainedModel) -> list[nn.Module]:
+def _vocabulary_tables(model: PreTrainedModel) -> list[Any]:
     """The embedding, and the output head where it has a weight of its own."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or head.weight is embedding.weight:

@@ -5,7 +5,7 @@ documents -> packed rows -> next-token loss inside each document -> out/best: a 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -84,7 +84,7 @@ class LanguageModelTask:
             pack_documents(valid_documents, config.tokens_per_batch, context_tokens=config.context_tokens)
         )
         self.valid_seconds = valid_seconds
-        self.num_tokens = model.get_input_embeddings().weight.shape[0]
+        self.num_tokens = len(cast(Tensor, model.get_input_embeddings().weight))
         for row in self.validation:
             self._check_ids(row)
 

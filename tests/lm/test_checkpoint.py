@@ -1,0 +1,95 @@
+"""Language models on disk: plain Hugging Face folders with a card, whole or absent."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from vocable.errors import AssetError, ConfigError, FingerprintError, OutputError
+from vocable.lm.checkpoint import LMCard, load_lm, replace_folder, restore_folder, save_lm
+from vocable.lm.packed import enable_packing
+from vocable.lm.surgery import replace_vocabulary
+from vocable.sequences import UnitsLayout, UnitVocabulary
+
+VOCABULARY = UnitVocabulary(codebook_size=30)
+LAYOUT = UnitsLayout(vocabulary=VOCABULARY)
+CARD = LMCard(
+    vocabulary=VOCABULARY,
+    layout=LAYOUT.card(),
+    tokenizer_fingerprint="abc123",
+    tokenizer_card={"name": "test", "layer": 2},
+    unit_seconds=(0.25,) * 30,
+    silence_units=(3, 4),
+    training={"text_model": "tiny", "warm": True},
+)
+
+
+def test_round_trip_and_plain_loading(make_model, architecture, tmp_path):
+    model = replace_vocabulary(make_model(architecture), VOCABULARY.size)
+    enable_packing(model)
+    save_lm(model, tmp_path / "lm", CARD)
+    ids = torch.randint(2, 32, (2, 7))
+    loaded = load_lm(tmp_path / "lm", tokenizer=SimpleNamespace(fingerprint="abc123"))
+    assert loaded.card == CARD
+    assert loaded.card.build_layout() == LAYOUT
+    assert torch.equal(loaded.model(ids).logits, model(ids).logits)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "lm").eval()
+    assert torch.equal(plain(ids).logits, model(ids).logits)
+    assert "vocable" not in (tmp_path / "lm" / "config.json").read_text()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_another_tokenizer_is_refused(make_model, tmp_path):
+    save_lm(make_model("opt"), tmp_path / "lm", CARD)
+    with pytest.raises(FingerprintError, match=r"(?s)abc123.*ffff99"):
+        load_lm(tmp_path / "lm", tokenizer=SimpleNamespace(fingerprint="ffff99"))
+
+
+def test_dtype_on_loading(make_model, tmp_path):
+    save_lm(make_model("opt"), tmp_path / "lm", CARD)
+    assert load_lm(tmp_path / "lm", dtype="bfloat16").model.dtype == torch.bfloat16
+    with pytest.raises(ConfigError, match="dtype is 'bf16'; known: float32"):
+        load_lm(tmp_path / "lm", dtype="bf16")
+
+
+def test_missing_and_broken_cards(make_model, tmp_path):
+    with pytest.raises(AssetError, match=r"vocable.json: missing"):
+        load_lm(tmp_path)
+    (tmp_path / "vocable.json").write_text("{")
+    with pytest.raises(AssetError, match="not a card of a Vocable language model"):
+        load_lm(tmp_path)
+    (tmp_path / "vocable.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(AssetError, match="format 99, this version reads format 1"):
+        load_lm(tmp_path)
+
+
+def test_a_full_folder_is_not_overwritten(make_model, tmp_path):
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not empty"):
+        save_lm(make_model("opt"), tmp_path / "lm", CARD)
+    assert (tmp_path / "lm" / "notes.txt").read_text() == "mine"
+    save_lm(make_model("opt"), tmp_path / "lm", CARD, overwrite=True)
+    assert load_lm(tmp_path / "lm").card == CARD
+
+
+def test_a_vocabulary_larger_than_the_table_is_refused(make_model, tmp_path):
+    model = replace_vocabulary(make_model("opt"), 10)
+    with pytest.raises(ConfigError, match="The model has 10 vocabulary rows, its card 32"):
+        save_lm(model, tmp_path / "lm", CARD)
+
+
+def test_a_replacement_cut_off_half_way_is_undone(tmp_path):
+    folder, new = tmp_path / "best", tmp_path / "new"
+    for path, text in ((folder, "old"), (new, "new")):
+        path.mkdir()
+        (path / "x").write_text(text)
+    folder.replace(tmp_path / ".best.old")  # what a crash between the two renames leaves
+    restore_folder(folder)
+    assert (folder / "x").read_text() == "old"
+    replace_folder(new, folder)
+    restore_folder(folder)
+    assert (folder / "x").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
