@@ -28,7 +28,9 @@ def test_embedding_is_a_linear_map_of_standardised_vectors(codebook):
     table.set_codebooks([codebook], standardise=True)
     ids = torch.tensor([[3, 0], [11, 3]])
     vector = (codebook[3] - codebook.mean(0)) / codebook.std(0)
-    by_hand = table.linear.weight @ torch.cat([vector, torch.tensor([torch.tensor(12.0).log2() / 8])]) + table.linear.bias
+    by_hand = (
+        table.linear.weight @ torch.cat([vector, torch.tensor([torch.tensor(12.0).log2() / 8])]) + table.linear.bias
+    )
     torch.testing.assert_close(table(ids)[0, 0], by_hand)
     assert torch.equal(table(ids)[0, 0], table(ids)[1, 1])
 
@@ -66,9 +68,7 @@ def test_several_codebooks_stand_one_after_the_other(vocoder, codebook):
 def test_saved_and_loaded_it_sounds_the_same(vocoder, tmp_path):
     vocoder.save_pretrained(tmp_path)
     tokens = SpeechTokens(codes=torch.randint(0, 12, (1, 15)))
-    assert torch.equal(
-        UnitVocoder.from_pretrained(tmp_path).synthesize([tokens])[0], vocoder.synthesize([tokens])[0]
-    )
+    assert torch.equal(UnitVocoder.from_pretrained(tmp_path).synthesize([tokens])[0], vocoder.synthesize([tokens])[0])
 
 
 def test_what_does_not_fit_is_refused(vocoder):

@@ -31,9 +31,7 @@ def make_units(num: int, seed: int = 0, codebooks: int = 1) -> torch.Tensor:
     ("token_frame_rate", "hop_length", "n_fft"), [(50.0, 160, 640), (25.0, 320, 960), (50.0, 320, 1280)]
 )
 def test_waveform_lasts_as_long_as_its_frames(excitation, token_frame_rate, hop_length, n_fft):
-    vocoder = make_vocoder(
-        excitation=excitation, token_frame_rate=token_frame_rate, hop_length=hop_length, n_fft=n_fft
-    )
+    vocoder = make_vocoder(excitation=excitation, token_frame_rate=token_frame_rate, hop_length=hop_length, n_fft=n_fft)
     durations = torch.tensor([3, 1, 4])
     (waveform,) = vocoder.synthesize([SpeechTokens(codes=make_units(3), durations=durations)])
     assert waveform.shape == (8 * 16_000 / token_frame_rate,)
@@ -93,7 +91,7 @@ def test_voices_differ_and_the_first_is_the_default():
     assert vocoder.voices == ["ann", "bob"]
     assert torch.equal(vocoder.synthesize(tokens)[0], ann)
     assert not torch.allclose(ann, bob)
-    with pytest.raises(UnknownNameError, match="Unknown voice 'bobb'. Did you mean 'bob'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown voice 'bobb'\. Did you mean 'bob'"):
         vocoder.synthesize(tokens, "bobb")
     assert torch.equal(vocoder.with_voices(["bob"]).synthesize(tokens)[0], bob)
 
@@ -120,11 +118,11 @@ def test_negative_ids_are_dropped_with_their_durations():
 
 def test_tokens_of_another_codebook_are_refused():
     vocoder = make_vocoder(tokenizer_fingerprint="aaaa1111")
-    with pytest.raises(FingerprintError, match="hold the id 25.* codebook of 20"):
+    with pytest.raises(FingerprintError, match=r"hold the id 25.* codebook of 20"):
         vocoder.synthesize([SpeechTokens(codes=torch.tensor([[3, 25]]))])
     with pytest.raises(FingerprintError, match="2 codebooks, but this vocoder reads 1"):
         vocoder.synthesize([SpeechTokens(codes=make_units(4, codebooks=2))])
-    with pytest.raises(FingerprintError, match="aaaa1111.*bbbb2222"):
+    with pytest.raises(FingerprintError, match=r"aaaa1111.*bbbb2222"):
         vocoder.check_tokenizer("bbbb2222")
     vocoder.check_tokenizer("aaaa1111")
 

@@ -1,4 +1,4 @@
-"""Discriminators for adversarial vocoder training: waveforms folded by a period, and spectrograms at several resolutions.
+"""Discriminators for adversarial vocoder training: of waveforms folded by a period, and of spectrograms.
 
 Sizes are small by default, for training on a CPU; published ones are 4 to 16 times wider.
 """
@@ -30,7 +30,9 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         if not self.periods and not self.n_ffts:
-            raise ConfigError("discriminator.periods and n_ffts are both empty: adversarial training needs one of them.")
+            raise ConfigError(
+                "discriminator.periods and n_ffts are both empty: adversarial training needs one of them."
+            )
 
 
 class Judgement(NamedTuple):
@@ -72,6 +74,8 @@ class SpectrogramDiscriminator(nn.Module):
     Source: UnivNet (Jang et al., 2021, arXiv:2106.07889), section 2.2, as Vocos uses it.
     Differs: magnitudes to the power 0.3 instead of linear ones, so that weak high frequencies count.
     """
+
+    window: Tensor
 
     def __init__(self, n_fft: int, channels: int) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
 """Pitch: measure it in recordings, predict it from units, and make the harmonic sound that carries it.
 
-Units of a speech encoder say little about pitch. A vocoder trained only on units must guess it inside its spectra, and a
-guess trained with a spectral loss comes out as a blur: a hoarse voice. Here pitch is a value of its own, measured while
-training and predicted while synthesising, and it drives an excitation of harmonics and noise which the vocoder filters.
+Units of a speech encoder say little about pitch. A vocoder trained only on units must guess it inside its spectra, and
+a guess trained with a spectral loss comes out as a blur: a hoarse voice. Here pitch is a value of its own, measured
+while training and predicted while synthesising; it drives harmonics and noise, which the vocoder filters.
 
-Sources: F0 as a separate input of a unit vocoder: Polyak et al., 2021, arXiv:2104.00355. Harmonic plus noise excitation:
-Wang et al., 2019, arXiv:1904.12088, and DDSP (Engel et al., 2020, arXiv:2001.04643).
+Sources: F0 as a separate input of a unit vocoder: Polyak et al., 2021, arXiv:2104.00355. Harmonic plus noise
+excitation: Wang et al., 2019, arXiv:1904.12088, and DDSP (Engel et al., 2020, arXiv:2001.04643).
 """
 
 import math
@@ -68,8 +68,8 @@ class PitchPredictor(nn.Module):
 def harmonics(pitch: Pitch, sample_rate: int, hop_length: int) -> Float[Tensor, "batch samples"]:
     """Sum all cosines at multiples of the pitch below the Nyquist frequency, at unit power; silence where unvoiced.
 
-    Pitch and voicing are interpolated between the middles of frames. The sum is the closed form of the Dirichlet kernel,
-    sum_k cos(k x) = sin((K + 1/2) x) / (2 sin(x / 2)) - 1/2. The phase starts at 0.
+    Pitch and voicing are interpolated between the middles of frames. The sum is the closed form of the Dirichlet
+    kernel, sum_k cos(k x) = sin((K + 1/2) x) / (2 sin(x / 2)) - 1/2. The phase starts at 0.
     """
     return harmonics_from_phase(harmonic_phase(pitch, sample_rate, hop_length))
 

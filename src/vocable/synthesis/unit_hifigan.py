@@ -3,9 +3,9 @@
     units -> embedding -> repeated by duration -> convolutions and transposed convolutions -> samples
 
 Paper: Polyak et al., 2021, arXiv:2104.00355, on HiFi-GAN (Kong et al., 2020, arXiv:2010.05646); duration predictor:
-Lee et al., 2021, arXiv:2107.05604. Checkpoints are torch files {"generator": weights} beside a config.json, as textlesslib
-and fairseq publish them; TWIST (arXiv:2305.13009) uses one for its 25 Hz units. Names of modules here are names in those
-files. Those files carry no fingerprint: only the number of units can be checked.
+Lee et al., 2021, arXiv:2107.05604. Checkpoints are torch files {"generator": weights} beside a config.json, as
+textlesslib and fairseq publish them; TWIST (arXiv:2305.13009) uses one for its 25 Hz units. Names of modules here are
+names in those files. They carry no fingerprint: only the number of units can be checked.
 """
 
 import json
@@ -119,9 +119,7 @@ class UnitHiFiGAN(nn.Module):
         self.resblocks = nn.ModuleList(
             ResidualBlock(width, kernel, dilations)
             for width in widths[1:]
-            for kernel, dilations in zip(
-                config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True
-            )
+            for kernel, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
         )
         self.conv_post = _conv(widths[-1], 1, 7)
 

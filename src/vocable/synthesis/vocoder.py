@@ -105,6 +105,9 @@ class VocoderConfig:
 class UnitVocoder(nn.Module):
     """Turn units, or codes of several codebooks, into waveforms."""
 
+    window: Tensor
+    first_row: Tensor
+
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.config = config

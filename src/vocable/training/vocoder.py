@@ -8,10 +8,10 @@ that was stopped continues from its last checkpoint with the same batches.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from vocable.config import save_config
 from vocable.errors import ConfigError, OutputError
 from vocable.synthesis.discriminators import DiscriminatorConfig, Discriminators
 from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
+from vocable.training.logs import Display, RunLog
 from vocable.training.vocoder_data import ProsodyBatch, SegmentBatch, VocoderData, segment_frames
 from vocable.training.vocoder_losses import (
     AdversarialKind,
@@ -37,12 +38,17 @@ from vocable.training.vocoder_losses import (
 )
 from vocable.types import SpeechTokens, Utterance
 
+_Weighted = tuple[tuple[Utterance, SpeechTokens], float]
+"""An utterance, its tokens, and how often it is drawn."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VocoderTrainingConfig:
     """How a vocoder is trained."""
 
     steps: int = 100_000
+    minutes: float | None = None
+    """Stop and decay the rate by this wall time instead, if it comes first; None counts steps only."""
     batch_size: int = 16
     """Segments per step and process."""
     segment_seconds: float = 1.0
@@ -51,8 +57,8 @@ class VocoderTrainingConfig:
     discriminator_learning_rate: float = 2e-4
     warmup_steps: int = 200
     weight_decay: float = 0.01
-    adversarial_start: int | None = 10_000
-    """Step at which the discriminators join; None trains by spectral loss alone."""
+    adversarial_from: float | None = 0.1
+    """Share of the run after which the discriminators join; None trains by spectral loss alone."""
     adversarial_kind: AdversarialKind = "hinge"
     adversarial_segment_seconds: float | None = None
     """Only this much of each segment, at a random place, is judged by the discriminators; None judges all of it."""
@@ -83,11 +89,23 @@ class VocoderTrainingConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or self.segment_seconds <= 0:
             raise ConfigError(
-                f"training.steps is {self.steps}, batch_size {self.batch_size}, segment_seconds {self.segment_seconds}; "
-                "all must be positive."
+                f"training.steps is {self.steps}, batch_size {self.batch_size}, segment_seconds "
+                f"{self.segment_seconds}; all must be positive."
+            )
+        if self.adversarial_from is not None and not 0 <= self.adversarial_from <= 1:
+            raise ConfigError(
+                f"training.adversarial_from is {self.adversarial_from}; it is a share of the run, 0 to 1."
             )
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"training.ema_decay is {self.ema_decay}; it must be in [0, 1).")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VocoderRecipe:
+    """A vocoder and its training: what a yaml in recipes/vocoder holds."""
+
+    vocoder: VocoderConfig
+    training: VocoderTrainingConfig = field(default_factory=VocoderTrainingConfig)
 
 
 @dataclass
@@ -100,6 +118,13 @@ class _State:
     vocoder_optimizer: Any
     discriminator_optimizer: Any
     step: int = 0
+    seconds: float = 0.0
+    """Wall time spent, over all parts of the run."""
+
+    def spent(self, training: VocoderTrainingConfig) -> float:
+        """Share of the run that is over, by steps or by minutes."""
+        by_time = 0.0 if training.minutes is None else self.seconds / (60 * training.minutes)
+        return min(1.0, max(self.step / training.steps, by_time))
 
 
 def train_vocoder(
@@ -109,11 +134,13 @@ def train_vocoder(
     out: Path,
     read: Callable[[Utterance, int], Tensor] | None = None,
     start_from: UnitVocoder | None = None,
+    weights: Sequence[float] | None = None,
 ) -> UnitVocoder:
     """Train on utterances and their tokens; write logs, checkpoints and the vocoder under `out`; return the vocoder.
 
     The result is `out/vocoder`. A run that finds checkpoints in `out` continues from the last one. `read` turns an
-    utterance into a waveform at a sample rate (default: the audio file); `start_from` gives initial weights.
+    utterance into a waveform at a sample rate (default: the audio file); `start_from` gives initial weights, voices by
+    name; an utterance with twice the weight is drawn twice as often per second of speech.
 
     Raises:
         OutputError: `out` holds a run with another vocoder config.
@@ -127,23 +154,30 @@ def train_vocoder(
     accelerator = Accelerator(mixed_precision=training.precision)
     torch.manual_seed(training.seed)
     _claim(out, config, training, accelerator.is_main_process)
-    held_out, rest = _split(pairs, training.validation_utterances)
+    weighted = list(zip(pairs, [1.0] * len(pairs) if weights is None else weights, strict=True))
+    held_out, rest = _split(weighted, training.validation_utterances)
     seed = training.seed + 7919 * accelerator.process_index
     data = VocoderData(
-        rest,
+        [pair for pair, _ in rest],
         config,
         read,
         batch_size=training.batch_size,
         segment_frames=segment_frames(training.segment_seconds, config),
         loudness_db=training.loudness_db,
         seed=seed,
+        weights=[weight for _, weight in rest],
     )
     state = _new_state(config, training, accelerator.device, start_from)
     _load_last(out, state)
     trainer = _Trainer(state, training, accelerator, out)
     if training.validation_utterances and held_out and accelerator.is_main_process:
         trainer.validation = VocoderData(
-            held_out, config, read, batch_size=len(held_out), segment_frames=1, loudness_db=training.loudness_db
+            [pair for pair, _ in held_out],
+            config,
+            read,
+            batch_size=1,
+            segment_frames=1,
+            loudness_db=training.loudness_db,
         )
     trainer.run(data)
     state.average.eval()
@@ -163,13 +197,9 @@ class _Trainer:
         )
         self.vocoder, self.discriminators, self.vocoder_optimizer, self.discriminator_optimizer = prepared
         self.mel = MultiScaleMelLoss(state.vocoder.sample_rate).to(accelerator.device)
-        self.sums: dict[str, float] = {}
 
     def run(self, data: VocoderData) -> None:
-        """Train up to the last step."""
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-        from torch.utils.tensorboard import SummaryWriter
-
+        """Train up to the last step or minute."""
         training, state, main = self.training, self.state, self.accelerator.is_main_process
         loader = DataLoader(
             data,
@@ -177,35 +207,43 @@ class _Trainer:
             sampler=range(state.step, training.steps),  # type: ignore[arg-type]  # any iterable of step numbers
             num_workers=training.num_workers,
         )
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        writer = SummaryWriter(str(self.out / "logs")) if main else None
-        self.state.vocoder.train()
-        with Progress(*columns, disable=not main) as progress:
-            bar = progress.add_task("train vocoder", total=training.steps, completed=state.step)
-            started, logged = time.perf_counter(), state.step
-            for segments, prosody in loader:
-                for name, value in self._step(_to(segments, self), _to(prosody, self)).items():
-                    self.sums[name] = self.sums.get(name, 0.0) + value
-                state.step += 1
-                last = state.step == training.steps
-                if main and (state.step % training.log_every == 0 or last):
-                    count = state.step - logged
-                    values = {name: total / count for name, total in self.sums.items()}
-                    values["steps_per_second"] = count / (time.perf_counter() - started)
-                    self._log(values, writer)
-                    progress.update(bar, description=f"mel {values['mel']:.3f}")
-                    self.sums, started, logged = {}, time.perf_counter(), state.step
-                if main and (state.step % training.checkpoint_every == 0 or last):
-                    self._log(self.validate(), writer)
+        log, display = RunLog(self.out, resume_step=state.step, active=main), Display(active=main)
+        state.vocoder.train()
+        before, first_of_log, sums = time.perf_counter(), state.step, dict[str, float]()
+        for segments, prosody in loader if state.spent(training) < 1 else ():
+            losses = self._step(_to(segments, self), _to(prosody, self))
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value
+            now = time.perf_counter()
+            state.step, state.seconds, before = state.step + 1, state.seconds + now - before, now
+            over = self._is_over()
+            if state.step % training.log_every == 0 or over:
+                means = {name: total / (state.step - first_of_log) for name, total in sums.items()}
+                log.write(state.step, "train", means | {"seconds": round(state.seconds, 2)})
+                display.update(state.spent(training), state.step, means)
+                first_of_log, sums = state.step, {}
+            if state.step % training.checkpoint_every == 0 or over:
+                if main:
+                    log.write(state.step, "valid", self.validate())
                     _save(self.out, state, training.keep_checkpoints)
-                progress.update(bar, completed=state.step)
-        if writer is not None:
-            writer.close()
+                self.accelerator.wait_for_everyone()
+            if over:
+                break
+        log.close()
+        display.close()
+
+    def _is_over(self) -> bool:
+        """Whether the run has spent its budget; the first process decides for all."""
+        spent = torch.tensor(self.state.spent(self.training), device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            torch.distributed.broadcast(spent, src=0)
+        return bool(spent >= 1)
 
     def _step(self, segments: SegmentBatch, prosody: ProsodyBatch) -> dict[str, float]:
         """One update of both sides; returns the losses."""
         training, state = self.training, self.state
-        scale = _rate(state.step, training)
+        spent = state.spent(training)
+        scale = _rate(state.step, spent, training)
         for optimizer, rate in (
             (self.vocoder_optimizer, training.learning_rate),
             (self.discriminator_optimizer, training.discriminator_learning_rate),
@@ -213,7 +251,9 @@ class _Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
         has_pitch = state.vocoder.pitch_predictor is not None
-        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + state.step)
+        seed = training.seed * 1_000_003 + state.step
+        torch.manual_seed(seed + 7919 * self.accelerator.process_index)  # dropout: the same after a resume
+        generator = torch.Generator().manual_seed(seed)
         start, turn = torch.rand(2, generator=generator).tolist()
         with self.accelerator.autocast():
             made = self.vocoder(
@@ -228,7 +268,7 @@ class _Trainer:
         total = training.mel_weight * losses["mel"] + training.duration_weight * losses["duration"]
         if has_pitch:
             total = total + training.pitch_weight * losses["pitch"]
-        if training.adversarial_start is not None and state.step >= training.adversarial_start:
+        if training.adversarial_from is not None and spent >= training.adversarial_from:
             judged, real = self._judged(made, segments.waveforms, generator)
             losses["discriminator"] = self._train_discriminators(judged.detach(), real)
             with self.accelerator.autocast():
@@ -295,16 +335,7 @@ class _Trainer:
                 sums["pitch_octaves"] += float(error) / math.log(2)
             sums["mel"] += float(self.mel(vocoder.decode(codes[None], voice, pitch), real))
             sums["mel_predicted_pitch"] += float(self.mel(vocoder.decode(codes[None], voice, predicted), real))
-        return {f"validation_{name}": total / len(self.validation) for name, total in sums.items()}
-
-    def _log(self, values: dict[str, float], writer: Any) -> None:
-        if not values:
-            return
-        for name, value in values.items():
-            writer.add_scalar(name, value, self.state.step)
-        line = {"step": self.state.step} | {name: round(value, 6) for name, value in values.items()}
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        return {name: total / len(self.validation) for name, total in sums.items()}
 
 
 def _new_state(
@@ -312,7 +343,7 @@ def _new_state(
 ) -> _State:
     vocoder, average = UnitVocoder(config).to(device), UnitVocoder(config).to(device)
     if start_from is not None:
-        vocoder.load_state_dict(start_from.state_dict())
+        vocoder.load_state_dict(_weights_for_voices(start_from, config))
     average.load_state_dict(vocoder.state_dict())
     discriminators = Discriminators(training.discriminators).to(device)
     betas = (0.8, 0.99)  # as HiFi-GAN
@@ -332,29 +363,36 @@ def _new_state(
     )
 
 
-def _rate(step: int, training: VocoderTrainingConfig) -> float:
-    """Share of the highest learning rate: up over the warm-up, then along a cosine to 0.01."""
-    if step < training.warmup_steps:
-        return (step + 1) / training.warmup_steps
-    progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+def _weights_for_voices(start_from: UnitVocoder, config: VocoderConfig) -> dict[str, Tensor]:
+    """Weights of another vocoder, with the voice table of `config`: rows by name, the mean row for new voices."""
+    weights = start_from.state_dict()
+    rows = {name: row for row, name in enumerate(start_from.voices)}
+    for key in ("voice_embedding.weight", "prosody_voice.weight"):
+        if key in weights:
+            table = weights[key]
+            known = [table[rows[name]] if name in rows else table.mean(0) for name in config.voices]
+            weights[key] = torch.stack(known) if known else table[:0]
+    return weights
+
+
+def _rate(step: int, spent: float, training: VocoderTrainingConfig) -> float:
+    """Share of the highest learning rate: up over the warm-up, and along a cosine to 0.01 at the end of the run."""
+    cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * spent))
+    return cosine * min(1.0, (step + 1) / training.warmup_steps)
 
 
 def _average(state: _State, decay: float) -> None:
     """Move the averaged weights; early on they follow faster."""
     weight = 1 - min(decay, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
-        averages, weights = list(state.average.parameters()), list(state.vocoder.parameters())
+        averages: list[Tensor] = list(state.average.parameters())
+        weights: list[Tensor] = list(state.vocoder.parameters())
         torch._foreach_lerp_(averages, weights, weight)
 
 
-def _split(
-    pairs: Sequence[tuple[Utterance, SpeechTokens]], num_held_out: int
-) -> tuple[list[tuple[Utterance, SpeechTokens]], list[tuple[Utterance, SpeechTokens]]]:
+def _split(weighted: list[_Weighted], num_held_out: int) -> tuple[list[_Weighted], list[_Weighted]]:
     """Hold out utterances by a hash of their id, so that the choice does not depend on their order."""
-    import zlib
-
-    ordered = sorted(pairs, key=lambda pair: (zlib.crc32(pair[0].id.encode()), pair[0].id))
+    ordered = sorted(weighted, key=lambda item: (zlib.crc32(item[0][0].id.encode()), item[0][0].id))
     num_held_out = min(num_held_out, len(ordered) // 2)
     return ordered[:num_held_out], ordered[num_held_out:]
 
@@ -388,7 +426,7 @@ def _save(out: Path, state: _State, keep: int) -> None:
         name: getattr(state, name).state_dict()
         for name in ("vocoder", "average", "discriminators", "vocoder_optimizer", "discriminator_optimizer")
     }
-    torch.save({"step": state.step, **parts}, unfinished / "state.pt")
+    torch.save({"step": state.step, "seconds": state.seconds, **parts}, unfinished / "state.pt")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     for old in sorted(out.glob("checkpoint-*"))[:-keep]:
@@ -401,6 +439,6 @@ def _load_last(out: Path, state: _State) -> None:
     if not folders:
         return
     parts = torch.load(folders[-1] / "state.pt", map_location="cpu", weights_only=True)
-    state.step = parts.pop("step")
+    state.step, state.seconds = parts.pop("step"), parts.pop("seconds")
     for name, values in parts.items():
         getattr(state, name).load_state_dict(values)

@@ -84,19 +84,23 @@ class VocoderData(Dataset):
         prosody_frames: int = 500,
         loudness_db: float | None = -23.0,
         seed: int = 0,
+        weights: Sequence[float] | None = None,
     ) -> None:
         self.config, self.read = config, read
-        self.pairs = [pair for pair in pairs if pair[1].num_frames >= segment_frames + 1]
+        weights = [1.0] * len(pairs) if weights is None else weights
+        long_enough = [pair[1].num_frames >= segment_frames + 1 for pair in pairs]
+        self.pairs = [pair for pair, enough in zip(pairs, long_enough, strict=True) if enough]
         if not self.pairs:
             raise ManifestError(
-                f"None of {len(pairs)} utterances lasts {(segment_frames + 1) / config.token_frame_rate:.2f} s, which a "
-                "training segment needs. Lower segment_seconds or add longer utterances."
+                f"None of {len(pairs)} utterances lasts {(segment_frames + 1) / config.token_frame_rate:.2f} s, which "
+                "a training segment needs. Lower segment_seconds or add longer utterances."
             )
         self.batch_size, self.segment_frames = batch_size, segment_frames
         self.prosody_batch, self.prosody_frames = prosody_batch, prosody_frames
         self.loudness_db, self.seed = loudness_db, seed
         frames = np.array([tokens.num_frames for _, tokens in self.pairs], dtype=np.float64)
-        self.shares = frames / frames.sum()
+        drawn = frames * [weight for weight, enough in zip(weights, long_enough, strict=True) if enough]
+        self.shares = drawn / drawn.sum()
         self.seconds = float(frames.sum() / config.token_frame_rate)
         self.clips: dict[int, Clip] = {}
         self._voice_rows = {name: row for row, name in enumerate(config.voices)}
@@ -128,7 +132,7 @@ class VocoderData(Dataset):
             codes = codes.repeat_interleave(tokens.durations.long(), dim=1)
         waveform = self.read(utterance, config.sample_rate)
         num_frames = min(codes.shape[1], len(waveform) // config.token_hop)
-        if abs(num_frames - len(waveform) / config.token_hop) > 0.1 * num_frames + 4:
+        if abs(codes.shape[1] - len(waveform) / config.token_hop) > 0.05 * codes.shape[1] + 4:
             raise ManifestError(
                 f"{utterance.id}: {len(waveform) / config.sample_rate:.2f} s of audio, but tokens for "
                 f"{codes.shape[1] / config.token_frame_rate:.2f} s. Tokenize this manifest again."

@@ -1,0 +1,162 @@
+"""Vocoder training: it learns, it resumes to the same weights, it holds out, it refuses."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vocable.errors import ConfigError, ManifestError, OutputError
+from vocable.synthesis import UnitVocoder, VocoderConfig
+from vocable.synthesis.discriminators import DiscriminatorConfig
+from vocable.training.logs import read_metrics
+from vocable.training.vocoder import VocoderTrainingConfig, train_vocoder
+from vocable.training.vocoder_data import VocoderData, voices_by_speech
+from vocable.types import SpeechTokens, Utterance
+
+TINY = DiscriminatorConfig(periods=(3,), period_channels=(4, 8), n_ffts=(256,), spectrogram_channels=4)
+
+
+def make_pairs(make_speechlike, num: int = 4):
+    """Utterances whose units follow the loudness of their waveform, so that there is something to learn."""
+    pairs, waveforms = [], {}
+    for seed in range(num):
+        waveform = make_speechlike(50 * 320 + 100, seed=seed)
+        loudness = waveform[: 50 * 320].view(50, 320).square().mean(1).sqrt()
+        runs, durations = torch.unique_consecutive((loudness / loudness.max() * 9).long(), return_counts=True)
+        name = f"clip-{seed}"
+        waveforms[name] = waveform
+        pairs.append(
+            (
+                Utterance(id=name, audio=Path(name), speaker=f"speaker-{seed % 2}"),
+                SpeechTokens(codes=runs[None], durations=durations),
+            )
+        )
+    return pairs, lambda utterance, sample_rate: waveforms[utterance.id]
+
+
+def make_config(pairs, **settings) -> VocoderConfig:
+    sizes = {"dim": 32, "hidden_dim": 64, "num_layers": 2, "prosody_dim": 16, "pitch_layers": 1, "codebook_size": 10}
+    return VocoderConfig(voices=voices_by_speech(pairs), **sizes | settings)
+
+
+def make_training(**settings) -> VocoderTrainingConfig:
+    defaults = {
+        "steps": 30,
+        "batch_size": 4,
+        "segment_seconds": 0.4,
+        "learning_rate": 2e-3,
+        "warmup_steps": 5,
+        "adversarial_from": None,
+        "discriminators": TINY,
+        "validation_utterances": 1,
+        "log_every": 10,
+        "checkpoint_every": 15,
+    }
+    return VocoderTrainingConfig(**defaults | settings)
+
+
+@pytest.mark.parametrize("excitation", ["none", "harmonic"])
+def test_training_lowers_every_loss(tmp_path, make_speechlike, excitation):
+    pairs, read = make_pairs(make_speechlike)
+    config = make_config(pairs, excitation=excitation)
+    vocoder = train_vocoder(pairs, config, make_training(), tmp_path, read)
+    lines = [line for line in read_metrics(tmp_path) if line["split"] == "train"]
+    assert [line["step"] for line in lines] == [10, 20, 30]
+    for name in ("mel", "duration", *(["pitch"] if excitation == "harmonic" else [])):
+        assert lines[-1][name] < 0.8 * lines[0][name]
+    held_out = [line for line in read_metrics(tmp_path) if line["split"] == "valid"]
+    assert held_out[-1]["mel"] < held_out[0]["mel"]
+    saved = UnitVocoder.from_pretrained(tmp_path / "vocoder")
+    tokens = [pairs[0][1]]
+    assert torch.equal(saved.synthesize(tokens)[0], vocoder.synthesize(tokens)[0])
+
+
+def test_stopped_run_ends_with_the_weights_of_one_that_was_not(tmp_path, make_speechlike, monkeypatch):
+    pairs, read = make_pairs(make_speechlike)
+    config, training = make_config(pairs), make_training(steps=6, checkpoint_every=3, adversarial_from=0.3)
+    whole = train_vocoder(pairs, config, training, tmp_path / "whole", read)
+
+    original = VocoderData.__getitem__
+
+    def dying_item(self, step):
+        if step == 4:
+            raise KeyboardInterrupt
+        return original(self, step)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(VocoderData, "__getitem__", dying_item)
+        train_vocoder(pairs, config, training, tmp_path / "parts", read)
+    assert (tmp_path / "parts" / "checkpoint-00000003").is_dir()
+    resumed = train_vocoder(pairs, config, training, tmp_path / "parts", read)
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_adversarial_part_runs_and_is_logged(tmp_path, make_speechlike):
+    pairs, read = make_pairs(make_speechlike)
+    training = make_training(steps=6, adversarial_from=0.5, adversarial_segment_seconds=0.2, log_every=1)
+    train_vocoder(pairs, make_config(pairs), training, tmp_path, read)
+    lines = [line for line in read_metrics(tmp_path) if line["split"] == "train"]
+    assert ["adversarial" in line for line in lines] == [False, False, False, True, True, True]
+    assert all(line["discriminator"] > 0 and line["feature"] > 0 for line in lines[3:])
+
+
+def test_run_ends_after_its_minutes(tmp_path, make_speechlike):
+    pairs, read = make_pairs(make_speechlike)
+    train_vocoder(pairs, make_config(pairs), make_training(steps=100_000, minutes=1e-6), tmp_path, read)
+    assert read_metrics(tmp_path)[-1]["step"] == 1
+    assert (tmp_path / "vocoder" / "model.safetensors").is_file()
+
+
+def test_folder_of_another_run_is_refused(tmp_path, make_speechlike):
+    pairs, read = make_pairs(make_speechlike)
+    train_vocoder(pairs, make_config(pairs), make_training(steps=1), tmp_path, read)
+    with pytest.raises(OutputError, match="another vocoder config"):
+        train_vocoder(pairs, make_config(pairs, dim=16), make_training(steps=1), tmp_path, read)
+
+
+def test_batches_depend_on_seed_and_step_only(make_speechlike):
+    pairs, read = make_pairs(make_speechlike)
+
+    def data(seed):
+        return VocoderData(pairs, make_config(pairs), read, batch_size=3, segment_frames=20, seed=seed)
+
+    first, other = data(1), data(1)
+    other[0], other[5]
+    for a, b in zip(first[7][0][:3], other[7][0][:3]):
+        assert torch.equal(a, b)
+    assert not torch.equal(first[7][0].codes, data(2)[7][0].codes)
+
+
+def test_segments_and_their_codes_belong_together(make_speechlike):
+    pairs, read = make_pairs(make_speechlike)
+    data = VocoderData(pairs, make_config(pairs), read, batch_size=8, segment_frames=10, loudness_db=None)
+    segments, prosody = data[0]
+    for waveform, codes in zip(segments.waveforms, segments.codes):
+        places = []
+        for utterance, tokens in pairs:
+            frames = tokens.codes.repeat_interleave(tokens.durations, 1)
+            whole = read(utterance, 16_000)
+            for first in range(41):
+                part = whole[first * 320 : (first + 10) * 320]
+                # clips are kept as 16-bit integers
+                if torch.allclose(part, waveform, atol=1e-4) and torch.equal(frames[:, first : first + 10], codes):
+                    places.append((utterance.id, first))
+        assert len(places) == 1
+    for row in range(len(prosody.codes)):
+        runs = prosody.run_codes[row].repeat_interleave(prosody.durations[row], 1)
+        assert torch.equal(runs[0], prosody.codes[row, 0, prosody.mask[row]])
+
+
+def test_impossible_data_and_settings_are_refused(make_speechlike):
+    pairs, read = make_pairs(make_speechlike)
+    config = make_config(pairs)
+    with pytest.raises(ManifestError, match=r"None of 4 utterances lasts 4\.02 s"):
+        VocoderData(pairs, config, read, batch_size=1, segment_frames=200)
+    short = VocoderData(pairs, config, lambda *_: torch.randn(8000), batch_size=1, segment_frames=20)
+    with pytest.raises(ManifestError, match=r"0\.50 s of audio, but tokens for 1\.00 s"):
+        short[0]
+    with pytest.raises(ConfigError, match="adversarial_from is 3"):
+        VocoderTrainingConfig(adversarial_from=3)
+    with pytest.raises(ConfigError, match="steps is 0"):
+        VocoderTrainingConfig(steps=0)
