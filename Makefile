@@ -30,7 +30,7 @@ test: $(VENV)/.dev  ## Run the tests
 check: $(VENV)/.dev  ## Lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.dev  ## Time our way against the plain way, in one run
 	$(BIN)/python benchmarks/extraction.py

@@ -243,9 +243,9 @@ def generate(
 
 
 def spoken(prompt: SpeechTokens, continuation: Continuation, card: LMCard, include_prompt: bool = True) -> SpeechTokens:
-    """Make a continuation ready for a vocoder: new units without durations (it predicts them), the prompt before them.
+    """Make a continuation ready for a vocoder: alone without durations, which it predicts, or behind its prompt.
 
-    With the prompt, its true durations stand, and each new unit gets its mean duration in the training data.
+    Behind the prompt, whose durations are true, each new unit gets its mean duration in the training data.
     """
     if not include_prompt:
         return SpeechTokens(codes=continuation.units[None])

@@ -1,0 +1,301 @@
+"""`vocable quickstart`, step by step: speech -> units -> tokens -> two language models -> continuations -> a page.
+
+Every step writes files under the run's folder and is passed over when they are there, so a run that was stopped goes on.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from vocable.audio.io import read_utterance
+from vocable.audio.manifest import Rejections, write_manifest
+from vocable.cli.tokenize import tokenize_manifest
+from vocable.config import config_to_dict
+from vocable.errors import ConfigError, OutputError
+from vocable.evaluation.resynthesis import ResynthesisConfig, ResynthesisOutcome, evaluate_resynthesis
+from vocable.evaluation.results import save_result
+from vocable.features import EncoderConfig
+from vocable.lm.checkpoint import LoadedLM, load_lm
+from vocable.lm.generation import Continuation, GenerationConfig
+from vocable.lm.surgery import UnitLMConfig
+from vocable.quickstart.data import Splits, choose_prompts, load_own_speech, load_stories
+from vocable.quickstart.measure import HeldOutLoss, held_out_losses
+from vocable.quickstart.vocoder import vocoder_for
+from vocable.systems import twist
+from vocable.tokens.kmeans import KMeansConfig
+from vocable.tokens.shards import TokenShards
+from vocable.tokens.tokenizer import load_tokenizer
+from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
+from vocable.training.config import TrainingConfig
+from vocable.training.loop import TrainingResult
+from vocable.types import SpeechTokens, Utterance
+
+STARTS = {"warm": True, "cold": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuickstartConfig:
+    """What the quickstart does. The defaults fit ten minutes of two CPU cores."""
+
+    audio: Path | None = None
+    """A folder of recordings, or a manifest; None: the stories that come with Vocable."""
+    out: Path = Path("runs/quickstart")
+    encoder: str = "openai/whisper-tiny.en"
+    layer: int = 2
+    num_clusters: int = 100
+    text_model: str = "HuggingFaceTB/SmolLM2-135M"
+    steps: int = 120
+    """Optimiser steps of each language model, of one packed row of 1024 units; fewer where these take too long."""
+    minutes_per_model: float = 3.0
+    """Steps are cut down, for both models alike, to what fits in this time on this machine."""
+    warm_learning_rate: float = 3e-4
+    cold_learning_rate: float = 1e-3
+    """Each start has its own rate, as in the paper; one rate for both would favour one of them."""
+    num_prompts: int = 6
+    prompt_seconds: float = 3.0
+    max_seconds: float = 6.0
+    """Longest continuation."""
+    num_judged: int = 8
+    """Utterances that the recogniser hears, original and resynthesised; 0 leaves the judging out."""
+    voice: str | None = None
+    """Voice of the shipped vocoder; None takes the speaker's own where it is known, else the first."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 10 or self.num_prompts < 1 or self.num_judged < 0:
+            raise ConfigError(
+                f"steps is {self.steps} (at least 10), num_prompts {self.num_prompts} (at least 1), num_judged "
+                f"{self.num_judged} (at least 0)."
+            )
+
+
+@dataclass(slots=True)
+class Heard:
+    """A held-out prompt and what the models made of it."""
+
+    utterance: Utterance
+    prompt: SpeechTokens
+    whole: SpeechTokens
+    continuations: dict[str, Continuation]
+
+
+@dataclass(slots=True)
+class QuickstartResult:
+    """Everything that the report shows."""
+
+    config: QuickstartConfig
+    splits: Splits
+    tokenizer: UnitTokenizer
+    shards: TokenShards
+    lms: dict[str, LoadedLM]
+    training: dict[str, TrainingResult]
+    losses: list[HeldOutLoss]
+    heard: list[Heard]
+    resynthesis: ResynthesisOutcome | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of each step in this run; 0 for steps that an earlier run had done."""
+
+
+def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> QuickstartResult:
+    """Run all steps but the report.
+
+    Raises:
+        OutputError: `config.out` holds a run with other settings.
+        AssetError: a pretrained model is not at hand; the message says how to get it.
+        ManifestError: the user's folder holds too little speech.
+    """
+    console = console or Console(highlight=False)
+    out, seconds = Path(config.out), {}
+    _claim(config)
+
+    @contextmanager
+    def step(name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        console.print(f"[bold]{name}[/bold] ...")
+        yield
+        seconds[name] = time.perf_counter() - started
+        console.print(f"[bold]{name}[/bold] took {seconds[name]:.1f} s")
+
+    with step("Reading speech"):
+        splits = _prepare_speech(config)
+    with step("Fitting units"):
+        tokenizer = _fit_units(config, splits.train)
+    with step("Tokenizing"):
+        shards = _tokenize(out, tokenizer)
+    tokenizer.vocoder = vocoder_for(tokenizer)
+    resynthesis = None
+    if config.num_judged:
+        with step("Measuring the resynthesis ceiling"):
+            resynthesis = _judge_resynthesis(config, tokenizer, splits.test)
+    training, lms = {}, {}
+    recipe = _fit_steps(config, twist_config(config, "warm"), shards["train"])
+    for start in STARTS:
+        with step(f"Training, {start} start"):
+            training[start] = twist.train(
+                _with_start(recipe, config, start), shards["train"], out / start, shards["valid"], tokenizer
+            )
+            lms[start] = load_lm(training[start].last, tokenizer=tokenizer)
+    with step("Scoring held-out speech"):
+        losses = held_out_losses(lms, shards["train"], shards["test"], splits.is_new_voice, config.seed)
+    with step("Continuing prompts"):
+        heard = _continue_prompts(config, tokenizer, lms, splits)
+    return QuickstartResult(
+        config, splits, tokenizer, shards["train"], lms, training, losses, heard, resynthesis, seconds
+    )
+
+
+def twist_config(config: QuickstartConfig, start: str) -> twist.TwistConfig:
+    """The TWIST settings of this quickstart; `recipes/twist/cpu.yaml` holds the same."""
+    recipe = twist.TwistConfig(
+        tokenizer=UnitTokenizerConfig(
+            name=f"{config.encoder.rsplit('/', 1)[-1]}-l{config.layer}-km{config.num_clusters}",
+            encoder=EncoderConfig(name=config.encoder, layer=config.layer),
+            kmeans=KMeansConfig(num_clusters=config.num_clusters, seed=config.seed),
+        ),
+        lm=UnitLMConfig(text_model=config.text_model, dropout=0.0, seed=config.seed),
+        training=TrainingConfig(
+            max_steps=config.steps,
+            context_tokens=1024,
+            tokens_per_batch=1024,
+            warmup_steps=10,
+            log_every=5,
+            validate_every=10,
+            checkpoint_every=None,
+            seed=config.seed,
+        ),
+        generation=GenerationConfig(top_k=50, max_seconds=config.max_seconds, seed=config.seed),
+        max_utterance_seconds=None,
+    )
+    return _with_start(recipe, config, start)
+
+
+def _with_start(recipe: twist.TwistConfig, config: QuickstartConfig, start: str) -> twist.TwistConfig:
+    rate = config.warm_learning_rate if STARTS[start] else config.cold_learning_rate
+    return replace(
+        recipe,
+        lm=replace(recipe.lm, warm=STARTS[start]),
+        training=replace(recipe.training, learning_rate=rate),
+    )
+
+
+def _claim(config: QuickstartConfig) -> None:
+    """Make the folder this run's, or check that it is."""
+    path = Path(config.out) / "quickstart.json"
+    settings = {key: value for key, value in config_to_dict(config).items() if key != "out"}
+    settings["audio"] = str(Path(config.audio).resolve()) if config.audio is not None else None
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(key for key in settings | found if settings.get(key) != found.get(key))
+        if changed:
+            said = ", ".join(f"{key}: {found.get(key)!r} there, {settings.get(key)!r} now" for key in changed)
+            raise OutputError(f"{config.out} holds a quickstart with other settings ({said}). Give another --out.")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _prepare_speech(config: QuickstartConfig) -> Splits:
+    """Write train.jsonl, valid.jsonl and test.jsonl."""
+    out = Path(config.out)
+    splits = load_stories() if config.audio is None else load_own_speech(config.audio, Rejections(out), config.seed)
+    for name, utterances in splits._asdict().items():
+        if not (out / f"{name}.jsonl").is_file():
+            write_manifest(utterances, out / f"{name}.jsonl")
+    return splits
+
+
+def _fit_units(config: QuickstartConfig, utterances: Sequence[Utterance]) -> UnitTokenizer:
+    folder = Path(config.out) / "tokenizer"
+    if not (folder / "config.json").is_file():
+        with Progress(console=Console(stderr=True)) as progress:
+            task = progress.add_task("features", total=len(utterances))
+            fitted = twist.build_tokenizer(
+                twist_config(config, "warm"), utterances, on_utterance=lambda _: progress.advance(task)
+            )
+        fitted.save_pretrained(folder)
+    return UnitTokenizer.from_pretrained(folder)
+
+
+def _tokenize(out: Path, tokenizer: UnitTokenizer) -> dict[str, TokenShards]:
+    for name in Splits._fields:
+        tokenize_manifest(out / f"{name}.jsonl", out / "tokens" / name, str(out / "tokenizer"))
+    return {name: TokenShards(out / "tokens" / name) for name in Splits._fields}
+
+
+def _judge_resynthesis(
+    config: QuickstartConfig, tokenizer: UnitTokenizer, utterances: Sequence[Utterance]
+) -> ResynthesisOutcome | None:
+    """Judge with the models that are at hand; none, when the recogniser is not."""
+    from vocable.assets import is_available
+    from vocable.evaluation.judges import load_judges
+
+    if not is_available("openai/whisper-base"):
+        return None
+    judges = load_judges(
+        mos="distillmos" if is_available("distillmos") else None,
+        speaker="resemblyzer" if is_available("resemblyzer") else None,
+    )
+    settings = ResynthesisConfig(num_utterances=config.num_judged, seed=config.seed, voice=config.voice)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("judging", total=min(config.num_judged, len(utterances)))
+        outcome = evaluate_resynthesis(
+            utterances, tokenizer, judges, settings, on_progress=lambda count: progress.advance(task, count)
+        )
+    save_result(outcome.result, Path(config.out) / "resynthesis", overwrite=True)
+    return outcome
+
+
+def _fit_steps(config: QuickstartConfig, recipe: twist.TwistConfig, shards: TokenShards) -> twist.TwistConfig:
+    """Cut the steps of both models down to what this machine does in the time; kept for runs that go on."""
+    path = Path(config.out) / "steps.json"
+    if not path.is_file():
+        layout = twist.build_layout(shards.card["codebook_size"])
+        cold = replace(recipe, lm=replace(recipe.lm, warm=False))
+        seconds = _seconds_per_step(cold, layout)
+        steps = int(min(config.steps, max(10, config.minutes_per_model * 60 / seconds)))
+        path.write_text(json.dumps({"steps": steps, "seconds_per_step": round(seconds, 3)}) + "\n", encoding="utf-8")
+    steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
+    return replace(recipe, training=replace(recipe.training, max_steps=steps))
+
+
+def _seconds_per_step(recipe: twist.TwistConfig, layout: twist.UnitsLayout) -> float:
+    """Time forward and backward passes on random units; the first is not counted."""
+    from vocable.lm.packed import enable_packing
+    from vocable.sequences.packing import concatenate
+
+    model = twist.build_lm(recipe, layout)
+    enable_packing(model)
+    documents = [layout.vocabulary.token_ids(torch.randint(0, layout.vocabulary.codebook_size, (256,)))] * 4
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.training.precision == "bf16"):
+            value = twist.loss(model, concatenate(documents))
+        value.backward()
+        times.append(time.perf_counter() - started)
+    return 1.2 * min(times[1:])  # the optimiser and validation take about another fifth
+
+
+def _continue_prompts(
+    config: QuickstartConfig, tokenizer: UnitTokenizer, lms: dict[str, LoadedLM], splits: Splits
+) -> list[Heard]:
+    """Let every model continue the first seconds of the same held-out utterances, with the same seeds."""
+    chosen = choose_prompts(splits.test, config.num_prompts, config.prompt_seconds + 1.5, splits.is_new_voice)
+    whole = tokenizer.encode([read_utterance(utterance, tokenizer.sample_rate) for utterance in chosen])
+    short = [replace(u, duration=min(config.prompt_seconds, u.duration or config.prompt_seconds)) for u in chosen]
+    prompts = tokenizer.encode([read_utterance(utterance, tokenizer.sample_rate) for utterance in short])
+    settings = twist_config(config, "warm").generation
+    made = {start: twist.generate(lm, prompts, settings) for start, lm in lms.items()}
+    return [
+        Heard(utterance, prompts[i], whole[i], {start: made[start][i] for start in lms})
+        for i, utterance in enumerate(chosen)
+    ]
+
+
