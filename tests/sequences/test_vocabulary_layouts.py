@@ -81,5 +81,5 @@ def test_layout_card_round_trip():
     layout = UnitsLayout(vocabulary=UnitVocabulary(codebook_size=7, unit_offset=4), collapsed=False, eos=False)
     assert layout_from_card(layout.card()) == layout
     assert isinstance(layout, Layout)
-    with pytest.raises(UnknownNameError, match="Unknown layout 'unitz'. Did you mean 'units'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown layout 'unitz'. Did you mean 'units'"):
         layout_from_card({"name": "unitz"})

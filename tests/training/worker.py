@@ -1,6 +1,7 @@
 """A training run in a process of its own, for test_loop.py.
 
-`worker.py OUT STEP` dies after STEP steps; `worker.py OUT processes` is one of two processes. Models, documents and settings are those of that file.
+`worker.py OUT STEP` dies after STEP steps; `worker.py OUT processes` is one of two processes. Models, documents and
+settings are those of that file.
 """
 
 import dataclasses

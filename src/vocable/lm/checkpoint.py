@@ -8,7 +8,8 @@ units, the layout of rows, and which tokenizer the units come from.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as hf_logging
 
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError, OutputError
@@ -78,7 +80,8 @@ def save_lm(model: PreTrainedModel, folder: Path, card: LMCard, *, overwrite: bo
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        model.save_pretrained(temporary)
+        with _no_progress_bar():
+            model.save_pretrained(temporary)
         write_card(temporary, card)
         replace_folder(temporary, folder)
     except OSError as error:
@@ -159,6 +162,18 @@ def restore_folder(folder: Path) -> None:
     """Undo a `replace_folder` that was cut off before the new folder had its name."""
     if not folder.exists() and _old_name(folder).exists():
         _old_name(folder).replace(folder)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar for the single file it writes."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
 
 
 def _old_name(folder: Path) -> Path:

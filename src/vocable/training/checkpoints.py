@@ -6,6 +6,7 @@
 """
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -17,6 +18,9 @@ from accelerate import Accelerator
 
 from vocable.errors import OutputError
 from vocable.tokens.fingerprint import differences
+
+# it warns at every checkpoint that tied weights are written once
+logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 LOOP_NAME = "loop.json"
 RUN_NAME = "training.yaml"

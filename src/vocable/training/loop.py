@@ -5,7 +5,7 @@
 The loop knows nothing of units: a task gives it batches and their summed losses (`training/language_model.py` is the
 one for language models). Every step averages over all tokens of all its batches, on whatever processes they are, so
 neither accumulation nor the number of processes changes the result beyond rounding. `accelerate launch` gives several
-processes; in one, nothing need be launched.
+processes on GPUs, `torchrun` also on CPUs (where `accelerate launch --cpu` starts one process, unless through MPI).
 """
 
 import hashlib
