@@ -5,6 +5,7 @@
 Two conventions, and units of one are not units of the other:
 - padding `30s`: silence up to 30 s, as in training; the frames of the silence are dropped. Every clip costs 30 s.
 - padding `none`: the clip as it is, with the positional embeddings cut to it.
+In both, a frame's features carry its place in the clip (see windows.py, with numbers).
 """
 
 from typing import Any

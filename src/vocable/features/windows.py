@@ -7,6 +7,16 @@
 
 Neighbouring windows share `2 * context` frames; each gives up `context` of them, so every kept frame has seen at least
 `context` frames on both sides (except at the ends of the recording), and every frame is kept exactly once.
+
+What is promised of a recording longer than a window:
+- Exact, always: the number of frames; streamed blocks give the same bits as the whole; windows lie at fixed places.
+- log-mel: equal to one pass over the whole, up to rounding, because a frame hears less than the context. (With
+  Whisper's scaling, the loudest value is that of the window.)
+- HuBERT, WavLM, wav2vec 2.0: an approximation of one pass. Attention hears the window only, and normalisation of the
+  input and the base models' norm over time are those of the window. More context brings it closer (tested).
+- Whisper: there is no one pass, since the model ends at 30 s; windows are the definition. Its features carry the place
+  in the window, by its absolute positions. Measured with tiny.en, layer 2, on 3 minutes of read speech: moved by 8 s in
+  the window, frames differ by 34 % of their norm (4 % if the positions are moved along), and of 100 units, 24 % change.
 """
 
 from __future__ import annotations
