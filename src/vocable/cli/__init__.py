@@ -1,4 +1,4 @@
-"""The `vocable` command: finds the function behind each command, fills its arguments, prints errors without a traceback.
+"""The `vocable` command: finds the function behind each command, fills its arguments, prints errors in one line.
 
 Every module of this package offers `COMMANDS`, a table from command words to an ordinary function; the function's
 signature and docstring are its command line (jsonargparse). A function with a parameter `overrides` also takes dotted
@@ -60,13 +60,13 @@ def run_command(name: str, function: Callable, arguments: Sequence[str]) -> None
     """Parse `arguments` by the signature of `function`, and call it."""
     import jsonargparse
 
-    parser = jsonargparse.ArgumentParser(prog=f"vocable {name}", description=inspect.getdoc(function))
+    parser = jsonargparse.ArgumentParser(prog=f"vocable {name}", description=_explanation(function))
     takes_overrides = "overrides" in inspect.signature(function).parameters
     parser.add_function_arguments(function, as_positional=True, skip={"overrides"} if takes_overrides else None)
     overrides = [word for word in arguments if takes_overrides and OVERRIDE.match(word)]
-    words = [_underscored(word) for word in arguments if word not in overrides]
+    words = _switches(function, [_underscored(word) for word in arguments if word not in overrides])
     values = parser.parse_args(_gather_list(function, words))
-    settings = parser.instantiate_classes(values).as_dict()
+    settings = parser.instantiate(values).as_dict()
     if takes_overrides:
         settings["overrides"] = tuple(overrides)
     function(**settings)
@@ -76,6 +76,25 @@ def _underscored(word: str) -> str:
     """`--sample-rate=8000` -> `--sample_rate=8000`: both spellings of an option are understood."""
     option, separator, value = word.partition("=")
     return option.replace("-", "_").replace("__", "--", 1) + separator + value if option.startswith("--") else word
+
+
+def _explanation(function: Callable) -> str:
+    """The docstring up to its arguments, which are listed by themselves."""
+    return (inspect.getdoc(function) or "").split("\nArgs:", 1)[0].strip()
+
+
+def _switches(function: Callable, words: list[str]) -> list[str]:
+    """Let options that are true or false stand alone: `--strict` means `--strict=true`."""
+    flags = {
+        f"--{parameter.name}"
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.annotation in (bool, "bool")
+    }
+    values = {"true", "false"}
+    return [
+        f"{word}=true" if word in flags and (words[place + 1 : place + 2] or ["--"])[0].lower() not in values else word
+        for place, word in enumerate(words)
+    ]
 
 
 def _gather_list(function: Callable, words: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vocable.tokens.kmeans_report import KMeansReport
+    from vocable.tokens.unit_tokenizer import UnitTokenizerConfig
 
 
 def fit_tokenizer(
@@ -41,12 +42,8 @@ def fit_tokenizer(
         work_folder: Folder for the features, 4 bytes a value; by default the system's temporary folder.
         overrides: Dotted settings.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from vocable.audio.manifest import Rejections, read_manifest
     from vocable.config import load_config
-    from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
+    from vocable.tokens.unit_tokenizer import UnitTokenizerConfig
 
     short = {
         "encoder.name": encoder,
@@ -57,12 +54,35 @@ def fit_tokenizer(
     }
     given = [f"{key}={value}" for key, value in short.items() if value is not None]
     settings = load_config(UnitTokenizerConfig, config, [*given, *overrides])
+    fit_and_save(manifest, out, settings, device, strict, work_folder)
+
+
+def fit_and_save(
+    manifest: Path,
+    out: Path,
+    settings: UnitTokenizerConfig,
+    device: str | None = None,
+    strict: bool = False,
+    work_folder: Path | None = None,
+) -> None:
+    """Fit a unit tokenizer with progress bars, save it, and print the report of the fit."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from vocable.audio.manifest import Rejections, read_manifest
+    from vocable.tokens.unit_tokenizer import UnitTokenizer
+
     rejections = Rejections(out)
     utterances = read_manifest(manifest, strict=strict, rejections=rejections)
     console = Console()
     with Progress(console=Console(stderr=True)) as progress:
         extraction = progress.add_task("features", total=len(utterances))
         passes = progress.add_task("k-means", total=settings.kmeans.max_iterations + 1)
+
+        def show_pass(number: int, distance: float) -> None:
+            progress.update(extraction, total=progress.tasks[extraction].completed)  # fewer than all, with `hours`
+            progress.update(passes, completed=number + 1, description=f"k-means, mean squared distance {distance:.4g}")
+
         tokenizer = UnitTokenizer.fit(
             utterances,
             settings,
@@ -71,10 +91,9 @@ def fit_tokenizer(
             strict=strict,
             work_folder=work_folder,
             on_utterance=lambda _: progress.advance(extraction),
-            on_pass=lambda number, distance: progress.update(
-                passes, completed=number + 1, description=f"k-means, mean squared distance {distance:.4g}"
-            ),
+            on_pass=show_pass,
         )
+        progress.update(passes, total=progress.tasks[passes].completed)  # it may have converged early
     tokenizer.save_pretrained(out)
     if tokenizer.report is not None:
         console.print(report_table(tokenizer.report, settings.kmeans.num_clusters))

@@ -1,6 +1,12 @@
 """`vocable train`: from a manifest, or from tokens, to a unit language model."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vocable.systems.twist import TwistConfig
 
 
 def train(
@@ -65,21 +71,32 @@ def train(
     print(f"Language model: {result.best} (best), {result.last} (last)")
 
 
-def _tokens_from_speech(config, manifest, valid_manifest, tokenizer, out, processes, device, strict):  # noqa: ANN001
+def _tokens_from_speech(
+    config: TwistConfig,
+    manifest: Path,
+    valid_manifest: Path | None,
+    tokenizer: Path | None,
+    out: Path,
+    processes: int,
+    device: str | None,
+    strict: bool,
+) -> tuple[Path, Path, Path | None]:
     """Fit units unless there are some, and tokenize; return the folders of tokenizer, tokens and validation tokens."""
     from vocable.cli.tokenize import tokenize_manifest
-    from vocable.cli.tokenizer import fit_tokenizer
+    from vocable.cli.tokenizer import choose_device, fit_and_save
+    from vocable.systems import twist
 
     if tokenizer is None:
         tokenizer = out / "tokenizer"
-        if not (tokenizer / "config.json").is_file():
-            fit_tokenizer(manifest, tokenizer, config, device=device, strict=strict)
-    tokenize_manifest(manifest, out / "tokens", tokenizer, processes=processes, device=device, strict=strict)
-    valid_tokens = None
-    if valid_manifest is not None:
-        valid_tokens = out / "valid-tokens"
-        tokenize_manifest(valid_manifest, valid_tokens, tokenizer, processes=processes, device=device, strict=strict)
-    return tokenizer, out / "tokens", valid_tokens
+        if not (tokenizer / "config.json").is_file() and config.kmeans_file is not None:
+            twist.build_tokenizer(config, [], choose_device(device)).save_pretrained(tokenizer)
+        elif not (tokenizer / "config.json").is_file():
+            fit_and_save(manifest, tokenizer, config.tokenizer, device, strict)
+    folders = [out / "tokens", out / "valid-tokens"]
+    for source, folder in zip((manifest, valid_manifest), folders, strict=True):
+        if source is not None:
+            tokenize_manifest(source, folder, str(tokenizer), processes=processes, device=device, strict=strict)
+    return tokenizer, folders[0], folders[1] if valid_manifest is not None else None
 
 
 COMMANDS = {"train": train}

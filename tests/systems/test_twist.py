@@ -1,0 +1,146 @@
+"""TWIST from end to end on tiny models, and its own small functions."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tiny import save_tiny_lm, write_speech
+from vocable.cli.tokenize import tokenize_manifest
+from vocable.errors import ConfigError, FingerprintError
+from vocable.features import EncoderConfig
+from vocable.lm.checkpoint import load_lm
+from vocable.lm.generation import Continuation, GenerationConfig
+from vocable.lm.surgery import UnitLMConfig
+from vocable.systems import twist
+from vocable.tokens.kmeans import KMeansConfig
+from vocable.tokens.shards import TokenShards
+from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
+from vocable.training.config import TrainingConfig
+from vocable.types import SpeechTokens
+
+LOG_MEL_UNITS = UnitTokenizerConfig(
+    encoder=EncoderConfig(name="log-mel", layer=0), kmeans=KMeansConfig(num_clusters=6, init_frames=100)
+)
+
+
+def runs(units: list[int], durations: list[int]) -> SpeechTokens:
+    return SpeechTokens(codes=torch.tensor([units]), durations=torch.tensor(durations))
+
+
+@pytest.fixture(scope="module")
+def tokenized(tmp_path_factory, make_speechlike):
+    """A tokenizer of log-mel units, and shards of twelve clips."""
+    from vocable.audio.manifest import read_manifest
+
+    folder = tmp_path_factory.mktemp("twist")
+    manifest = write_speech(folder / "speech", make_speechlike)
+    tokenizer = UnitTokenizer.fit(read_manifest(manifest), LOG_MEL_UNITS)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    tokenize_manifest(manifest, folder / "tokens", str(folder / "tokenizer"), progress=False)
+    return tokenizer, TokenShards(folder / "tokens"), folder
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> twist.TwistConfig:
+    return twist.TwistConfig(
+        tokenizer=LOG_MEL_UNITS,
+        lm=UnitLMConfig(text_model=str(save_tiny_lm("opt", tmp_path / "text"))),
+        training=TrainingConfig(max_steps=3, context_tokens=128, tokens_per_batch=512, warmup_steps=1, precision="fp32"),
+        valid_share=0.3,
+    )
+
+
+def test_first_seconds_cuts_runs_at_the_limit():
+    tokens = runs([4, 2, 5], [3, 4, 2])
+    assert twist.first_seconds(tokens, 0.10, frame_rate=50.0) == runs([4, 2], [3, 2])
+    assert twist.first_seconds(tokens, 0.06, frame_rate=50.0) == runs([4], [3])
+    assert twist.first_seconds(tokens, 9.0, frame_rate=50.0) == tokens
+    frames = SpeechTokens(codes=torch.tensor([[1, 1, 2]]))
+    assert twist.first_seconds(frames, 0.04, frame_rate=50.0) == SpeechTokens(codes=torch.tensor([[1, 1]]))
+
+
+def test_sequences_are_units_between_end_symbols_with_their_seconds():
+    from vocable.types import Utterance
+
+    pairs = [(Utterance(id="a", audio=Path("a.wav")), runs([4, 2, 5], [3, 4, 2]))]
+    documents = twist.build_sequences(pairs, twist.build_layout(6), frame_rate=50.0)
+    assert documents.token_ids[0].tolist() == [1, 6, 4, 7, 1]
+    assert documents.seconds == [pytest.approx(9 / 50)]
+
+
+def test_train_then_generate(tokenized, config, tmp_path):
+    tokenizer, shards, _ = tokenized
+    result = twist.train(config, shards, tmp_path / "lm", tokenizer=tokenizer)
+    assert result.finished
+    lm = load_lm(result.last, tokenizer=tokenizer)
+    assert lm.card.tokenizer_fingerprint == tokenizer.fingerprint
+    # the mean durations on the card are those of the shards, by hand
+    unit = int(next(iter(shards))[1].units[0])
+    found = [d for _, t in shards for u, d in zip(t.units.tolist(), t.durations.tolist(), strict=True) if u == unit]
+    assert lm.card.unit_seconds[unit] == pytest.approx(sum(found) / len(found) / tokenizer.frame_rate, abs=1e-4)
+    prompts = [tokens for _, tokens in list(shards)[:2]]
+    settings = GenerationConfig(min_seconds=0.5, max_seconds=1.0, temperature=1.0)
+    first, again = (twist.generate(lm, prompts, settings) for _ in range(2))
+    assert all(0.5 <= c.seconds for c in first)
+    assert [c.units.tolist() for c in first] == [c.units.tolist() for c in again]
+
+
+def test_tokens_of_another_tokenizer_are_refused(tokenized, config, tmp_path):
+    _, shards, folder = tokenized
+    from dataclasses import replace
+
+    from vocable.audio.manifest import read_manifest
+
+    other = UnitTokenizer.fit(
+        read_manifest(folder / "speech" / "manifest.jsonl"),
+        replace(LOG_MEL_UNITS, kmeans=KMeansConfig(num_clusters=6, init_frames=100, seed=7)),
+    )
+    with pytest.raises(FingerprintError, match=other.fingerprint):
+        twist.train(config, shards, tmp_path / "lm", tokenizer=other)
+
+
+def test_held_out_share_does_not_depend_on_the_other_utterances():
+    ids = [f"utterance-{i}" for i in range(4000)]
+    held_out = [i for i in ids if twist._is_held_out(i, 0.1)]
+    assert 0.08 < len(held_out) / len(ids) < 0.12
+    assert held_out[:3] == [i for i in ids[:100] if twist._is_held_out(i, 0.1)][:3]
+
+
+def test_a_continuation_behind_its_prompt_keeps_the_prompts_durations(tokenized, config, tmp_path):
+    tokenizer, shards, _ = tokenized
+    card = twist.build_card(config, twist.build_layout(6), shards)
+    new = Continuation(units=torch.tensor([3, 1]), seconds=0.2, stopped="eos")
+    both = twist.spoken(runs([4, 2], [3, 4]), new, card)
+    assert both.units.tolist() == [4, 2, 3, 1]
+    assert both.durations[:2].tolist() == [3, 4]
+    expected = [max(1, round(card.unit_seconds[unit] * tokenizer.frame_rate)) for unit in (3, 1)]
+    assert both.durations[2:].tolist() == expected
+    assert twist.spoken(runs([4], [1]), new, card, include_prompt=False).durations is None
+
+
+def published_checkpoint(folder: Path, **settings) -> Path:
+    config = AutoConfig.for_model("opt", vocab_size=10, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                                  ffn_dim=16, word_embed_proj_dim=16, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+                                  **settings)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_published_checkpoint_is_read_with_its_offset(tokenized, tmp_path):
+    tokenizer, shards, _ = tokenized
+    lm = twist.load_published(published_checkpoint(tmp_path, offset=4), tokenizer)
+    assert lm.card.vocabulary.unit_offset == 4
+    layout = lm.card.build_layout()
+    assert layout.build(runs([5, 0], [1, 1])).tolist() == [9, 4]  # no symbols around
+    (continuation,) = twist.generate(lm, [next(iter(shards))[1]], GenerationConfig(max_seconds=0.5))
+    assert set(continuation.units.tolist()) <= set(range(6))
+
+
+def test_checkpoints_that_are_not_twist_or_too_small_are_refused(tokenized, tmp_path):
+    tokenizer, _, _ = tokenized
+    with pytest.raises(ConfigError, match="no 'offset'"):
+        twist.load_published(published_checkpoint(tmp_path / "a"), tokenizer)
+    with pytest.raises(ConfigError, match="10 rows, of which units begin at 5"):
+        twist.load_published(published_checkpoint(tmp_path / "b", offset=5), tokenizer)

@@ -1,0 +1,54 @@
+"""Tiny random models in folders, and a little speech, for tests that run whole commands."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from features.tiny_encoders import save_tiny
+from vocable.audio.io import write_audio
+from vocable.audio.manifest import write_manifest
+from vocable.types import Utterance
+
+_LANGUAGE_MODELS = {
+    "opt": {"num_attention_heads": 4, "ffn_dim": 64, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
+    "qwen2": {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64, "tie_word_embeddings": True},
+    "llama": {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64, "tie_word_embeddings": True},
+}
+
+
+def save_tiny_encoder(published: str, folder: Path) -> Path:
+    """Write a tiny random encoder of the family that a published name belongs to."""
+    return save_tiny("whisper" if "whisper" in published else "hubert-base", folder)
+
+
+def save_tiny_lm(published: str, folder: Path, positions: int = 2048) -> Path:
+    """Write a tiny random language model of the family that a published name belongs to."""
+    family = next(f for f, word in (("opt", "opt"), ("qwen2", "Qwen"), ("llama", "SmolLM")) if word in published)
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=600,
+        hidden_size=32,
+        num_hidden_layers=2,
+        max_position_embeddings=positions,
+        **_LANGUAGE_MODELS[family],
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def write_speech(folder: Path, make_speechlike, count: int = 12) -> Path:
+    """Write a few short recordings and their manifest; return the manifest."""
+    utterances = []
+    for index in range(count):
+        path = folder / f"clip{index:02d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        waveform = make_speechlike(16_000 + 2_400 * index, seed=index)
+        write_audio(path, waveform, 16_000)
+        utterances.append(
+            Utterance(id=path.stem, audio=path, duration=len(waveform) / 16_000, speaker=f"s{index % 3}", text="one two")
+        )
+    write_manifest(utterances, folder / "manifest.jsonl")
+    return folder / "manifest.jsonl"
