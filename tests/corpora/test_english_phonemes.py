@@ -70,6 +70,7 @@ def test_every_word_of_a_sentence_gets_its_own_phonemes(accent):
     assert [word.pause for word in spoken] == [""] * 8 + [","] + [""] * 2 + ["."]
     assert spoken[0].phonemes in ("ʌv", "ɒv")
     assert spoken[1].phonemes == spoken[7].phonemes == "ðə"
+    assert spoken[9].phonemes == "ˌI"  # else Kokoro swallows it
 
 
 def test_text_without_a_word_is_refused():

@@ -51,6 +51,10 @@ ACCENT_SYMBOLS: dict[str, dict[str, str]] = {
     "en-gb": {"ə^ʊ": "Q", "o^ʊ": "Q", "e^ə": "ɛː", "i^ə": "ɪə", "ɪ^ə": "ɪə", "ɾ": "t"},
 }
 
+STRESSED = {"I": "ˌI"}
+"""Words that espeak-ng leaves without stress and that Kokoro then swallows: of five "I" that Whisper base missed, it
+heard all five once they had secondary stress."""
+
 
 class WordPhonemes(NamedTuple):
     """A word, its phonemes in Kokoro's symbols, and the pause mark after it ("" for none)."""
@@ -75,6 +79,7 @@ def phonemize(text: str, accent: Accent = "en-us") -> list[WordPhonemes]:
         phonemes = _clause_phonemes(words, accent)
         pauses = [""] * (len(words) - 1) + [pause]
         spoken += [WordPhonemes(*parts) for parts in zip(words, phonemes, pauses)]
+    spoken = [word._replace(phonemes=STRESSED.get(word.word, word.phonemes)) for word in spoken]
     return [word for word in spoken if word.phonemes]
 
 
