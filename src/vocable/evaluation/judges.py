@@ -85,7 +85,7 @@ def check_judge(transcriber: str, tokenizer: SpeechTokenizer, same_judge: Litera
     if relation == "same" and same_judge == "refuse":
         raise ConfigError(
             f"The recogniser {transcriber!r} is also the tokenizer's encoder {encoder!r}: it would judge its own "
-            "features. Choose another with --transcriber; or pass --same_judge allow, which the result will say."
+            "features. Choose another with --transcriber; or pass --same-judge allow, which the result will say."
         )
     return relation
 

@@ -6,7 +6,8 @@ The judge must not be the model that the tokenizer encodes with: it would hear i
 does. `judges.py` compares the two.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -39,9 +40,10 @@ class Transcriber(Protocol):
 class WhisperTranscriber:
     """Whisper with greedy decoding, no timestamps, no text from earlier windows, no temperature fallback.
 
-    Each recording is padded to 30 s, as published; so the text does not depend on what else is in the batch, up to
-    float rounding. Source: Radford et al., 2022, arXiv:2212.04356. Differs from the paper's long-form decoding: a
-    recording over 30 s is cut at quiet places and the texts are joined.
+    Each recording is padded to 30 s, as published, so the text does not depend on what else is in the batch, up to
+    float rounding; a window gets at most half of the decoder's positions, as published. Source: Radford et al., 2022,
+    arXiv:2212.04356. Differs from the paper's long-form decoding: a recording over 30 s is cut at quiet places and the
+    texts are joined.
     """
 
     def __init__(
@@ -75,12 +77,19 @@ class WhisperTranscriber:
         if not self.multilingual and language != "en":
             raise ConfigError(f"{name} transcribes English only, not {language!r}. Choose a multilingual recogniser.")
         self.language = language
+        settings = model.generation_config
+        self.max_new_tokens = model.config.max_target_positions // 2
+        timestamps = range(settings.no_timestamps_token_id + 1, model.config.vocab_size)
+        settings.suppress_tokens = sorted({*(settings.suppress_tokens or ()), *timestamps})
+        settings.max_length = None  # else it competes with max_new_tokens
         self.weights: Mapping[str, str] = dict(weights or {"name": name})
         self.conventions: Mapping[str, Any] = {
             "transcriber": name,
             "decoding": "greedy",
             "language": language,
             "padding": "30s",
+            "timestamps": "suppressed",
+            "max_tokens_per_window": self.max_new_tokens,
             "over_30s": "cut at the quietest 20 ms of each window's last 5 s",
             "dtype": str(model.dtype).removeprefix("torch."),
         }
@@ -104,16 +113,22 @@ class WhisperTranscriber:
 
     def _decode(self, waveforms: Sequence[Float[Tensor, " samples"]]) -> list[str]:
         inputs = self.feature_extractor(
-            [waveform.cpu().numpy() for waveform in waveforms], sampling_rate=self.sample_rate, return_tensors="pt"
+            [waveform.cpu().numpy() for waveform in waveforms],
+            sampling_rate=self.sample_rate,
+            return_tensors="pt",
+            return_attention_mask=True,
         )
         language = {"language": self.language, "task": "transcribe"} if self.multilingual else {}
-        token_ids = self.model.generate(
-            inputs.input_features.to(self.model.device, self.model.dtype),
-            do_sample=False,
-            num_beams=1,
-            return_timestamps=False,
-            **language,
-        )
+        with _quiet_transformers():
+            token_ids = self.model.generate(
+                inputs.input_features.to(self.model.device, self.model.dtype),
+                do_sample=False,
+                num_beams=1,
+                return_timestamps=False,
+                attention_mask=inputs.attention_mask.to(self.model.device),
+                max_new_tokens=self.max_new_tokens,
+                **language,
+            )
         texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
@@ -147,7 +162,8 @@ def load_whisper(
         raise ConfigError(f"dtype is {dtype!r}; it must be 'float32' or 'bfloat16'.")
     folder = resolve(name)
     try:
-        model: Any = WhisperForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
+        with _quiet_transformers():
+            model: Any = WhisperForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
         feature_extractor = WhisperFeatureExtractor.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
@@ -168,3 +184,19 @@ def cut_at_quiet(waveform: Float[Tensor, " samples"], sample_rate: int) -> list[
         pieces.append(waveform[:cut])
         waveform = waveform[cut:]
     return [*pieces, waveform]
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without progress bars, and without its warnings about its own generation settings."""
+    from transformers.utils import logging
+
+    level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shows_bars:
+            logging.enable_progress_bar()

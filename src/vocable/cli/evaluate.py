@@ -1,0 +1,165 @@
+"""`vocable evaluate ...`: how good are tokens, and the speech made from them?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+
+def evaluate_resynthesis_command(
+    *,
+    manifest: Path,
+    tokenizer: Path,
+    out: Path,
+    vocoder: Path | None = None,
+    num_utterances: int | None = 100,
+    seed: int = 0,
+    transcriber: str = "openai/whisper-base",
+    language: str = "en",
+    normaliser: str = "english",
+    voice: str | None = None,
+    voice_reference: Path | None = None,
+    durations: Literal["true", "predicted"] = "true",
+    same_judge: Literal["refuse", "allow"] = "refuse",
+    mos: str | None = "distillmos",
+    speaker_encoder: str | None = "resemblyzer",
+    num_examples: int = 20,
+    device: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Measure the resynthesis ceiling: words, quality and voice that survive speech -> tokens -> speech.
+
+    Writes resynthesis.json (scores with 95 % intervals), resynthesis.items.parquet (one row per utterance) and
+    resynthesis.html (a page to listen to). Run it before any language model is trained on the tokens.
+
+    Args:
+        manifest: The utterances to judge (JSONL), with text where there is some.
+        tokenizer: Folder of a saved tokenizer.
+        out: Folder for the results.
+        vocoder: Folder of the vocoder trained for that tokenizer. Not needed for tokenizers that decode by themselves.
+        num_utterances: How many to draw from the manifest; null takes all.
+        seed: Of the draw and of the bootstrap.
+        transcriber: The recogniser that judges; a Whisper name or folder.
+        language: What is spoken. Utterances marked with another language are left out.
+        normaliser: What is done to texts before they are compared: english, basic or none.
+        voice: Voice of the vocoder; without it, its first.
+        voice_reference: A recording of the voice that the resynthesis should have.
+        durations: Use the durations of the recording (true), or the vocoder's (predicted) as for generated tokens.
+        same_judge: Allow a recogniser that is the tokenizer's own encoder. Error rates are then too good.
+        mos: The predictor of opinion scores; null leaves the score out.
+        speaker_encoder: The judge of voices; null leaves the score out.
+        num_examples: Utterances on the page.
+        device: Where to compute, such as cpu or cuda. Without it, a GPU if there is one.
+        overwrite: Replace an earlier result in the same folder.
+    """
+    from vocable.audio.manifest import read_manifest
+    from vocable.evaluation.judges import load_judges
+    from vocable.evaluation.results import check_output, save_result
+    from vocable.evaluation.resynthesis import ResynthesisConfig, evaluate_resynthesis
+    from vocable.evaluation.resynthesis_report import write_resynthesis_page
+
+    config = ResynthesisConfig(
+        num_utterances=num_utterances,
+        seed=seed,
+        language=language,
+        normaliser=normaliser,
+        voice=voice,
+        voice_reference=voice_reference,
+        durations=durations,
+        same_judge=same_judge,
+        num_examples=num_examples,
+    )
+    check_output(out, "resynthesis", overwrite)
+    utterances = read_manifest(manifest)
+    device = device or _best_device()
+    loaded = _load_speaking_tokenizer(tokenizer, vocoder, device)
+    judges = load_judges(transcriber, language, mos, speaker_encoder, device)
+    total = len(utterances) if num_utterances is None else min(num_utterances, len(utterances))
+    with _progress("Judging resynthesis", total) as advance:
+        outcome = evaluate_resynthesis(utterances, loaded, judges, config, on_progress=advance)
+    path = save_result(outcome.result, out, overwrite=True)
+    write_resynthesis_page(outcome, path.with_suffix(".html"))
+    _print_scores(outcome.result)
+    print(f"Results: {path}\nListen:  {path.with_suffix('.html')}")
+
+
+def evaluate_units_command(tokens: Path) -> None:
+    """Count how token shards use their codebook, and how many bits a second of tokens costs.
+
+    Args:
+        tokens: Folder of token shards, as `vocable tokenize` writes them.
+    """
+    import dataclasses
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from vocable.evaluation.unit_metrics import shard_statistics
+
+    table = Table(title=str(tokens))
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    for name, value in dataclasses.asdict(shard_statistics(tokens)).items():
+        table.add_row(name, "-" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+def _load_speaking_tokenizer(tokenizer: Path, vocoder: Path | None, device: str):
+    """A tokenizer that can decode: with the vocoder attached, after their fingerprints were compared."""
+    from vocable.synthesis import UnitVocoder
+    from vocable.tokens import load_tokenizer
+
+    loaded = load_tokenizer(tokenizer, device=device)
+    if vocoder is not None:
+        speaking = UnitVocoder.from_pretrained(vocoder)
+        speaking.check_tokenizer(loaded.fingerprint)
+        loaded.vocoder = speaking.to(device)
+    return loaded
+
+
+def _best_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _progress(description: str, total: int):
+    """A progress bar; gives a function to call with the number of items done."""
+    import contextlib
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    @contextlib.contextmanager
+    def bar():
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns) as progress:
+            task = progress.add_task(description, total=total)
+            yield lambda count: progress.advance(task, count)
+
+    return bar()
+
+
+def _print_scores(result) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result.benchmark}: 95 % intervals")
+    for column in ("score", "value", "over utterances", "over speakers", "n"):
+        table.add_column(column)
+    for name, score in result.scores.items():
+        intervals = [(score.low, score.high), (score.speaker_low, score.speaker_high)]
+        shown = ["-" if low is None else f"{low:.4g} to {high:.4g}" for low, high in intervals]
+        value = "-" if score.value is None else f"{score.value:.4g}"
+        table.add_row(name, value, *shown, str(score.num_items))
+    console = Console()
+    console.print(table)
+    for note in result.notes:
+        console.print(f"Note: {note}", markup=False)
+    for reason, count in result.excluded.items():
+        console.print(f"Left out: {count} ({reason})", markup=False)
+
+
+COMMANDS = {
+    "evaluate resynthesis": evaluate_resynthesis_command,
+    "evaluate units": evaluate_units_command,
+}
