@@ -39,8 +39,10 @@ def generate(
     from vocable.quickstart.vocoder import vocoder_for
     from vocable.systems import twist
     from vocable.tokens.tokenizer import load_tokenizer
+    from vocable.training.logs import quiet_transformers
 
     config = load_config(GenerationConfig, None, overrides)
+    quiet_transformers()
     units = load_tokenizer(tokenizer)
     model = load_lm(lm, tokenizer=units)
     units.vocoder = vocoder_for(units, vocoder)

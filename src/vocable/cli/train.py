@@ -48,8 +48,10 @@ def train(
     from vocable.systems import twist
     from vocable.tokens.shards import TokenShards
     from vocable.tokens.tokenizer import load_tokenizer
+    from vocable.training.logs import quiet_transformers
 
     config = load_config(twist.TwistConfig, recipe, overrides)
+    quiet_transformers()
     if (manifest is None) == (tokens is None):
         raise ConfigError("Give either --manifest (speech) or --tokens (token shards), not both and not neither.")
     if manifest is not None:

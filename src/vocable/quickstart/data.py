@@ -59,9 +59,12 @@ def choose_prompts(
 ) -> list[Utterance]:
     """Pick utterances of at least `shortest` seconds, voices and texts as different as they come.
 
-    Known and new voices take turns, where there are both.
+    Known and new voices take turns, where there are both. Where too few are that long, the longest others join.
     """
-    long_enough = [u for u in utterances if (u.duration or 0) >= shortest] or list(utterances)
+    by_length = sorted(utterances, key=lambda u: -(u.duration or 0))
+    enough = max(count, sum((u.duration or 0) >= shortest for u in utterances))
+    kept = {u.id for u in by_length[:enough]}
+    long_enough = [u for u in utterances if u.id in kept]
     pools = [[u for u in long_enough if is_new_voice(u) == new] for new in (False, True)]
     chosen: list[Utterance] = []
     while len(chosen) < count and any(pools):

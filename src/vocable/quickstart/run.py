@@ -34,6 +34,7 @@ from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import load_tokenizer
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 from vocable.training.config import TrainingConfig
+from vocable.training.logs import quiet_transformers
 from vocable.training.loop import TrainingResult
 from vocable.types import SpeechTokens, Utterance
 
@@ -112,6 +113,7 @@ def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> 
         ManifestError: the user's folder holds too little speech.
     """
     console = console or Console(highlight=False)
+    quiet_transformers()
     out, seconds = Path(config.out), {}
     _claim(config)
 

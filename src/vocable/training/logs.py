@@ -29,6 +29,13 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def quiet_transformers() -> None:
+    """Switch off transformers' bars for loading and writing weights, which come between our own lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 class RunLog:
     """Writes the metrics of one run; on all processes but the first it does nothing."""
 
