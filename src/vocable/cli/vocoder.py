@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+Given = TypeVar("Given", str, Path)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 def train(
     manifest: Path,
     out: Path,
-    tokenizer: str,
+    tokenizer: str | None = None,
     also: list[Path] | None = None,
     main_share: float | None = None,
     config: Path | None = None,
@@ -48,6 +50,7 @@ def train(
     from vocable.training.vocoder import VocoderRecipe, train_vocoder
     from vocable.training.vocoder_data import voices_by_speech
 
+    tokenizer = str(_given(tokenizer, "tokenizer"))
     units = load_tokenizer(tokenizer)
     if units.frame_rate is None:
         raise ConfigError(f"The tokens of {tokenizer} follow words, not frames; this vocoder reads frames.")
@@ -75,7 +78,7 @@ def train(
 def synthesize(
     tokens: Path,
     out: Path,
-    vocoder: Path,
+    vocoder: Path | None = None,
     voice: str | None = None,
     predict_durations: bool = False,
     limit: int | None = None,
@@ -93,7 +96,7 @@ def synthesize(
     from vocable.synthesis.vocoder import UnitVocoder
     from vocable.tokens.shards import TokenShards
 
-    shards, speaker = TokenShards(tokens), UnitVocoder.from_pretrained(vocoder)
+    shards, speaker = TokenShards(tokens), UnitVocoder.from_pretrained(_given(vocoder, "vocoder"))
     speaker.check_tokenizer(shards.fingerprint)
     waveforms = (
         (utterance, speaker.synthesize([_timed(item, predict_durations)], voice)[0]) for utterance, item in shards
@@ -105,8 +108,8 @@ def synthesize(
 def resynthesize(
     audio: Path,
     out: Path,
-    tokenizer: str,
-    vocoder: Path,
+    tokenizer: str | None = None,
+    vocoder: Path | None = None,
     voice: str | None = None,
     predict_durations: bool = False,
     limit: int | None = None,
@@ -130,7 +133,8 @@ def resynthesize(
 
     audio = Path(audio)
     utterances = read_manifest(audio) if audio.suffix == ".jsonl" else [Utterance(id=audio.stem, audio=audio)]
-    units, speaker = load_tokenizer(tokenizer), UnitVocoder.from_pretrained(vocoder)
+    units = load_tokenizer(_given(tokenizer, "tokenizer"))
+    speaker = UnitVocoder.from_pretrained(_given(vocoder, "vocoder"))
     speaker.check_tokenizer(units.fingerprint)
 
     def waveforms() -> Iterable[tuple[Utterance, Tensor]]:
@@ -140,6 +144,15 @@ def resynthesize(
 
     total = len(utterances) if limit is None else min(limit, len(utterances))
     _write_all(waveforms(), total, Path(out), speaker.sample_rate, voice)
+
+
+def _given(value: Given | None, name: str) -> Given:
+    """Refuse an option that has no default."""
+    from vocable.errors import ConfigError
+
+    if value is None:
+        raise ConfigError(f"--{name} is missing: the folder of the {name}.")
+    return value
 
 
 def _read_or_tokenize(

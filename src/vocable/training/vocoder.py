@@ -72,7 +72,7 @@ class VocoderTrainingConfig:
     """Gradients of the vocoder longer than this are shortened to it."""
     ema_decay: float = 0.999
     """Of the averaged weights, which are the ones that are saved as the result."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type. On CPUs with AMX, bf16 halves the time of a step; on older ones it is slower."""
     loudness_db: float | None = -23.0
     """RMS level that every utterance is brought to, dB below full scale; None leaves levels alone."""
@@ -151,7 +151,7 @@ def train_vocoder(
     if read is None:
         from vocable.audio.io import read_utterance as read
     out = Path(out)
-    accelerator = Accelerator(mixed_precision=training.precision)
+    accelerator = Accelerator(mixed_precision="no" if training.precision == "fp32" else training.precision)
     torch.manual_seed(training.seed)
     _claim(out, config, training, accelerator.is_main_process)
     weighted = list(zip(pairs, [1.0] * len(pairs) if weights is None else weights, strict=True))
