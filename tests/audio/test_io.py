@@ -376,3 +376,13 @@ def test_encoded_bytes_can_be_read_back(tmp_path, speech, format, sample_rate):
 def test_unknown_encoding_names_the_nearest():
     with pytest.raises(UnknownNameError, match="Did you mean 'opus'"):
         encode_audio(tone(100), RATE, "opsu")
+
+
+def test_stretches_of_a_lossy_file_are_those_of_the_whole_also_after_it_was_replaced(tmp_path, make_speechlike):
+    path = tmp_path / "a.opus"
+    for seed in (0, 1):
+        write_audio(path, make_speechlike(48_000, seed=seed), 16_000)
+        whole = read_audio(path).waveform
+        for start in (0.0, 1.5, 0.25):
+            stretch = read_audio(path, start=start, duration=0.5).waveform
+            assert torch.equal(stretch, whole[round(start * 16_000) :][: len(stretch)])

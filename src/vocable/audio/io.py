@@ -7,6 +7,7 @@ files are read in blocks. Next stage: features/.
 """
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -48,6 +49,9 @@ FILE_BLOCK_FRAMES = 1 << 18
 
 LOSSY_SUBTYPES = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
 """Encodings that are read from the front, because seeking in them changes the samples (see `_SequentialSoundFile`)."""
+
+REMEMBERED_SECONDS = 600.0
+"""Lossy files up to this long are decoded whole when a stretch of them is wanted, and the last two are remembered."""
 
 STREAMED_LENGTH = 0x7FFF0000
 """RIFF sizes from here on mean 'not known when the header was written': recorders and pipes leave them behind."""
@@ -91,7 +95,7 @@ def read_audio(path: Path, sample_rate: int | None = None, start: float = 0.0, d
         path: an audio file; its content decides the format.
         sample_rate: the rate to resample to, Hz; None keeps the file's.
         start: where to begin, in seconds. What lies before is skipped; in MP3, Vorbis and Opus it has to be decoded, so
-            where many stretches are read from long files, convert these to FLAC first.
+            where many stretches are read from files of over ten minutes, convert these to FLAC first.
         duration: how much to read, in seconds; None reads to the end. May reach `MAX_OVERSHOOT_SECONDS` past the end.
 
     Raises:
@@ -101,13 +105,29 @@ def read_audio(path: Path, sample_rate: int | None = None, start: float = 0.0, d
     path = Path(path)
     with _open_sound(path) as sound:
         first, count = _crop(path, sound, start, duration)
-        blocks = list(_mono_blocks(path, sound, first, count, block_frames=count))
         file_rate = sound.samplerate
+        if count < sound.frames <= REMEMBERED_SECONDS * file_rate and not sound.seekable():
+            blocks = [_whole_lossy_file(path, *_identity(path))[first : first + count].copy()]
+        else:
+            blocks = list(_mono_blocks(path, sound, first, count, block_frames=count))
     waveform = torch.from_numpy(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))
     if sample_rate is not None:
         waveform = resample(waveform, file_rate, sample_rate)
     check_waveform(waveform, str(path))
     return Audio(waveform, sample_rate or file_rate)
+
+
+@functools.lru_cache(maxsize=2)
+def _whole_lossy_file(path: Path, modified: int, size: int) -> np.ndarray:
+    """Decode a file that cannot be seeked in, and remember it: the next utterance is often of the same file."""
+    with _open_sound(path) as sound:
+        return next(_mono_blocks(path, sound, 0, sound.frames, sound.frames))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What changes when the file does."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def read_utterance(utterance: Utterance, sample_rate: int) -> Float[Tensor, " samples"]:
