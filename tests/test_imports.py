@@ -9,11 +9,9 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vocable"
 SHARED = {"types", "config", "errors", "registry", "assets"}
 STAGES = ["audio", "features", "tokens", "sequences", "lm", "synthesis"]
 
-ALLOWED: dict[str, set[str]] = {
-    stage: SHARED | set(STAGES[: index + 1]) for index, stage in enumerate(STAGES)
-}
+ALLOWED: dict[str, set[str]] = {stage: SHARED | set(STAGES[: index + 1]) for index, stage in enumerate(STAGES)}
 ALLOWED |= {
-    **{module: SHARED for module in SHARED},
+    **dict.fromkeys(SHARED, SHARED),
     "engine": SHARED | {"engine"},
     "corpora": SHARED | {"audio", "corpora"},
     "alignment": SHARED | {"audio", "features", "alignment"},

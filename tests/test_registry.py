@@ -11,7 +11,9 @@ def test_known_name_is_found():
 
 
 def test_unknown_name_says_which_is_nearest():
-    with pytest.raises(UnknownNameError, match=r"Unknown task 'sblmip'\. Did you mean 'sblimp'\? Known: sblimp, swuggy\."):
+    with pytest.raises(
+        UnknownNameError, match=r"Unknown task 'sblmip'\. Did you mean 'sblimp'\? Known: sblimp, swuggy\."
+    ):
         look_up("task", "sblmip", {"sblimp": 1, "swuggy": 2})
 
 

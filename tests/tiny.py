@@ -48,7 +48,9 @@ def write_speech(folder: Path, make_speechlike, count: int = 12) -> Path:
         waveform = make_speechlike(16_000 + 2_400 * index, seed=index)
         write_audio(path, waveform, 16_000)
         utterances.append(
-            Utterance(id=path.stem, audio=path, duration=len(waveform) / 16_000, speaker=f"s{index % 3}", text="one two")
+            Utterance(
+                id=path.stem, audio=path, duration=len(waveform) / 16_000, speaker=f"s{index % 3}", text="one two"
+            )
         )
     write_manifest(utterances, folder / "manifest.jsonl")
     return folder / "manifest.jsonl"

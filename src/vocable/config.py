@@ -93,7 +93,9 @@ def _refuse_unknown_keys(kind: type, values: Mapping[str, Any], prefix: str, sou
         if key not in known:
             guess = nearest_name(str(key), known)
             hint = f" Did you mean {prefix + guess!r}?" if guess else ""
-            raise ConfigError(f"{source}: unknown setting {prefix + str(key)!r}.{hint} Known: {', '.join(sorted(known))}.")
+            raise ConfigError(
+                f"{source}: unknown setting {prefix + str(key)!r}.{hint} Known: {', '.join(sorted(known))}."
+            )
         child = _dataclass_in(hints[key])
         if child is not None and isinstance(value, Mapping):
             _refuse_unknown_keys(child, value, prefix=f"{prefix}{key}.", source=source)

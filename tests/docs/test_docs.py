@@ -9,7 +9,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/**/*.md"), *ROOT.glob("benchmarks/*.md")]
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("recipes/**/*.md"),
+        *ROOT.glob("benchmarks/*.md"),
+    ]
 )
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 OUR_PATH = re.compile(r"`((?:src|docs|tests|recipes|benchmarks)/[\w./-]+)`")
@@ -57,7 +62,9 @@ def test_python_in_documents_runs(document: Path, tmp_path: Path, monkeypatch: p
 
     (tmp_path / "speech").mkdir()
     for index in range(4):
-        write_audio(tmp_path / "speech" / f"clip{index}.wav", make_speechlike(24_000 + 3_000 * index, seed=index), 16_000)
+        write_audio(
+            tmp_path / "speech" / f"clip{index}.wav", make_speechlike(24_000 + 3_000 * index, seed=index), 16_000
+        )
     monkeypatch.chdir(tmp_path)
     namespace: dict = {"__name__": "document"}
     for block in PYTHON.findall(document.read_text(encoding="utf-8")):

@@ -17,6 +17,8 @@ def describe_process(_job: int) -> tuple[int, str]:
 @dataclass
 class Touch:
     path: Path
+    first: bool = False
+    """Whether to touch the path before the error."""
     kill: bool = False
     error: Exception | None = None
 
@@ -25,6 +27,8 @@ class Touch:
 
 
 def touch(job: Touch) -> None:
+    if job.first:
+        job.path.touch()
     if job.kill:
         os.kill(os.getpid(), signal.SIGKILL)
     if job.error is not None:

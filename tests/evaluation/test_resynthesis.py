@@ -210,6 +210,6 @@ def test_the_command(speaking, tiny_vocoder, tiny_transcriber, make_utterances, 
     description = json.loads((tmp_path / "vocoder" / "config.json").read_text())
     description["config"]["tokenizer_fingerprint"] = "0123456789abcdef"
     (tmp_path / "vocoder" / "config.json").write_text(json.dumps(description))
-    assert main([*words, "--overwrite", "true"]) == 2
+    assert main([*words, "--overwrite"]) == 2
     error = capsys.readouterr().err
     assert "0123456789abcdef" in error and speaking.fingerprint in error

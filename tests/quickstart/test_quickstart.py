@@ -122,7 +122,7 @@ def test_a_folder_without_a_vocoder_is_refused(encoder, shipped, tmp_path):
     loaded = load_encoder(EncoderConfig(name=str(encoder), layer=2))
     tokenizer = UnitTokenizer(loaded, KMeans(torch.randn(5, loaded.dim)), UnitTokenizerConfig())
     (tmp_path / "empty").mkdir()
-    with pytest.raises(AssetError, match="no config.json"):
+    with pytest.raises(AssetError, match=r"no config\.json"):
         quickstart_vocoder.vocoder_for(tokenizer, tmp_path / "empty")
 
 

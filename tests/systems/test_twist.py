@@ -47,7 +47,9 @@ def config(tmp_path: Path) -> twist.TwistConfig:
     return twist.TwistConfig(
         tokenizer=LOG_MEL_UNITS,
         lm=UnitLMConfig(text_model=str(save_tiny_lm("opt", tmp_path / "text"))),
-        training=TrainingConfig(max_steps=3, context_tokens=128, tokens_per_batch=512, warmup_steps=1, precision="fp32"),
+        training=TrainingConfig(
+            max_steps=3, context_tokens=128, tokens_per_batch=512, warmup_steps=1, precision="fp32"
+        ),
         valid_share=0.3,
     )
 
@@ -83,7 +85,7 @@ def test_train_then_generate(tokenized, config, tmp_path):
     prompts = [tokens for _, tokens in list(shards)[:2]]
     settings = GenerationConfig(min_seconds=0.5, max_seconds=1.0, temperature=1.0)
     first, again = (twist.generate(lm, prompts, settings) for _ in range(2))
-    assert all(0.5 <= c.seconds for c in first)
+    assert all(c.seconds >= 0.5 for c in first)
     assert [c.units.tolist() for c in first] == [c.units.tolist() for c in again]
 
 
@@ -121,9 +123,19 @@ def test_a_continuation_behind_its_prompt_keeps_the_prompts_durations(tokenized,
 
 
 def published_checkpoint(folder: Path, **settings) -> Path:
-    config = AutoConfig.for_model("opt", vocab_size=10, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                                  ffn_dim=16, word_embed_proj_dim=16, pad_token_id=1, bos_token_id=0, eos_token_id=2,
-                                  **settings)
+    config = AutoConfig.for_model(
+        "opt",
+        vocab_size=10,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        ffn_dim=16,
+        word_embed_proj_dim=16,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        **settings,
+    )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 

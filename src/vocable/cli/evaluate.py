@@ -36,7 +36,8 @@ def evaluate_resynthesis_command(
         manifest: The utterances to judge (JSONL), with text where there is some.
         tokenizer: Folder of a saved tokenizer.
         out: Folder for the results.
-        vocoder: Folder of the vocoder trained for that tokenizer. Not needed for tokenizers that decode by themselves.
+        vocoder: Folder of the vocoder trained for that tokenizer. Without it: the tokenizer's own decoder, or the small
+            vocoder that comes with Vocable where that reads its units.
         num_utterances: How many to draw from the manifest; null takes all.
         seed: Of the draw and of the bootstrap.
         transcriber: The recogniser that judges; a Whisper name or folder.
@@ -105,15 +106,17 @@ def evaluate_units_command(tokens: Path) -> None:
 
 
 def _load_speaking_tokenizer(tokenizer: Path, vocoder: Path | None, device: str):
-    """A tokenizer that can decode: with the vocoder attached, after their fingerprints were compared."""
-    from vocable.synthesis import UnitVocoder
-    from vocable.tokens import load_tokenizer
+    """A tokenizer that can decode: by itself, or with a vocoder attached after their fingerprints were compared."""
+    import torch
+
+    from vocable.quickstart.vocoder import vocoder_for
+    from vocable.tokens import SpeechTokenizer, load_tokenizer
 
     loaded = load_tokenizer(tokenizer, device=device)
-    if vocoder is not None:
-        speaking = UnitVocoder.from_pretrained(vocoder)
-        speaking.check_tokenizer(loaded.fingerprint)
-        loaded.vocoder = speaking.to(device)
+    needs_vocoder = type(loaded).decode is SpeechTokenizer.decode
+    if vocoder is not None or needs_vocoder:
+        speaking = vocoder_for(loaded, vocoder)
+        loaded.vocoder = speaking.to(device) if isinstance(speaking, torch.nn.Module) else speaking
     return loaded
 
 

@@ -53,7 +53,8 @@ def generate(
         path = out if num_samples == 1 else out.with_name(f"{out.stem}-{index + 1}{out.suffix}")
         (speech,) = units.decode([twist.spoken(prompt, continuation, model.card, include_prompt)], voice=voice)
         write_audio(path, speech, units.vocoder.sample_rate)
-        print(f"{path}: {continuation.seconds:.1f} s of new speech, {len(continuation.units)} units ({continuation.stopped})")
+        count, why = len(continuation.units), continuation.stopped
+        print(f"{path}: {continuation.seconds:.1f} s of new speech, {count} units (stopped: {why})")
 
 
 COMMANDS = {"generate": generate}

@@ -3,9 +3,7 @@
 from pathlib import Path
 
 
-def quickstart(
-    audio: Path | None = None, out: Path = Path("runs/quickstart"), overrides: tuple[str, ...] = ()
-) -> None:
+def quickstart(audio: Path | None = None, out: Path = Path("runs/quickstart"), overrides: tuple[str, ...] = ()) -> None:
     """Fit units, train language models warm and cold, continue held-out prompts, and write a page with sound.
 
     Without --audio it runs on the half hour of stories that comes with Vocable. A run that was stopped goes on when the
@@ -13,7 +11,7 @@ def quickstart(
     prompt_seconds=3 max_seconds=6 minutes_per_model=3 num_judged=8 voice=af_heart seed=0.
 
     Args:
-        audio: A folder of recordings (wav, FLAC, Ogg, Opus, MP3), or a manifest (.jsonl), to use in place of the stories.
+        audio: A folder of recordings (wav, FLAC, Ogg, Opus, MP3), or a manifest (.jsonl), in place of the stories.
         out: Folder of the run; report.html in it is the page.
         overrides: Settings of the run.
     """

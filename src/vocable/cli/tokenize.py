@@ -147,7 +147,7 @@ def tokenize(
     summary = tokenize_manifest(
         manifest, out, tokenizer, processes, device, batching, utterances_per_shard, minutes_per_shard, strict
     )
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     if summary.num_shards_before:
         console.print(f"{summary.num_shards_before} of {summary.num_shards} shards were there already.")
     if summary.num_rejected:

@@ -25,9 +25,9 @@ def train(
 ) -> None:
     """Train a unit language model by a recipe, from a manifest or from token shards.
 
-    With a manifest, units are fitted (unless a tokenizer is given) and speech is tokenized first, under OUT. Run the same
-    command again after an interruption: finished parts are kept, training goes on where it stopped. Any setting of the
-    recipe can be changed behind the command: lm.warm=false training.max_steps=1000.
+    With a manifest, units are fitted (unless a tokenizer is given) and speech is tokenized first, under OUT. Run the
+    same command again after an interruption: finished parts are kept, training goes on where it stopped. Any setting
+    of the recipe can be changed behind the command: lm.warm=false training.max_steps=1000.
 
     Several processes: accelerate launch --num_processes 2 -m vocable train ... --tokens TOKENS --out OUT
 

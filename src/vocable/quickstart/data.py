@@ -45,8 +45,8 @@ def load_own_speech(source: Path, rejections: Rejections, seed: int) -> Splits:
         utterances = list(import_folder(source, rejections=rejections))
     if len(utterances) < FEWEST_RECORDINGS:
         raise ManifestError(
-            f"{source}: {len(utterances)} readable recordings; the quickstart needs at least {FEWEST_RECORDINGS}, to have "
-            "some to test on. Cut long recordings into sentences, or add more."
+            f"{source}: {len(utterances)} readable recordings; the quickstart needs at least {FEWEST_RECORDINGS}, to "
+            "have some to test on. Cut long recordings into sentences, or add more."
         )
     shuffled = list(utterances)
     random.Random(seed).shuffle(shuffled)

@@ -27,14 +27,25 @@ def write_quickstart_report(result: QuickstartResult, command: str) -> Path:
         summary=_summary(result),
         listening=[_listening(heard, result) for heard in result.heard],
         pictures={
-            "Learning curves": (_curves(result), "Held-out loss of both language models on the same utterances, "
-                                "against training steps. Dashed: tables of unit counts, which need no training."),
+            "Learning curves": (
+                _curves(result),
+                "Held-out loss of both language models on the same utterances, "
+                "against training steps. Dashed: tables of unit counts, which need no training.",
+            ),
             "How often units are used": (_usage(result), "Training frames of each unit. A flat curve wastes no units."),
-            "An utterance and its units": (_spectrogram(drawn, result), f"{drawn.utterance.id}: log-mel spectrogram, "
-                                           "words where their times are known, and runs of equal units below."),
+            "An utterance and its units": (
+                _spectrogram(drawn, result),
+                f"{drawn.utterance.id}: log-mel spectrogram, "
+                "words where their times are known, and runs of equal units below.",
+            ),
         },
-        tables=[_loss_table(result), *_resynthesis_tables(result), _unit_table(result), _time_table(result),
-                _model_table(result)],
+        tables=[
+            _loss_table(result),
+            *_resynthesis_tables(result),
+            _unit_table(result),
+            _time_table(result),
+            _model_table(result),
+        ],
         command=command,
     )
     return write_report(report, Path(result.config.out) / "report.html")
@@ -47,10 +58,12 @@ def _summary(result: QuickstartResult) -> list[str]:
     return [
         f"{minutes:.0f} minutes of speech ({speech}) were turned into {result.tokenizer.codebook_size} units, and two "
         f"language models were trained on them for {steps} steps each: one that starts from the text model "
-        f"{result.config.text_model} with its vocabulary replaced (warm, the TWIST recipe), and one of the same shape that "
-        "starts from random weights (cold). Then both continued the first seconds of recordings they have not heard.",
-        "So little speech makes babble with the sound of the language, not sense. What can be seen is the order: which start "
-        "learns faster, and how much the units keep of the words. One run with one seed is an illustration, not evidence.",
+        f"{result.config.text_model} with its vocabulary replaced (warm, the TWIST recipe), and one of the same shape "
+        "that starts from random weights (cold). Then both continued the first seconds of recordings they have not "
+        "heard.",
+        "So little speech makes babble with the sound of the language, not sense. What can be seen is the order: which "
+        "start learns faster, and how much the units keep of the words. One run with one seed is an illustration, not "
+        "evidence.",
     ]
 
 
@@ -133,8 +146,8 @@ def _loss_table(result: QuickstartResult) -> Table:
         title="Held-out loss",
         columns=("speech", "model", "nats per unit [95 %]", "nats per second", "warm minus cold [95 %]", "utterances"),
         rows=rows,
-        note="Lower is better. Last checkpoints of both; intervals by bootstrap over utterances. The start symbol is given, "
-        "the end symbol is scored. Only nats per second may be compared with other tokenizers.",
+        note="Lower is better. Last checkpoints of both; intervals by bootstrap over utterances. The start symbol is "
+        "given, the end symbol is scored. Only nats per second may be compared with other tokenizers.",
     )
 
 

@@ -95,7 +95,9 @@ def _pyplot() -> Any:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none", "font.size": 9})
+    pyplot.rcParams.update(
+        {"axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none", "font.size": 9}
+    )
     return pyplot
 
 
@@ -109,7 +111,9 @@ def _svg(figure: Any) -> str:
 def _png(figure: Any) -> str:
     buffer = io.BytesIO()
     _save(figure, buffer, "png")
-    return f'<img alt="spectrogram with units" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return (
+        f'<img alt="spectrogram with units" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    )
 
 
 def _save(figure: Any, target: Any, kind: str) -> None:

@@ -1,6 +1,6 @@
 """`vocable quickstart`, step by step: speech -> units -> tokens -> two language models -> continuations -> a page.
 
-Every step writes files under the run's folder and is passed over when they are there, so a run that was stopped goes on.
+Every step writes files under the run's folder and is passed over when they are there: a run that was stopped goes on.
 """
 
 import json
@@ -19,8 +19,8 @@ from vocable.audio.manifest import Rejections, write_manifest
 from vocable.cli.tokenize import tokenize_manifest
 from vocable.config import config_to_dict
 from vocable.errors import ConfigError, OutputError
-from vocable.evaluation.resynthesis import ResynthesisConfig, ResynthesisOutcome, evaluate_resynthesis
 from vocable.evaluation.results import save_result
+from vocable.evaluation.resynthesis import ResynthesisConfig, ResynthesisOutcome, evaluate_resynthesis
 from vocable.features import EncoderConfig
 from vocable.lm.checkpoint import LoadedLM, load_lm
 from vocable.lm.generation import Continuation, GenerationConfig
@@ -31,7 +31,6 @@ from vocable.quickstart.vocoder import vocoder_for
 from vocable.systems import twist
 from vocable.tokens.kmeans import KMeansConfig
 from vocable.tokens.shards import TokenShards
-from vocable.tokens.tokenizer import load_tokenizer
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 from vocable.training.config import TrainingConfig
 from vocable.training.logs import quiet_transformers
@@ -299,5 +298,3 @@ def _continue_prompts(
         Heard(utterance, prompts[i], whole[i], {start: made[start][i] for start in lms})
         for i, utterance in enumerate(chosen)
     ]
-
-

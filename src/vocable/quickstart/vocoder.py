@@ -50,8 +50,8 @@ def _fit_to_codebook(vocoder: UnitVocoder, tokenizer: SpeechTokenizer, path: Pat
     if vocoder.config.encoder_fingerprint != found:
         raise FingerprintError(
             f"{path} reads units of an encoder with fingerprint {vocoder.config.encoder_fingerprint}, but "
-            f"{tokenizer.name!r} has encoder {tokenizer.encoder.name!r} layer {tokenizer.encoder.layer} with fingerprint "
-            f"{found}. Train a vocoder for it: vocable vocoder train"
+            f"{tokenizer.name!r} has encoder {tokenizer.encoder.name!r} layer {tokenizer.encoder.layer} with "
+            f"fingerprint {found}. Train a vocoder for it: vocable vocoder train"
         )
     return vocoder.for_codebook(tokenizer.kmeans.centroids.cpu(), tokenizer.fingerprint)
 
@@ -60,7 +60,7 @@ def _published(path: Path) -> UnitHiFiGAN:
     checkpoints = [file for file in sorted(path.iterdir()) if file.suffix in {"", ".pt", ".pth", ".ckpt", ".bin"}]
     if len(checkpoints) != 1:
         raise AssetError(
-            f"{path}: a published unit HiFi-GAN is one checkpoint beside its config.json; here are {len(checkpoints)} files "
-            "that could be it. Keep one."
+            f"{path}: a published unit HiFi-GAN is one checkpoint beside its config.json; here are {len(checkpoints)} "
+            "files that could be it. Keep one."
         )
     return UnitHiFiGAN.from_published(checkpoints[0], path / "config.json")

@@ -1,9 +1,9 @@
-"""TWIST: a language model over speech units that starts from a text language model (Hassid et al., 2023, arXiv:2305.13009).
+"""TWIST: a language model over speech units that starts from a text model (Hassid et al., 2023, arXiv:2305.13009).
 
     speech -> HuBERT (or another encoder) -> k-means units, runs collapsed -> text LM with its vocabulary replaced
            -> new units -> unit vocoder -> speech
 
-Section 1 of the paper's method: discard the text vocabulary, draw a new table for units, keep and train everything else.
+The method: discard the text vocabulary, draw a new table for units, keep all other weights, train everything.
 Loss: -sum_t log p(u_t | u_<t), averaged over tokens; nothing auxiliary.
 """
 
@@ -81,7 +81,9 @@ def build_tokenizer(
     if config.kmeans_file is None:
         return UnitTokenizer.fit(utterances, config.tokenizer, device=device, on_utterance=on_utterance)
     return UnitTokenizer(
-        load_encoder(config.tokenizer.encoder, device), KMeans(read_sklearn_centroids(Path(config.kmeans_file))), config.tokenizer
+        load_encoder(config.tokenizer.encoder, device),
+        KMeans(read_sklearn_centroids(Path(config.kmeans_file))),
+        config.tokenizer,
     )
 
 
