@@ -150,9 +150,8 @@ def show(results: dict[str, Any]) -> None:
             median = sorted(numbers["seconds"])[len(numbers["seconds"]) // 2]
             distance = results["mean_squared_distance"].get(name) if part.startswith("fit") else None
             note = "" if distance is None else f"  mean squared distance {distance:.2f}"
-            print(
-                f"  {name:26s} {median:8.3f} s  {faster['median']:.2f}x ({faster['low']:.2f}-{faster['high']:.2f}){note}"
-            )
+            spread = f"{faster['median']:.2f}x ({faster['low']:.2f}-{faster['high']:.2f})"
+            print(f"  {name:26s} {median:8.3f} s  {spread}{note}")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class KMeansConfig:
     """Stop when a pass lowers the inertia by less than this fraction; 0 goes on until nothing changes."""
     init_frames: int = 20_000
     """Frames in the random sample on which k-means++ chooses the first codebook."""
-    block_frames: int = 4096
+    block_frames: int = 2048
     """Frames compared with the codebook at a time: bounds memory; larger is faster on a GPU."""
     seed: int = 0
 
@@ -101,9 +101,12 @@ class KMeans(nn.Module):
             for start in range(0, features.shape[0], self.block_frames):
                 # a copy: fresh memory has a fixed alignment, by which some kernels round
                 block = features[start : start + self.block_frames].to(self.centroids, copy=True)
-                scores = torch.addmm(-self.half_squared_norms, block, self.centroids.T)  # (frames, codebook_size)
-                units[start : start + self.block_frames] = scores.argmax(-1)
+                units[start : start + self.block_frames] = self._nearest(block)
         return units
+
+    def _nearest(self, block: Tensor) -> Tensor:
+        scores = torch.addmm(-self.half_squared_norms, block, self.centroids.T)  # (frames, codebook_size)
+        return scores.argmax(-1)
 
 
 class FittedKMeans(NamedTuple):
@@ -218,19 +221,25 @@ def _pass_over(blocks: Iterable[Tensor], centroids: Tensor, block_frames: int) -
     """Assign all frames, and add up what the next codebook and the report need."""
     kmeans = KMeans(centroids, block_frames)
     codebook_size, dim = centroids.shape
-    # one matrix, so that processes exchange it at once: sums, then the count, then the inertia of every entry
-    totals = torch.zeros(codebook_size, dim + 2, dtype=torch.float64, device=centroids.device)
-    for whole in blocks:
-        for block in whole.split(block_frames):
-            block = block.to(centroids)
-            units = kmeans.assign(block)
-            distances = (block - centroids[units]).square().sum(-1, keepdim=True)
-            rows = torch.cat([block, torch.ones_like(distances), distances], dim=-1).double()
-            _add_rows(totals, units, rows)
-    totals = processes.add_up(totals)
+    sums = torch.zeros(codebook_size, dim, dtype=torch.float64, device=centroids.device)
+    counts, squared_norms = torch.zeros_like(sums[:, :1]), torch.zeros_like(sums[:, :1])
+    with full_precision_products(centroids.device):
+        for whole in blocks:
+            for block in whole.split(block_frames):
+                block = block.to(centroids)
+                units = kmeans._nearest(block)
+                rows = block.double()
+                _add_rows(sums, units, rows)
+                _add_rows(squared_norms, units, torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square())
+                counts += torch.bincount(units, minlength=codebook_size)[:, None]
+    totals = processes.add_up(torch.cat([sums, counts, squared_norms], dim=-1))
     if not bool(torch.isfinite(totals).all()):
         raise ConfigError("The features hold NaN or infinite values. Look at the encoder's dtype and its input.")
-    return _Statistics(totals[:, :dim], totals[:, dim], totals[:, dim + 1])
+    sums, counts, squared_norms = totals[:, :dim], totals[:, dim], totals[:, dim + 1]
+    # sum of |x - c|^2 = sum of |x|^2 - 2 c.(sum of x) + n |c|^2: exact enough in float64, and no pass over the frames
+    exact = centroids.double()
+    inertias = squared_norms - 2 * (exact * sums).sum(-1) + counts * exact.square().sum(-1)
+    return _Statistics(sums, counts, torch.where(inertias > 1e-12 * squared_norms, inertias, 0.0))
 
 
 def _add_rows(totals: Tensor, units: Tensor, rows: Tensor) -> None:
