@@ -8,6 +8,7 @@ Sources: F0 as a separate input of a unit vocoder: Polyak et al., 2021, arXiv:21
 excitation: Wang et al., 2019, arXiv:1904.12088, and DDSP (Engel et al., 2020, arXiv:2001.04643).
 """
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -56,12 +57,17 @@ class PitchPredictor(nn.Module):
         self, frames: Float[Tensor, "batch frames dim"]
     ) -> tuple[Float[Tensor, "batch frames"], Float[Tensor, "batch frames"]]:
         """Return log(f0 / REFERENCE_HZ), and the logit of being voiced."""
-        log_f0, voiced = self.head(self.stack(frames)).float().unbind(-1)
+        outputs = self.head(self.stack(frames))
+        log_f0, voiced = outputs.to(torch.promote_types(outputs.dtype, torch.float32)).unbind(-1)
         return log_f0, voiced
 
     def pitch(self, frames: Float[Tensor, "batch frames dim"]) -> Pitch:
-        """Return the predicted pitch, within 40 to 500 Hz."""
-        log_f0, voiced = self(frames)
+        """Return the predicted pitch, within 40 to 500 Hz.
+
+        Computed in float64: phase is the sum of pitch over the utterance, so float32 rounding, which differs with the
+        length of the input, would let streaming drift away from whole-utterance synthesis.
+        """
+        log_f0, voiced = copy.deepcopy(self).double()(frames.double())
         return Pitch(log_f0.clamp(math.log(40 / REFERENCE_HZ), math.log(500 / REFERENCE_HZ)), voiced > 0)
 
 

@@ -206,7 +206,7 @@ class UnitVocoder(nn.Module):
         if self.pitch_in is not None:
             assert pitch is not None
             voiced = pitch.voiced.float()
-            frames = frames + self.pitch_in(torch.stack([pitch.log_f0 * voiced, voiced], -1))
+            frames = frames + self.pitch_in(torch.stack([pitch.log_f0.float() * voiced, voiced], -1))
         frames = frames.repeat_interleave(ratio, dim=1)
         outputs = self.head(self.trunk(frames)).float()
         excitation = None if pitch is None else self._excitation(pitch, start, phase)
