@@ -375,7 +375,9 @@ def _read_group(utterances: Sequence[Utterance], sample_rate: int) -> list[_Clip
 def _encode_group(clips: Sequence[_Clip], tokenizer: SpeechTokenizer, batching: str) -> list[_Encoded | str]:
     readable = [clip for clip in clips if clip.waveform is not None]
     try:
-        tokens = tokenizer.encode([clip.waveform for clip in readable if clip.waveform is not None], batching)
+        waveforms = [clip.waveform for clip in readable if clip.waveform is not None]
+        how = {} if batching == "exact" else {"batching": batching}  # a tokenizer need not offer other ways
+        tokens = tokenizer.encode(waveforms, **how)
     except AudioFormatError:  # find out whose fault it is
         return [_encode_one(clip, tokenizer) for clip in clips]
     encoded = {clip.utterance.id: item for clip, item in zip(readable, tokens, strict=True)}
