@@ -1,11 +1,14 @@
+import errno
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from vocable.errors import ConfigError
-from vocable.tokens.kmeans import KMeans, KMeansConfig, _add_rows, _as_passes, fit_kmeans
+from vocable.errors import ConfigError, OutputError
+from vocable.tokens.feature_files import read_feature_files, write_feature_files
+from vocable.tokens.kmeans import KMeans, KMeansConfig, _add_rows, _add_rows_in_order, _as_passes, fit_kmeans
 from vocable.tokens.kmeans_init import kmeans_plus_plus, sample_frames
 from vocable.tokens.kmeans_report import KMeansReport
 
@@ -215,6 +218,38 @@ def test_the_sum_used_on_accelerators_equals_index_add():
     units, rows = torch.randint(6, (200,)), torch.randn(200, 3, dtype=torch.float64)
     expected = torch.zeros(8, 3, dtype=torch.float64)
     _add_rows(expected, units, rows)
-    order, lengths = units.argsort(stable=True), torch.bincount(units, minlength=8)
-    sums = torch.segment_reduce(rows[order], "sum", lengths=lengths, axis=0, initial=0)
+    sums = torch.zeros(8, 3, dtype=torch.float64)
+    _add_rows_in_order(sums, units, rows)
     torch.testing.assert_close(sums, expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_codebook_every_time():
+    features = make_clusters(5000, 30, 24)
+    config = KMeansConfig(num_clusters=20, init_frames=1000, max_iterations=6)
+    first, again = (fit_kmeans(features, config, device="cuda").kmeans for _ in range(2))
+    assert torch.equal(first.centroids, again.centroids)
+    init = features[:20]
+    ours, reference = (fit_kmeans(features, config, device, init=init) for device in ("cuda", "cpu"))
+    assert ours.report.inertia[0] == pytest.approx(reference.report.inertia[0], rel=1e-6)
+    assert torch.equal(ours.kmeans.assign(features[:500]).cpu(), reference.kmeans.assign(features[:500]))
+
+
+def test_fitting_from_files(tmp_path):
+    features = make_clusters(1000, 10, 5)
+    paths = write_feature_files(features.split(130), tmp_path, frames_per_file=300)
+    assert [len(np.load(path)) for path in paths] == [390, 390, 220]
+    blocks = read_feature_files(paths)
+    assert torch.equal(torch.cat(list(blocks())), features)
+    config = KMeansConfig(num_clusters=6, init_frames=200, max_iterations=4)
+    from_files, in_memory = fit_kmeans(blocks, config), fit_kmeans(features, config)
+    torch.testing.assert_close(from_files.kmeans.centroids, in_memory.kmeans.centroids, atol=1e-6, rtol=1e-6)
+
+
+def test_features_that_do_not_fit_on_the_disk(tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OutputError, match=r"features-00000\.npy: cannot write features \(No space left on device\)"):
+        write_feature_files([torch.randn(3, 2)], tmp_path)

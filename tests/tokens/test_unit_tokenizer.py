@@ -10,7 +10,7 @@ import torch
 
 from vocable.audio.manifest import Rejections
 from vocable.errors import AssetError, AudioFormatError, ConfigError, FingerprintError, UnknownNameError
-from vocable.features import EncoderConfig, LogMelConfig, LogMelEncoder
+from vocable.features import EncoderConfig, LogMelConfig, LogMelEncoder, load_encoder
 from vocable.tokens import (
     KMeans,
     KMeansConfig,
@@ -239,3 +239,14 @@ def test_agreement_counts_frames():
     agreement = compare_tokens([a], [b])
     assert (agreement.num_frames, agreement.num_different) == (5, 4)
     assert agreement.mismatch_rate == 0.8
+
+
+@pytest.mark.asset("whisper-tiny.en")
+def test_whisper_units_do_not_depend_on_company(make_speechlike, tmp_path: Path):
+    encoder = load_encoder(EncoderConfig())
+    waveforms = [make_speechlike(length, seed=length) for length in (20_000, 3_333, 47_111)]
+    centroids = torch.cat(encoder.encode(waveforms))[::4]
+    tokenizer = UnitTokenizer(encoder, KMeans(centroids), UnitTokenizerConfig())
+    assert tokenizer.encode(waveforms) == encode_each(tokenizer, waveforms)
+    loaded = load_tokenizer(tokenizer.save_pretrained(tmp_path / "whisper"))
+    assert loaded.encode(waveforms[:1]) == tokenizer.encode(waveforms[:1])

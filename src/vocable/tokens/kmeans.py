@@ -246,7 +246,11 @@ def _add_rows(totals: Tensor, units: Tensor, rows: Tensor) -> None:
     """totals[units] += rows, in the same order on every run: on a GPU, index_add_ would add in any order."""
     if totals.device.type == "cpu":
         totals.index_add_(0, units, rows)
-        return
+    else:
+        _add_rows_in_order(totals, units, rows)
+
+
+def _add_rows_in_order(totals: Tensor, units: Tensor, rows: Tensor) -> None:
     order = units.argsort(stable=True)
     lengths = torch.bincount(units, minlength=len(totals))
     totals += torch.segment_reduce(rows[order], "sum", lengths=lengths, axis=0, initial=0)
