@@ -169,7 +169,7 @@ def check_output(folder: Path, benchmark: str, overwrite: bool = False) -> None:
     """
     path = Path(folder) / f"{benchmark}.json"
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} holds an earlier result. Choose another folder, or pass --overwrite true.")
+        raise OutputError(f"{path} holds an earlier result. Choose another folder, or pass --overwrite.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
