@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 def evaluate_resynthesis_command(
@@ -107,16 +107,14 @@ def evaluate_units_command(tokens: Path) -> None:
 
 def _load_speaking_tokenizer(tokenizer: Path, vocoder: Path | None, device: str):
     """A tokenizer that can decode: by itself, or with a vocoder attached after their fingerprints were compared."""
-    import torch
-
     from vocable.quickstart.vocoder import vocoder_for
     from vocable.tokens import SpeechTokenizer, load_tokenizer
 
     loaded = load_tokenizer(tokenizer, device=device)
     needs_vocoder = type(loaded).decode is SpeechTokenizer.decode
     if vocoder is not None or needs_vocoder:
-        speaking = vocoder_for(loaded, vocoder)
-        loaded.vocoder = speaking.to(device) if isinstance(speaking, torch.nn.Module) else speaking
+        speaking: Any = vocoder_for(loaded, vocoder)
+        loaded.vocoder = speaking.to(device)
     return loaded
 
 
