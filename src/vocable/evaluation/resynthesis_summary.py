@@ -94,7 +94,7 @@ def resynthesis_notes(items: Items, relation: str, encoder: str | None, judges: 
     if relation == "same family":
         notes.append(
             f"The recogniser {judges.transcriber.name} and the tokenizer's encoder {encoder} are of one family: "
-            " a judge of another family would be safer."
+            "a judge of another family would be safer."
         )
     if relation == "unknown":
         notes.append("The tokenizer does not name its encoder, so nobody can say whether the judge is independent.")
