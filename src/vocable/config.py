@@ -103,11 +103,8 @@ def _refuse_unknown_keys(kind: type, values: Mapping[str, Any], prefix: str, sou
 
 def _dataclass_in(hint: Any) -> type | None:
     """The dataclass in a type hint such as `LMConfig` or `LMConfig | None`."""
-    if dataclasses.is_dataclass(hint):
-        return typing.cast(type, hint)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return next((arg for arg in typing.get_args(hint) if dataclasses.is_dataclass(arg)), None)
-    return None
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return next((choice for choice in choices if isinstance(choice, type) and dataclasses.is_dataclass(choice)), None)
 
 
 def _plain(value: Any) -> Any:

@@ -98,7 +98,7 @@ class Kokoro:
         if len(symbols) > MAX_PHONEMES:
             raise ConfigError(f"{text[:60]!r}... has {len(symbols)} phonemes; Kokoro speaks {MAX_PHONEMES} at once.")
         token_ids = [0, *(self._symbol_id(symbol, text) for symbol in symbols), 0]
-        waveform, durations = self._session.run(
+        results = self._session.run(
             None,
             {
                 "tokens": np.array([token_ids], dtype=np.int64),
@@ -106,9 +106,10 @@ class Kokoro:
                 "speed": np.array([self.speed], dtype=np.float32),
             },
         )
-        frames = np.round(durations.reshape(-1)).astype(int)
+        waveform, durations = (np.asarray(result).reshape(-1) for result in results)
+        frames = np.round(durations).astype(int)
         times = word_times([word.word for word in words], spans, frames[1:-1], first_frame=int(frames[0]))
-        return Speech(waveform.reshape(-1).astype(np.float32), SAMPLE_RATE, times)
+        return Speech(waveform.astype(np.float32), SAMPLE_RATE, times)
 
     def _symbol_id(self, symbol: str, text: str) -> int:
         if symbol not in self.symbol_ids:

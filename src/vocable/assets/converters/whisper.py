@@ -7,6 +7,7 @@ as fp16 and become fp32, which changes none of them.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -96,7 +97,7 @@ def whisper_config(model: CTranslate2Model, tokenizer: Tokenizer) -> WhisperConf
         raise AssetError(f"The file holds a {model.specification}, not a WhisperSpec.")
     dim = arrays["encoder/conv1/weight"].shape[0]
     ffn_dim = arrays["encoder/layer_0/ffn/linear_0/weight"].shape[0]
-    end = tokenizer.token_to_id(END_OF_TEXT)
+    end = _token_id(tokenizer, END_OF_TEXT)
     english_only = arrays["decoder/embeddings/weight"].shape[0] == ENGLISH_ONLY_VOCABULARY
     return WhisperConfig(
         vocab_size=arrays["decoder/embeddings/weight"].shape[0],
@@ -110,7 +111,7 @@ def whisper_config(model: CTranslate2Model, tokenizer: Tokenizer) -> WhisperConf
         decoder_ffn_dim=ffn_dim,
         max_source_positions=arrays[SINUSOIDS].shape[0],
         max_target_positions=arrays["decoder/position_encodings/encodings"].shape[0],
-        decoder_start_token_id=tokenizer.token_to_id("<|startoftranscript|>"),
+        decoder_start_token_id=_token_id(tokenizer, "<|startoftranscript|>"),
         bos_token_id=end + 1 if english_only else end,  # as in the published configs
         eos_token_id=end,
         pad_token_id=end,
@@ -180,6 +181,14 @@ def _norm_kind(kind: str) -> str:
     return {"gamma": "weight", "beta": "bias"}[kind]
 
 
+def _token_id(tokenizer: Tokenizer, token: str) -> int:
+    """Id of a token that every Whisper vocabulary has."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise AssetError(f"tokenizer.json has no token {token}; this is not a Whisper vocabulary.")
+    return found
+
+
 def _num_layers(model: CTranslate2Model, side: str) -> int:
     matches = (LAYER.match(name.removeprefix(f"{side}/")) for name in model.variables if name.startswith(f"{side}/"))
     return len({match[1] for match in matches if match})
@@ -192,7 +201,7 @@ def generation_config(tokenizer: Tokenizer, settings: dict[str, Any], config: Wh
     """
     from transformers import GenerationConfig
 
-    token_id = tokenizer.token_to_id
+    token_id = functools.partial(_token_id, tokenizer)
     multilingual = config.vocab_size != ENGLISH_ONLY_VOCABULARY
     values: dict[str, Any] = {
         "alignment_heads": settings["alignment_heads"],
@@ -211,7 +220,7 @@ def generation_config(tokenizer: Tokenizer, settings: dict[str, Any], config: Wh
     }
     if multilingual:
         first, last = token_id("<|startoftranscript|>") + 1, token_id("<|translate|>")
-        languages = (tokenizer.id_to_token(index) for index in range(first, last))
+        languages = (str(tokenizer.id_to_token(index)) for index in range(first, last))
         values["lang_to_id"] = {language.replace(*HEBREW): token_id(language) for language in languages}
         values["task_to_id"] = {task: token_id(f"<|{task}|>") for task in ("transcribe", "translate")}
         values["task"] = "transcribe"
