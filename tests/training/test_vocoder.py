@@ -69,6 +69,13 @@ def test_training_lowers_every_loss(tmp_path, make_speechlike, excitation):
     saved = UnitVocoder.from_pretrained(tmp_path / "vocoder")
     tokens = [pairs[0][1]]
     assert torch.equal(saved.synthesize(tokens)[0], vocoder.synthesize(tokens)[0])
+    assert saved.config.duration_scale != 1  # predicted durations add up to the true ones
+    trained_on = [
+        (len(vocoder.synthesize([SpeechTokens(codes=tokens.codes)], utterance.speaker)[0]) / 320, tokens.num_frames)
+        for utterance, tokens in pairs
+    ]
+    predicted, true = map(sum, zip(*trained_on))
+    assert predicted == pytest.approx(true, rel=0.1)
 
 
 def test_stopped_run_ends_with_the_weights_of_one_that_was_not(tmp_path, make_speechlike, monkeypatch):

@@ -80,9 +80,14 @@ class DurationPredictor(nn.Module):
         hidden = self.dropout(self.ln2(self.conv2(hidden.mT).mT))
         return self.proj(hidden).squeeze(-1)
 
-    def durations(self, runs: Float[Tensor, "batch runs dim"]) -> Int[Tensor, "batch runs"]:
-        """Return whole frames, at least 1 for every run."""
-        return (self(runs).exp() - 1).round().long().clamp(min=1)
+    def durations(self, runs: Float[Tensor, "batch runs dim"], scale: float = 1.0) -> Int[Tensor, "batch runs"]:
+        """Return whole frames, `scale` times what is predicted, at least 1 for every run."""
+        return whole_durations(self(runs), scale)
+
+
+def whole_durations(log_durations: Float[Tensor, "*runs"], scale: float = 1.0) -> Int[Tensor, "*runs"]:
+    """Turn log(1 + duration) into whole frames, at least 1; published vocoders have `scale` 1."""
+    return (scale * (log_durations.exp() - 1)).round().long().clamp(min=1)
 
 
 def frame_signal(

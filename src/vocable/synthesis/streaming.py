@@ -79,7 +79,7 @@ class StreamingVocoder:
         if num_ready <= self.num_context_runs:
             return
         inputs = self.vocoder.prosody_input(self.runs[None], self.voice)
-        durations = self.vocoder.duration_predictor.durations(inputs)[0]
+        durations = self.vocoder.duration_predictor.durations(inputs, self.vocoder.config.duration_scale)[0]
         fresh = slice(self.num_context_runs, num_ready)
         frames = self.runs[:, fresh].repeat_interleave(durations[fresh], dim=1)
         self.frames = torch.cat([self.frames, frames], 1)

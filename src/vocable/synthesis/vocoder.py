@@ -64,6 +64,9 @@ class VocoderConfig:
     voices: tuple[str, ...] = ()
     """Names of the rows of the voice table; empty means that there is one voice, without a name. The first is the
     default."""
+    duration_scale: float = 1.0
+    """Predicted durations are multiplied by this. A mean of logarithms is below the logarithm of the mean, so that
+    predictions are too short on the whole; training measures by how much."""
     collapsed: bool = True
     """What tokens without durations are: runs, whose durations are predicted (True), or one column a frame (False)."""
     tokenizer_fingerprint: str | None = None
@@ -263,7 +266,8 @@ class UnitVocoder(nn.Module):
         codes, durations = clean_codes(tokens, self.config.num_codebooks, self.config.codebook_size)
         codes = codes.to(self.unit_embedding.weight.device)
         if durations is None and self.config.collapsed and codes.shape[1]:
-            durations = self.duration_predictor.durations(self.prosody_input(codes[None], voice))[0]
+            inputs = self.prosody_input(codes[None], voice)
+            durations = self.duration_predictor.durations(inputs, self.config.duration_scale)[0]
         return codes if durations is None else codes.repeat_interleave(durations.to(codes.device), dim=1)
 
     @torch.inference_mode()
@@ -275,7 +279,9 @@ class UnitVocoder(nn.Module):
         device = self.unit_embedding.weight.device
         index = None if row is None else torch.tensor([row], device=device)
         codes = tokens.codes.to(device)
-        durations = self.duration_predictor.durations(self.prosody_input(codes[None], index))[0].cpu()
+        durations = self.duration_predictor.durations(
+            self.prosody_input(codes[None], index), self.config.duration_scale
+        )[0].cpu()
         return SpeechTokens(codes=tokens.codes, durations=durations)
 
     def predict_pitch(

@@ -13,7 +13,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from vocable.config import save_config
 from vocable.errors import ConfigError, OutputError
 from vocable.synthesis.discriminators import DiscriminatorConfig, Discriminators
+from vocable.synthesis.layers import whole_durations
 from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
 from vocable.training.logs import Display, RunLog
 from vocable.training.vocoder_data import ProsodyBatch, SegmentBatch, VocoderData, segment_frames
@@ -180,10 +181,31 @@ def train_vocoder(
             loudness_db=training.loudness_db,
         )
     trainer.run(data)
-    state.average.eval()
+    vocoder = state.average.eval()
+    vocoder.config = replace(config, duration_scale=measure_duration_scale(vocoder, data))
     if accelerator.is_main_process:
-        state.average.save_pretrained(out / "vocoder")
-    return state.average
+        vocoder.save_pretrained(out / "vocoder")
+    return vocoder
+
+
+@torch.no_grad()
+def measure_duration_scale(vocoder: UnitVocoder, data: VocoderData, num_utterances: int = 200) -> float:
+    """Factor by which predicted durations add up to the true ones; see VocoderConfig.duration_scale."""
+    predicted, total = [], 0
+    device = vocoder.unit_embedding.weight.device
+    for index in range(0, len(data), -(-len(data) // num_utterances)):
+        clip = data.clip(index)
+        runs = torch.unique_consecutive(clip.codes, dim=1)[None].to(device)
+        voice = torch.tensor([clip.voice], device=device) if vocoder.voices else None
+        predicted.append(vocoder.duration_predictor(vocoder.prosody_input(runs, voice))[0])
+        total += clip.codes.shape[1]
+    log_durations = torch.cat(predicted)
+    low, high = 0.25, 4.0
+    for _ in range(20):  # halve the interval: rounding makes the sum a staircase
+        middle = (low + high) / 2
+        too_long = int(whole_durations(log_durations, middle).sum()) > total
+        low, high = (low, middle) if too_long else (middle, high)
+    return round(high, 4)
 
 
 class _Trainer:
