@@ -82,7 +82,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         warmup=1,
         cpu_seconds=options.cpu_seconds,
     )
-    differing = differing_units(options.model, folder)
+    differing = differing_units(options.model, folder, extractors)
     return {
         "benchmark": f"extraction {options.model}",
         "clips": options.clips,
@@ -238,14 +238,13 @@ def sklearn_predict(centroids: Tensor) -> Callable[[Any], Any]:
     return model.predict
 
 
-def differing_units(model: str, folder: Path) -> dict[str, float]:
+def differing_units(model: str, folder: Path, extractors: dict[str, Callable[[str], Any]]) -> dict[str, float]:
     """Return the share of frames whose unit is not that of transformers on each clip alone, where it should be."""
     from vocable.tokens.kmeans import KMeans
 
     alone = make_usual(model, folder, sort=False, batch=1)("alone")
-    shares = {"usual": _share(alone, make_usual(model, folder, sort=False)("usual"))}
-    if model == "hubert":
-        shares["usual, sorted by length"] = _share(alone, make_usual(model, folder, sort=True)("sorted"))
+    usual = [variant for variant in extractors if variant.startswith("usual")]
+    shares = {variant: _share(alone, extractors[variant](f"last {variant}")) for variant in usual}
     kmeans = KMeans(torch.load(folder / "centroids.pt", weights_only=True))
     names = {"hubert": ("ours", "ours, bfloat16"), "whisper": ("ours, padded to 30 s",)}[model]
     for name in names:
