@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from vocable.config import load_config
 from vocable.errors import AudioFormatError
 from vocable.features import EncoderConfig, load_encoder
 from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
-from vocable.tokens.fingerprint import fingerprint
+from vocable.tokens.fingerprint import encoder_fingerprint as name_encoder
 from vocable.tokens.kmeans import KMeans, KMeansConfig, fit_kmeans
 from vocable.training.vocoder import VocoderTrainingConfig, train_vocoder
 from vocable.training.vocoder_data import voices_by_speech
@@ -86,7 +87,7 @@ def prepare(utterances: list[Utterance], out: Path) -> tuple[dict[str, list[torc
         torch.save(units, store)
     loaded = load_file(out / "codebooks.safetensors")
     vectors = [loaded[str(j)] for j in range(len(CODEBOOKS))]
-    return torch.load(store, weights_only=True), vectors, fingerprint(encoder.description())
+    return torch.load(store, weights_only=True), vectors, name_encoder(encoder.description())
 
 
 def fit(features: list[torch.Tensor], num_clusters: int, seed: int) -> KMeans:
@@ -99,12 +100,13 @@ def fit(features: list[torch.Tensor], num_clusters: int, seed: int) -> KMeans:
 
 
 def finish(vocoder: UnitVocoder, pairs: list, codebook: torch.Tensor, out: Path) -> None:
-    """Keep the voices with enough speech and one codebook, and write the vocoder in half precision."""
+    """Keep the voices with enough speech, in the order of the manifests, and one codebook; write in half precision."""
     seconds: dict[str, float] = defaultdict(float)
     for utterance, tokens in pairs:
         seconds[utterance.speaker or ""] += tokens.num_frames / 50 / 2
-    kept = [name for name in vocoder.voices if seconds[name] >= KEPT_SECONDS]
+    kept = [name for name in seconds if name in vocoder.voices and seconds[name] >= KEPT_SECONDS]
     small = vocoder.with_voices(kept).for_codebook(codebook, "")
+    small.config = replace(small.config, tokenizer_fingerprint=None)
     small.save_pretrained(out / "vocoder", dtype=torch.float16)
     print(json.dumps({"voices": kept, "folder": str(out / "vocoder")}))
 

@@ -16,7 +16,7 @@ from vocable.quickstart import run
 from vocable.quickstart import vocoder as quickstart_vocoder
 from vocable.quickstart.data import choose_prompts, load_own_speech, load_stories
 from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
-from vocable.tokens.fingerprint import fingerprint
+from vocable.tokens.fingerprint import encoder_fingerprint
 from vocable.tokens.kmeans import KMeans
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 from vocable.types import Utterance
@@ -34,7 +34,7 @@ def shipped(encoder, tmp_path, monkeypatch) -> Path:
     """A random vocoder for the tiny encoder, in place of the one that comes with Vocable."""
     loaded = load_encoder(EncoderConfig(name=str(encoder), layer=2))
     config = VocoderConfig(
-        codebook_size=4, codebook_dim=loaded.dim, encoder_fingerprint=fingerprint(loaded.description()), **SMALL
+        codebook_size=4, codebook_dim=loaded.dim, encoder_fingerprint=encoder_fingerprint(loaded.description()), **SMALL
     )
     UnitVocoder(config).save_pretrained(tmp_path / "shipped")
     monkeypatch.setattr(quickstart_vocoder, "SHIPPED", tmp_path / "shipped")
@@ -105,7 +105,7 @@ def test_prompts_are_long_enough_and_differ_in_voice():
 def test_vocoder_of_another_encoder_is_refused(encoder, shipped, tmp_path):
     other = load_encoder(EncoderConfig(name=str(encoder), layer=1))
     tokenizer = UnitTokenizer(other, KMeans(torch.randn(5, other.dim)), UnitTokenizerConfig())
-    with pytest.raises(FingerprintError, match=fingerprint(other.description())):
+    with pytest.raises(FingerprintError, match=encoder_fingerprint(other.description())):
         quickstart_vocoder.vocoder_for(tokenizer)
 
 
@@ -143,3 +143,18 @@ def test_the_cpu_recipe_is_what_the_quickstart_trains():
 def test_where_prompts_are_short_the_longest_are_taken():
     utterances = [Utterance(id=f"u{n}", audio=Path("x.wav"), duration=n / 2) for n in range(6)]
     assert {u.id for u in choose_prompts(utterances, 2, 4.0, lambda u: False)} == {"u4", "u5"}
+
+
+def test_the_encoder_may_be_found_under_another_name(encoder, shipped, tmp_path):
+    import shutil
+
+    shutil.copytree(encoder, tmp_path / "moved")
+    names = [
+        quickstart_vocoder.vocoder_for(
+            UnitTokenizer(
+                load_encoder(EncoderConfig(name=str(folder), layer=2)), KMeans(torch.ones(5, 32)), UnitTokenizerConfig()
+            )
+        ).tokenizer_fingerprint
+        for folder in (encoder, tmp_path / "moved")
+    ]
+    assert names[0] == names[1]

@@ -7,7 +7,7 @@ from typing import Any
 from vocable.errors import AssetError, ConfigError, FingerprintError
 from vocable.synthesis.unit_hifigan import UnitHiFiGAN
 from vocable.synthesis.vocoder import UnitVocoder
-from vocable.tokens.fingerprint import fingerprint
+from vocable.tokens.fingerprint import encoder_fingerprint
 from vocable.tokens.tokenizer import SpeechTokenizer
 from vocable.tokens.unit_tokenizer import UnitTokenizer
 
@@ -46,7 +46,7 @@ def _fit_to_codebook(vocoder: UnitVocoder, tokenizer: SpeechTokenizer, path: Pat
             f"{path} reads k-means units by their vectors, but {tokenizer.name!r} is no unit tokenizer. "
             "Train a vocoder for it: vocable vocoder train"
         )
-    found = fingerprint(tokenizer.encoder.description())
+    found = encoder_fingerprint(tokenizer.encoder.description())
     if vocoder.config.encoder_fingerprint != found:
         raise FingerprintError(
             f"{path} reads units of an encoder with fingerprint {vocoder.config.encoder_fingerprint}, but "

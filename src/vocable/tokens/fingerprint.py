@@ -37,6 +37,11 @@ def fingerprint(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:FINGERPRINT_LETTERS]
 
 
+def encoder_fingerprint(description: Mapping[str, Any]) -> str:
+    """Name an encoder by what decides its features: a model is the same under a hub name, an alias or a folder."""
+    return fingerprint({key: value for key, value in description.items() if key != "name"})
+
+
 def check_fingerprint(expected: str, found: str, what_expected: str, what_found: str) -> None:
     """Compare two fingerprints.
 

@@ -24,7 +24,7 @@ from vocable.errors import AssetError, AudioFormatError, ConfigError, Fingerprin
 from vocable.features import EncoderConfig, FeatureEncoder, load_encoder
 from vocable.tokens import processes
 from vocable.tokens.feature_files import read_feature_files, write_feature_files
-from vocable.tokens.fingerprint import differences, fingerprint, tensor_sha256
+from vocable.tokens.fingerprint import differences, encoder_fingerprint, fingerprint, tensor_sha256
 from vocable.tokens.kmeans import KMeans, KMeansConfig, fit_kmeans
 from vocable.tokens.kmeans_report import KMeansReport
 from vocable.tokens.runs import collapse_runs
@@ -74,7 +74,7 @@ class UnitTokenizer(SpeechTokenizer):
             {
                 "tokenizer_type": self.tokenizer_type,
                 "units_version": UNITS_VERSION,
-                "encoder": encoder.description(),
+                "encoder": encoder_fingerprint(encoder.description()),
                 "codebook_sha256": tensor_sha256(kmeans.centroids),
             }
         )
@@ -221,7 +221,7 @@ def check_encoder(expected: Mapping[str, Any], found: Mapping[str, Any], source:
     Raises:
         FingerprintError: they differ; the message has both fingerprints and what differs.
     """
-    before, now = fingerprint(expected), fingerprint(found)
+    before, now = encoder_fingerprint(expected), encoder_fingerprint(found)
     if before != now:
         raise FingerprintError(
             f"{source}: the codebook was fitted on encoder {expected.get('name')!r} layer {expected.get('layer')} with "
