@@ -1,6 +1,6 @@
 """Look a name up, and name the nearest one when it is unknown.
 
-    Unknown benchmark 'sblmip'. Did you mean 'sblimp'? Known: sblimp, storycloze, swuggy.
+Unknown benchmark 'sblmip'. Did you mean 'sblimp'? Known: sblimp, storycloze, swuggy.
 """
 
 from __future__ import annotations
