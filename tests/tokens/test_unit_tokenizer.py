@@ -22,6 +22,7 @@ from vocable.tokens import (
     register_tokenizer,
 )
 from vocable.tokens.agreement import compare_tokens, encode_each
+from vocable.tokens.fingerprint import encoder_fingerprint
 from vocable.types import SpeechTokens, Utterance
 
 CONFIG = UnitTokenizerConfig(
