@@ -8,7 +8,7 @@ def quickstart(audio: Path | None = None, out: Path = Path("runs/quickstart"), o
 
     Without --audio it runs on the half hour of stories that comes with Vocable. A run that was stopped goes on when the
     same command is given again. Settings behind the command: steps=120 num_clusters=100 num_prompts=6
-    prompt_seconds=3 max_seconds=6 minutes_per_model=3 num_judged=8 voice=af_heart seed=0.
+    prompt_seconds=3 max_seconds=6 minutes_per_model=2.7 num_judged=8 voice=af_heart seed=0.
 
     Args:
         audio: A folder of recordings (wav, FLAC, Ogg, Opus, MP3), or a manifest (.jsonl), in place of the stories.

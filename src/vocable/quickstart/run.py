@@ -53,7 +53,7 @@ class QuickstartConfig:
     text_model: str = "HuggingFaceTB/SmolLM2-135M"
     steps: int = 120
     """Optimiser steps of each language model, of one packed row of 1024 units; fewer where these take too long."""
-    minutes_per_model: float = 3.0
+    minutes_per_model: float = 2.7
     """Steps are cut down, for both models alike, to what fits in this time on this machine."""
     warm_learning_rate: float = 3e-4
     cold_learning_rate: float = 1e-3
@@ -61,7 +61,7 @@ class QuickstartConfig:
     num_prompts: int = 6
     prompt_seconds: float = 3.0
     max_seconds: float = 6.0
-    """Longest continuation."""
+    """Longest continuation; the shortest is a third of it."""
     num_judged: int = 8
     """Utterances that the recogniser hears, original and resynthesised; 0 leaves the judging out."""
     voice: str | None = None
@@ -171,7 +171,9 @@ def twist_config(config: QuickstartConfig, start: str) -> twist.TwistConfig:
             checkpoint_every=None,
             seed=config.seed,
         ),
-        generation=GenerationConfig(top_k=50, max_seconds=config.max_seconds, seed=config.seed),
+        generation=GenerationConfig(
+            top_k=50, min_seconds=config.max_seconds / 3, max_seconds=config.max_seconds, seed=config.seed
+        ),
         max_utterance_seconds=None,
     )
     return _with_start(recipe, config, start)

@@ -18,7 +18,7 @@ def silence_units(
     codebook_size: int,
     sample_rate: int,
     frame_rate: float,
-    threshold_db: float = -25.0,
+    threshold_db: float = -35.0,
 ) -> tuple[int, ...]:
     """Return the units whose frames lie, in the median, more than `threshold_db` below the level of loud frames.
 
