@@ -17,6 +17,6 @@ def test_the_unit_of_quiet_frames_is_silence():
 
 def test_loudness_of_the_recording_does_not_matter_and_runs_are_expanded():
     runs = SpeechTokens(codes=torch.tensor([[1, 0]]), durations=torch.tensor([3, 5]))
-    waveform = torch.cat([0.0005 * torch.ones(3 * 320), 0.02 * torch.ones(5 * 320)])
+    waveform = torch.cat([0.0002 * torch.ones(3 * 320), 0.02 * torch.ones(5 * 320)])
     assert silence_units([(waveform, runs)], 2, sample_rate=16_000, frame_rate=50.0) == (1,)
     assert silence_units([(waveform * 30, runs)], 2, sample_rate=16_000, frame_rate=50.0) == (1,)
