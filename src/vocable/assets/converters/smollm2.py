@@ -30,6 +30,6 @@ def convert(unpacked: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(folder)
     unpack = GgufConfig(gguf_file=GGUF, dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, quantization_config=unpack)
-    model.hf_quantizer = None  # else save_pretrained refuses, although the weights are plain tensors by now
+    model.hf_quantizer = None  # type: ignore[assignment]  # a plain attribute; save_pretrained refuses where it is set
     model.config._name_or_path = ""
     model.save_pretrained(folder)
