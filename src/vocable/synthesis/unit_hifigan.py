@@ -150,7 +150,7 @@ class UnitHiFiGAN(nn.Module):
         return self.conv_post(functional.leaky_relu(signal)).tanh()[:, 0]
 
     @torch.inference_mode()
-    def synthesize(self, tokens: Sequence[SpeechTokens], voice: str | None = None) -> list[Float[Tensor, " samples"]]:
+    def synthesize(self, tokens: Sequence[SpeechTokens], voice: str | None = None) -> list[Float[Tensor, " _samples"]]:
         """Turn tokens into waveforms, each by itself; durations are used where given, else predicted.
 
         Columns with an id below 0 are dropped, as in the published code. Without durations and without a duration

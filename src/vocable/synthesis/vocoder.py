@@ -240,7 +240,7 @@ class UnitVocoder(nn.Module):
         return tones * turned + hiss * rest[0].exp().clamp(max=LARGEST_MAGNITUDE)
 
     @torch.inference_mode()
-    def synthesize(self, tokens: Sequence[SpeechTokens], voice: str | None = None) -> list[Float[Tensor, " samples"]]:
+    def synthesize(self, tokens: Sequence[SpeechTokens], voice: str | None = None) -> list[Float[Tensor, " _samples"]]:
         """Turn tokens into waveforms, each by itself, so that results do not depend on what stands beside them.
 
         Durations are used where the tokens have them, else predicted (see VocoderConfig.collapsed). Columns with an id

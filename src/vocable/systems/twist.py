@@ -65,7 +65,7 @@ class TwistConfig:
 class UnitDocuments(NamedTuple):
     """Rows for the language model, and how long each lasts."""
 
-    token_ids: list[Int[Tensor, " positions"]]
+    token_ids: list[Int[Tensor, " _"]]
     seconds: list[float]
     """Audio that each document stands for: what turns loss per token into loss per second."""
     ids: list[str]
