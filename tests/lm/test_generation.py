@@ -175,3 +175,24 @@ def test_impossible_settings_are_refused(settings, message):
 def test_mean_unit_seconds():
     seconds = mean_unit_seconds(torch.tensor([0, 2, 0]), torch.tensor([2, 5, 4]), 4, frame_rate=50.0)
     torch.testing.assert_close(seconds, torch.tensor([3, 11 / 3, 5, 11 / 3]) / 50)
+
+
+@pytest.mark.parametrize("name", ["opt", "llama_tied", "qwen2", "gpt_neox_untied"])
+def test_a_static_cache_gives_the_same_units(unit_model, name):
+    model = unit_model(name)
+    starts = prompts(3, 8, 1, 8)
+    config = {"max_seconds": 1.0, "min_seconds": 1.0, "batch_size": 3, "seed": 5, **NO_GUARDS}
+    growing = generate_units(model, starts, GenerationConfig(**config), VOCABULARY, 0.1)
+    static = generate_units(model, starts, GenerationConfig(cache="static", **config), VOCABULARY, 0.1)
+    assert [r.units.tolist() for r in static] == [r.units.tolist() for r in growing]
+
+
+def test_a_static_cache_ends_where_the_context_does(unit_model):
+    model = unit_model("llama_tied")  # 64 positions
+    config = GenerationConfig(max_seconds=100.0, min_seconds=100.0, cache="static", **NO_GUARDS)
+    (result,) = generate_units(model, prompts(10), config, VOCABULARY, 0.1)
+    assert result.stopped == "context"
+    (growing,) = generate_units(
+        model, prompts(10), GenerationConfig(max_seconds=100.0, min_seconds=100.0, **NO_GUARDS), VOCABULARY, 0.1
+    )
+    assert len(result.units) == len(growing.units)

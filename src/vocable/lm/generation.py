@@ -6,6 +6,7 @@ A row's result depends on its prompt and its seed, not on the rows beside it (up
 Next stage: synthesis/.
 """
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -13,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
 from vocable.errors import ConfigError, NumericsError
 from vocable.lm.sampling import draw, next_token_probabilities, penalise_repeats
@@ -48,6 +49,9 @@ class GenerationConfig:
     """The silence guard acts after this long in silence units (where those are known); None: no guard."""
     guard: Literal["resample", "stop"] = "resample"
     """What guards do: forbid the token that would go on looping or being silent, or end the continuation there."""
+    cache: Literal["growing", "static"] = "growing"
+    """Keys and values of the past: grown token by token, or in memory of the final size, which never moves: what
+    torch.compile and CUDA graphs need. Without these, growing was measured 5 to 10 % faster on a CPU."""
     batch_size: int = 16
     """Prompts continued together."""
     seed: int = 0
@@ -181,7 +185,10 @@ def _continue_batch(
 ) -> None:
     device = next(model.parameters()).device
     banned_always = vocabulary.bans()
-    for logits in _next_logits(model, rows, vocabulary.pad_id, device):
+    shortest = min(value for value in seconds if value > 0)
+    longest = max(len(row.prompt) for row in rows) + math.ceil(config.max_seconds / shortest) + 1
+    cache = _make_cache(model, config, longest)
+    for logits in _next_logits(model, rows, vocabulary.pad_id, device, cache):
         if not bool(torch.isfinite(logits).all()):
             raise NumericsError(
                 "The model's logits are NaN or infinite. Its weights are broken, or its precision (float16?) overflows."
@@ -205,7 +212,7 @@ def _continue_batch(
 
 
 def _next_logits(
-    model: PreTrainedModel, rows: list[_Row], pad_id: int, device: torch.device
+    model: PreTrainedModel, rows: list[_Row], pad_id: int, device: torch.device, cache: Cache
 ) -> Iterator[Float[Tensor, "rows vocabulary"]]:
     """Yield the logits after the rows as they stand, reading only what was appended since; prompts are left-padded.
 
@@ -225,7 +232,6 @@ def _next_logits(
     token_ids, mask = token_ids.to(device), mask.to(device)
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
     padded = bool((mask == 0).any())
-    cache = DynamicCache(config=model.config)
     while True:
         output = model(
             input_ids=token_ids,
@@ -241,6 +247,14 @@ def _next_logits(
         token_ids = torch.tensor([[row.history[-1]] for row in rows], device=device)
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=-1)
         position_ids = position_ids[:, -1:] + 1
+
+
+def _make_cache(model: PreTrainedModel, config: GenerationConfig, max_positions: int) -> Cache:
+    """Make the cache; a static one holds `max_positions`, or the model's context if that is less."""
+    if config.cache == "growing":
+        return DynamicCache(config=model.config)
+    context = getattr(model.config, "max_position_embeddings", None) or max_positions
+    return StaticCache(config=model.config, max_cache_len=min(max_positions, context))
 
 
 def _banned_now(row: _Row, config: GenerationConfig, vocabulary: UnitVocabulary, silence: frozenset[int]) -> list[int]:
