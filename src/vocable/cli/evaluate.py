@@ -46,7 +46,7 @@ def evaluate_resynthesis_command(
         voice: Voice of the vocoder; without it, its first.
         voice_reference: A recording of the voice that the resynthesis should have.
         durations: Use the durations of the recording (true), or the vocoder's (predicted) as for generated tokens.
-        same_judge: Allow a recogniser that is the tokenizer's own encoder. Error rates are then too good.
+        same_judge: refuse or allow a recogniser that is the tokenizer's own encoder; error rates are then too good.
         mos: The predictor of opinion scores; null leaves the score out.
         speaker_encoder: The judge of voices; null leaves the score out.
         num_examples: Utterances on the page.

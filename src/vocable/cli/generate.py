@@ -18,8 +18,8 @@ def generate(
 ) -> None:
     """Continue a spoken prompt: recording -> units -> language model -> new units -> waveform.
 
-    Sampling is set behind the command: temperature=0.8 top_k=50 top_p=0.95 repetition_penalty=1.1 min_seconds=2
-    max_seconds=10 loop_repeats=4 max_silence_seconds=2 guard=resample seed=0.
+    Sampling is set behind the command, for example: temperature=0.8 top_k=50 top_p=0.95 repetition_penalty=1.1
+    min_seconds=2 max_seconds=10 loop_repeats=4 max_silence_seconds=2 guard=resample seed=0.
 
     Args:
         lm: Folder of a language model that `vocable train` wrote.

@@ -7,8 +7,9 @@ def quickstart(audio: Path | None = None, out: Path = Path("runs/quickstart"), o
     """Fit units, train language models warm and cold, continue held-out prompts, and write a page with sound.
 
     Without --audio it runs on the half hour of stories that comes with Vocable. A run that was stopped goes on when the
-    same command is given again. Settings behind the command: steps=120 num_clusters=100 num_prompts=6
-    prompt_seconds=3 max_seconds=6 minutes_per_model=2.7 num_judged=8 voice=af_heart seed=0.
+    same command is given again. Another run needs another --out. Settings behind the command, with their
+    defaults: steps=120 num_clusters=100 num_prompts=6 prompt_seconds=3 max_seconds=6 minutes_per_model=2.7 num_judged=8
+    seed=0; and voice=NAME, a voice of the vocoder, such as af_heart.
 
     Args:
         audio: A folder of recordings (wav, FLAC, Ogg, Opus, MP3), or a manifest (.jsonl), in place of the stories.

@@ -33,7 +33,7 @@ def train(
     Args:
         manifest: Utterances to train on, or a folder of their token shards.
         out: Folder for tokens, logs, checkpoints and the result, `vocoder`.
-        tokenizer: Name or folder of the tokenizer whose tokens the vocoder will read.
+        tokenizer: Name or folder of the tokenizer whose tokens the vocoder will read; it must be given.
         also: Further manifests or folders of token shards.
         main_share: How much of the training, 0 to 1, is on the first manifest. None: as much as it has speech.
         config: Yaml with the sections vocoder and training. None: the defaults.
@@ -88,7 +88,7 @@ def synthesize(
     Args:
         tokens: Folder of token shards.
         out: Folder to write.
-        vocoder: Folder of the vocoder.
+        vocoder: Folder of the vocoder; it must be given.
         voice: One of its voices. None: its first.
         predict_durations: Let the vocoder choose how long units last, even where the tokens say it.
         limit: Stop after this many utterances. None: all.
@@ -119,8 +119,8 @@ def resynthesize(
     Args:
         audio: An audio file, or a manifest (.jsonl).
         out: Folder to write.
-        tokenizer: Name or folder of the tokenizer.
-        vocoder: Folder of the vocoder.
+        tokenizer: Name or folder of the tokenizer; it must be given.
+        vocoder: Folder of the vocoder; it must be given.
         voice: One of its voices. None: its first.
         predict_durations: Let the vocoder choose how long units last.
         limit: Stop after this many utterances. None: all.
