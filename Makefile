@@ -33,7 +33,8 @@ check: $(VENV)/.dev  ## Lint, formatting and types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.dev  ## Time our way against the plain way, in one run
-	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/extraction.py hubert
+	$(BIN)/python benchmarks/extraction.py whisper
 	$(BIN)/python benchmarks/kmeans.py
 	$(BIN)/python benchmarks/lm_training.py
 	$(BIN)/python benchmarks/generation.py

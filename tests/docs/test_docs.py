@@ -69,3 +69,25 @@ def test_python_in_documents_runs(document: Path, tmp_path: Path, monkeypatch: p
     namespace: dict = {"__name__": "document"}
     for block in PYTHON.findall(document.read_text(encoding="utf-8")):
         exec(compile(block, str(document), "exec"), namespace)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_no_placeholder_was_left(document: Path):
+    assert re.findall(r"@[A-Z]+@|TBD|lorem", document.read_text(encoding="utf-8")) == []
+
+
+def test_benchmarks_of_the_makefile_exist_and_take_their_arguments():
+    import subprocess
+    import sys
+
+    lines = re.findall(r"python (benchmarks/\S+\.py)(.*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert len(lines) >= 5
+    for script, arguments in lines:
+        if arguments.strip():  # scripts with a choice name it in their help
+            done = subprocess.run(
+                [sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True, check=True
+            )
+            assert arguments.strip() in done.stdout
+        else:
+            assert (ROOT / script).is_file()
+            assert "choices=" not in (ROOT / script).read_text(encoding="utf-8").split("parse_args")[0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tiny import save_tiny_lm, write_speech
+from tiny import save_tiny_encoder, save_tiny_lm, write_speech
 from vocable.cli.tokenize import tokenize_manifest
 from vocable.errors import ConfigError, FingerprintError
 from vocable.features import EncoderConfig
@@ -156,3 +156,51 @@ def test_checkpoints_that_are_not_twist_or_too_small_are_refused(tokenized, tmp_
         twist.load_published(published_checkpoint(tmp_path / "a"), tokenizer)
     with pytest.raises(ConfigError, match="10 rows, of which units begin at 5"):
         twist.load_published(published_checkpoint(tmp_path / "b", offset=5), tokenizer)
+
+
+def test_generate_command_writes_speech(tmp_path, make_speechlike, monkeypatch, capsys):
+    from vocable.audio.io import read_audio
+    from vocable.audio.manifest import read_manifest
+    from vocable.cli import main
+    from vocable.quickstart import vocoder as quickstart_vocoder
+    from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
+    from vocable.tokens.fingerprint import encoder_fingerprint
+
+    manifest = write_speech(tmp_path / "speech", make_speechlike)
+    units = UnitTokenizerConfig(  # 50 Hz, which a vocoder at 16 kHz can divide into its frames
+        encoder=EncoderConfig(name=str(save_tiny_encoder("whisper", tmp_path / "encoder")), layer=2),
+        kmeans=KMeansConfig(num_clusters=6, init_frames=100),
+    )
+    tokenizer = UnitTokenizer.fit(read_manifest(manifest), units)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    tokenize_manifest(manifest, tmp_path / "tokens", str(tmp_path / "tokenizer"), progress=False)
+    config = twist.TwistConfig(
+        tokenizer=units,
+        lm=UnitLMConfig(text_model=str(save_tiny_lm("opt", tmp_path / "text"))),
+        training=TrainingConfig(max_steps=1, context_tokens=128, tokens_per_batch=512, precision="fp32"),
+        valid_share=0.3,
+    )
+    result = twist.train(config, TokenShards(tmp_path / "tokens"), tmp_path / "lm", tokenizer=tokenizer)
+    vocoder = UnitVocoder(
+        VocoderConfig(
+            codebook_size=6,
+            codebook_dim=tokenizer.encoder.dim,
+            encoder_fingerprint=encoder_fingerprint(tokenizer.encoder.description()),
+            dim=16,
+            hidden_dim=24,
+            num_layers=2,
+            prosody_dim=8,
+            pitch_layers=1,
+        )
+    )
+    vocoder.save_pretrained(tmp_path / "vocoder")
+    monkeypatch.setattr(quickstart_vocoder, "SHIPPED", tmp_path / "vocoder")
+    out = tmp_path / "continued.wav"
+    command = ["generate", str(result.last), str(tmp_path / "speech" / "clip03.wav"), "--tokenizer"]
+    command += [str(tmp_path / "tokenizer"), "--out", str(out), "--num-samples", "2", "--prompt-seconds", "0.5"]
+    assert main([*command, "min_seconds=0.4", "max_seconds=1"]) == 0, capsys.readouterr().err
+    for number in (1, 2):
+        speech = read_audio(tmp_path / f"continued-{number}.wav")
+        assert 0.5 + 0.3 < len(speech.waveform) / speech.sample_rate < 0.5 + 1.6  # prompt, and what was asked for
+    assert main([*command, "temprature=1"]) == 2
+    assert "Did you mean 'temperature'?" in capsys.readouterr().err

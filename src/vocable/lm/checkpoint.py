@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hf_logging
@@ -84,7 +85,7 @@ def save_lm(model: PreTrainedModel, folder: Path, card: LMCard, *, overwrite: bo
             model.save_pretrained(temporary)
         write_card(temporary, card)
         replace_folder(temporary, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise OutputError(f"{folder}: could not write the model ({error}). Is the disk full?") from error
 

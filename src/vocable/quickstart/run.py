@@ -153,7 +153,7 @@ def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> 
 
 
 def twist_config(config: QuickstartConfig, start: str) -> twist.TwistConfig:
-    """The TWIST settings of this quickstart; `recipes/twist/cpu.yaml` holds the same."""
+    """The TWIST settings of this quickstart; those of `recipes/twist/cpu.yaml`, but for how often it reports."""
     recipe = twist.TwistConfig(
         tokenizer=UnitTokenizerConfig(
             name=f"{config.encoder.rsplit('/', 1)[-1]}-l{config.layer}-km{config.num_clusters}",

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from vocable.errors import OutputError
 from vocable.tokens.fingerprint import differences
@@ -83,7 +84,11 @@ class Checkpoints:
             self.accelerator.save_state(str(temporary), safe_serialization=True)
             if first:
                 (temporary / LOOP_NAME).write_text(json.dumps(dict(loop)), encoding="utf-8")
-        except OSError as error:
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # a full disk has several names
             raise OutputError(f"{final}: could not write the checkpoint ({error}). Is the disk full?") from error
         self.accelerator.wait_for_everyone()
         if first:
