@@ -239,12 +239,16 @@ def _features_to_fit_on(
     strict: bool,
     on_utterance: Callable[[Utterance], None] | None,
 ) -> Iterator[Tensor]:
-    """Features of this process's share of the utterances, in random order, up to the hours asked for."""
-    shuffled = list(utterances)
-    random.Random(config.kmeans.seed).shuffle(shuffled)
+    """Features of this process's share of the utterances: all in order, or random ones up to the hours asked for.
+
+    In order, stretches of one lossy file are read one after the other, and it is decoded once.
+    """
+    chosen = list(utterances)
+    if config.fit_hours is not None:
+        random.Random(config.kmeans.seed).shuffle(chosen)
     wanted_seconds = float("inf") if config.fit_hours is None else config.fit_hours * 3600 / processes.num_processes()
     seconds = 0.0
-    for utterance in shuffled[processes.rank() :: processes.num_processes()]:
+    for utterance in chosen[processes.rank() :: processes.num_processes()]:
         if seconds >= wanted_seconds:
             return
         try:
