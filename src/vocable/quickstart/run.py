@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
@@ -54,7 +53,7 @@ class QuickstartConfig:
     steps: int = 120
     """Optimiser steps of each language model, of one packed row of 1024 units; fewer where these take too long."""
     minutes_per_model: float = 2.7
-    """Steps are cut down, for both models alike, to what fits in this time on this machine."""
+    """The warm model stops after this time if not after `steps`; the cold one makes as many steps as the warm did."""
     warm_learning_rate: float = 3e-4
     cold_learning_rate: float = 1e-3
     """Each start has its own rate, as in the paper; one rate for both would favour one of them."""
@@ -136,12 +135,10 @@ def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> 
         with step("Measuring the resynthesis ceiling"):
             resynthesis = _judge_resynthesis(config, tokenizer, splits.test)
     training, lms = {}, {}
-    recipe = _fit_steps(config, twist_config(config, "warm"), shards["train"])
     for start in STARTS:
         with step(f"Training, {start} start"):
-            training[start] = twist.train(
-                _with_start(recipe, config, start), shards["train"], out / start, shards["valid"], tokenizer
-            )
+            recipe = _with_budget(twist_config(config, start), config, training.get("warm"))
+            training[start] = twist.train(recipe, shards["train"], out / start, shards["valid"], tokenizer)
             lms[start] = load_lm(training[start].last, tokenizer=tokenizer)
     with step("Scoring held-out speech"):
         losses = held_out_losses(lms, shards["train"], shards["test"], splits.is_new_voice, config.seed)
@@ -186,6 +183,17 @@ def _with_start(recipe: twist.TwistConfig, config: QuickstartConfig, start: str)
         lm=replace(recipe.lm, warm=STARTS[start]),
         training=replace(recipe.training, learning_rate=rate),
     )
+
+
+def _with_budget(
+    recipe: twist.TwistConfig, config: QuickstartConfig, before: TrainingResult | None
+) -> twist.TwistConfig:
+    """Bound the first run by steps and time; the second makes as many steps as the first did."""
+    if before is None:
+        training = replace(recipe.training, max_minutes=config.minutes_per_model)
+    else:
+        training = replace(recipe.training, max_steps=before.train_curve[-1]["step"])
+    return replace(recipe, training=training)
 
 
 def _claim(config: QuickstartConfig) -> None:
@@ -253,37 +261,6 @@ def _judge_resynthesis(
         )
     save_result(outcome.result, Path(config.out) / "resynthesis", overwrite=True)
     return outcome
-
-
-def _fit_steps(config: QuickstartConfig, recipe: twist.TwistConfig, shards: TokenShards) -> twist.TwistConfig:
-    """Cut the steps of both models down to what this machine does in the time; kept for runs that go on."""
-    path = Path(config.out) / "steps.json"
-    if not path.is_file():
-        layout = twist.build_layout(shards.card["codebook_size"])
-        cold = replace(recipe, lm=replace(recipe.lm, warm=False))
-        seconds = _seconds_per_step(cold, layout)
-        steps = int(min(config.steps, max(10, config.minutes_per_model * 60 / seconds)))
-        path.write_text(json.dumps({"steps": steps, "seconds_per_step": round(seconds, 3)}) + "\n", encoding="utf-8")
-    steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
-    return replace(recipe, training=replace(recipe.training, max_steps=steps))
-
-
-def _seconds_per_step(recipe: twist.TwistConfig, layout: twist.UnitsLayout) -> float:
-    """Time forward and backward passes on random units; the first is not counted."""
-    from vocable.lm.packed import enable_packing
-    from vocable.sequences.packing import concatenate
-
-    model = twist.build_lm(recipe, layout)
-    enable_packing(model)
-    documents = [layout.vocabulary.token_ids(torch.randint(0, layout.vocabulary.codebook_size, (256,)))] * 4
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.training.precision == "bf16"):
-            value = twist.loss(model, concatenate(documents))
-        value.backward()
-        times.append(time.perf_counter() - started)
-    return 1.2 * min(times[1:])  # the optimiser and validation take about another fifth
 
 
 def _continue_prompts(
