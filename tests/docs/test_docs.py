@@ -83,5 +83,5 @@ def test_benchmarks_of_the_makefile_exist_and_take_their_arguments():
         source = (ROOT / script).read_text(encoding="utf-8")
         positionals = re.findall(r'add_argument\(\s*"(\w[^"]*)"', source)
         assert len(positionals) == len(arguments.split()), (
-            f"{script} takes {positionals}, the Makefile gives {arguments!r}"
+            f"{script} takes {positionals}, given: {arguments}"
         )
