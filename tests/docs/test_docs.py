@@ -82,6 +82,4 @@ def test_benchmarks_of_the_makefile_exist_and_take_their_arguments():
     for script, arguments in lines:
         source = (ROOT / script).read_text(encoding="utf-8")
         positionals = re.findall(r'add_argument\(\s*"(\w[^"]*)"', source)
-        assert len(positionals) == len(arguments.split()), (
-            f"{script} takes {positionals}, given: {arguments}"
-        )
+        assert len(positionals) == len(arguments.split()), f"{script} takes {positionals}, given: {arguments}"
