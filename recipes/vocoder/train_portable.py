@@ -41,9 +41,9 @@ def main() -> None:
     overrides = [word for word in words if "=" in word]
     out, *manifests = (Path(word) for word in words if "=" not in word)
     out.mkdir(parents=True, exist_ok=True)
-    utterances = [
-        utterance for path in manifests for utterance in read_manifest(path) if utterance.extra.get("split") != "test"
-    ]
+    parts = [[u for u in read_manifest(path) if u.extra.get("split") != "test"] for path in manifests]
+    utterances = [utterance for part in parts for utterance in part]
+    weight = {utterance.id: 1 / seconds_of(part) ** 0.5 for part in parts for utterance in part}
     units, vectors, encoder_fingerprint = prepare(utterances, out)
     pairs = []
     first_row = [sum(len(v) for v in vectors[:j]) for j in range(len(vectors))]
@@ -62,8 +62,14 @@ def main() -> None:
     training = load_config(VocoderTrainingConfig, None, [word.removeprefix("training.") for word in overrides])
     start = UnitVocoder(config)
     start.set_codebooks(vectors, standardise=True)
-    vocoder = train_vocoder(pairs, config, training, out / "run", start_from=start)
+    weights = [weight[utterance.id] for utterance, _ in pairs]
+    vocoder = train_vocoder(pairs, config, training, out / "run", start_from=start, weights=weights)
     finish(vocoder, pairs, vectors[0], out)
+
+
+def seconds_of(utterances: list[Utterance]) -> float:
+    """Length of a manifest; each manifest is heard in proportion to the root of it, so that a small one counts."""
+    return sum(utterance.duration for utterance in utterances)
 
 
 def prepare(utterances: list[Utterance], out: Path) -> tuple[dict[str, list[torch.Tensor]], list[torch.Tensor], str]:
