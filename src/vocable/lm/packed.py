@@ -41,14 +41,15 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     document_lengths: Sequence[int] | None = None,
+    document_trees: Sequence[Sequence[int]] | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "batch positions heads value_dim"], None]:
-    """Attend within each document of a row; without `document_lengths`, be transformers' SDPA.
+    """Attend within each document of a row, or each tree (branches.py); with neither, be transformers' SDPA.
 
     Raises:
         NotImplementedError: the model wants something that SDPA does not do (soft caps, attention sinks).
     """
-    if document_lengths is None:
+    if document_lengths is None and document_trees is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -61,6 +62,9 @@ def packed_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:  # grouped-query attention: share each key head
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    if document_trees is not None:
+        return attend_trees(query, key, value, document_trees, **settings), None
+    assert document_lengths is not None
     attend = attend_padded if query.is_cuda else attend_by_length
     return attend(query, key, value, document_lengths, **settings), None
 
@@ -102,6 +106,39 @@ def attend_padded(
     q, k, v = (x[0][:, where].transpose(0, 1) for x in (query, key, value))  # (documents, heads, longest, dim)
     output = _causal_attention(q, k, v, scale, dropout, window)
     return output.transpose(1, 2)[real][None]
+
+
+def attend_trees(
+    query: Float[Tensor, "1 heads positions dim"],
+    key: Float[Tensor, "1 heads positions dim"],
+    value: Float[Tensor, "1 heads positions value_dim"],
+    trees: Sequence[Sequence[int]],
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    window: int | None = None,
+) -> Float[Tensor, "1 positions heads value_dim"]:
+    """Causal attention where several branches continue one prefix and do not see each other.
+
+    `trees` holds, for each tree of the row, the length of its prefix and of each branch: prefix, branch, branch, ...
+    """
+    outputs = []
+    parts = zip(*(x.split([sum(tree) for tree in trees], dim=2) for x in (query, key, value)))
+    for (prefix, *branches), (q, k, v) in zip(trees, parts):
+        whole = prefix + (branches[0] if branches else 0)  # the prefix and its first branch are one document
+        outputs.append(_causal_attention(q[:, :, :whole], k[:, :, :whole], v[:, :, :whole], scale, dropout, window))
+        start = whole
+        for length in branches[1:]:
+            seen_k, seen_v = (torch.cat([x[:, :, :prefix], x[:, :, start : start + length]], dim=2) for x in (k, v))
+            distance = torch.arange(prefix, prefix + length)[:, None] - torch.arange(prefix + length)[None]
+            mask = ((distance >= 0) & (distance < (window or prefix + length))).to(q.device)
+            outputs.append(
+                F.scaled_dot_product_attention(
+                    q[:, :, start : start + length], seen_k, seen_v, attn_mask=mask, dropout_p=dropout, scale=scale
+                )
+            )
+            start += length
+    return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
 def enable_packing(model: nn.Module) -> bool:

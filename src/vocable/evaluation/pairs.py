@@ -1,0 +1,189 @@
+"""Minimal pairs: two halves, of which a good model finds the first more likely.
+
+    positive  [context] [he went home]      negative  [context] [he went purple]
+
+A half is a row of segments, spoken or written. On disk a pair set is a folder: `manifest.jsonl` (utterances),
+`pairs.jsonl` (one pair a line) and `card.json` (how it was made). Readers of published layouts (swuggy.py, sblimp.py,
+storycloze.py, salmon.py) return the same `PairSet`, and evaluation/build writes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vocable.audio.files import replace_file
+from vocable.audio.manifest import read_manifest, write_manifest
+from vocable.errors import ManifestError
+from vocable.types import Utterance
+
+MANIFEST, PAIRS, CARD = "manifest.jsonl", "pairs.jsonl", "card.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A stretch of one half: an utterance of the manifest, or written text."""
+
+    speech: str | None = None
+    """Id of an utterance."""
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.speech is None) == (self.text is None):
+            raise ManifestError(
+                f"A segment holds speech={self.speech!r} and text={self.text!r}; it must hold exactly one of the two."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairItem:
+    """One pair. A shared context is an equal first segment in both halves."""
+
+    id: str
+    positive: tuple[Segment, ...]
+    """The half that is right."""
+    negative: tuple[Segment, ...]
+    voice: str | None = None
+    group: Mapping[str, str] = field(default_factory=dict)
+    """What the pair tests, for scores by group: phenomenon, frequency band, task."""
+
+    def __post_init__(self) -> None:
+        for name, half in (("positive", self.positive), ("negative", self.negative)):
+            if not half:
+                raise ManifestError(f"Pair {self.id!r} has no {name} half. A pair needs both.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSet:
+    """The pairs of one benchmark, and the utterances they speak of."""
+
+    benchmark: str
+    items: Sequence[PairItem]
+    utterances: Mapping[str, Utterance]
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """Where the set comes from: layout, licence, synthesiser, seed."""
+    excluded: Mapping[str, int] = field(default_factory=dict)
+    """Pairs that were left out on reading, by reason."""
+
+    def __post_init__(self) -> None:
+        if not self.items:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in self.excluded.items())
+            raise ManifestError(f"The {self.benchmark} set holds no usable pair{f' ({reasons})' if reasons else ''}.")
+        seen: set[str] = set()
+        for item in self.items:
+            if item.id in seen:
+                raise ManifestError(f"Two pairs of the {self.benchmark} set have the id {item.id!r}; ids must differ.")
+            seen.add(item.id)
+            for segment in (*item.positive, *item.negative):
+                if segment.speech is not None and segment.speech not in self.utterances:
+                    raise ManifestError(
+                        f"Pair {item.id!r} speaks of the utterance {segment.speech!r}, which is not in the manifest."
+                    )
+
+    def spoken(self) -> list[Utterance]:
+        """Return the utterances that pairs speak of, each once, in the order of the pairs."""
+        names = dict.fromkeys(
+            segment.speech for item in self.items for segment in (*item.positive, *item.negative) if segment.speech
+        )
+        return [self.utterances[name] for name in names]
+
+
+def write_pair_set(pair_set: PairSet, folder: Path) -> None:
+    """Write manifest, pairs and card into `folder`; `pairs.jsonl` last, so that a set with it is whole.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_manifest(list(pair_set.utterances.values()), folder / MANIFEST)
+    card = {"benchmark": pair_set.benchmark, "num_pairs": len(pair_set.items), **pair_set.card}
+    with replace_file(folder / CARD) as file:
+        file.write(json.dumps(card, indent=2, ensure_ascii=False).encode() + b"\n")
+    with replace_file(folder / PAIRS) as file:
+        for item in pair_set.items:
+            file.write(json.dumps(_to_row(item), ensure_ascii=False).encode() + b"\n")
+
+
+def read_pair_set(folder: Path) -> PairSet:
+    """Read a folder that `write_pair_set` wrote.
+
+    A pair without one of its halves, or whose utterance the manifest lacks, is left out and counted in `excluded`.
+
+    Raises:
+        ManifestError: a file is missing, a line is not JSON, or no pair is usable.
+    """
+    folder = Path(folder)
+    missing = [name for name in (MANIFEST, PAIRS, CARD) if not (folder / name).is_file()]
+    if missing:
+        raise ManifestError(
+            f"{folder} is no pair set: {', '.join(missing)} not found. Make one with 'vocable evaluate build', or name "
+            "the layout of a published set with --layout."
+        )
+    card = _parse(folder / CARD, (folder / CARD).read_text(encoding="utf-8"), None)
+    utterances = {utterance.id: utterance for utterance in read_manifest(folder / MANIFEST)}
+    items, excluded = [], dict[str, int]()
+    for number, row in _read_rows(folder / PAIRS):
+        item = _from_row(folder / PAIRS, number, row)
+        reason = _why_unusable(item, utterances)
+        if isinstance(item, PairItem) and reason is None:
+            items.append(item)
+        else:
+            excluded[reason or str(item)] = excluded.get(reason or str(item), 0) + 1
+    benchmark = card.pop("benchmark", "pairs")
+    card.pop("num_pairs", None)
+    return PairSet(benchmark=benchmark, items=items, utterances=utterances, card=card, excluded=excluded)
+
+
+def is_pair_set(folder: Path) -> bool:
+    """Whether `folder` holds pairs in the format of this module."""
+    return (Path(folder) / PAIRS).is_file()
+
+
+def _why_unusable(item: PairItem | str, utterances: Mapping[str, Utterance]) -> str | None:
+    if isinstance(item, str):
+        return item
+    names = {segment.speech for segment in (*item.positive, *item.negative) if segment.speech}
+    return "an utterance is not in the manifest" if names - utterances.keys() else None
+
+
+def _to_row(item: PairItem) -> dict[str, Any]:
+    halves = {
+        name: [{"speech": s.speech} if s.speech is not None else {"text": s.text} for s in half]
+        for name, half in (("positive", item.positive), ("negative", item.negative))
+    }
+    return {"id": item.id, **halves, "voice": item.voice, "group": dict(item.group)}
+
+
+def _from_row(path: Path, number: int, row: Any) -> PairItem | str:
+    """A pair, or the reason why it cannot be used."""
+    where = f"{path}, line {number}"
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+        raise ManifestError(f"{where}: a pair is an object with an id, and halves 'positive' and 'negative'.")
+    if not row.get("positive") or not row.get("negative"):
+        return "one half is missing"
+    try:
+        halves = {
+            name: tuple(Segment(speech=part.get("speech"), text=part.get("text")) for part in row[name])
+            for name in ("positive", "negative")
+        }
+        return PairItem(id=row["id"], voice=row.get("voice"), group=row.get("group") or {}, **halves)
+    except (AttributeError, TypeError, ManifestError) as error:
+        raise ManifestError(f"{where}: {error}") from error
+
+
+def _read_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            yield number, _parse(path, line, number)
+
+
+def _parse(path: Path, text: str, line: int | None) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{path}, line {line}" if line is not None else str(path)
+        raise ManifestError(f"{where}: not JSON ({error.msg} at column {error.colno}).") from error
