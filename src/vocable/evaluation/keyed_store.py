@@ -1,0 +1,66 @@
+"""Results that cost much to make, kept on disk line by line, so that a run that goes on does not make them again.
+
+    {"key": "9f3a...", "value": ...}     one JSON a line; the last line with a key counts
+
+A line that a killed run left half written is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vocable.errors import OutputError
+
+
+class KeyedStore:
+    """A mapping from keys to JSON values in a file that only grows."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what is there; the file is made with the first `put`.
+
+        Raises:
+            OutputError: the file cannot be read.
+        """
+        self.path = Path(path)
+        self._values: dict[str, Any] = {}
+        try:
+            content = self.path.read_bytes() if self.path.exists() else b""
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be read: {error}") from error
+        self._torn = bool(content) and not content.endswith(b"\n")
+        for line in content.splitlines():
+            try:
+                record = json.loads(line)
+                self._values[record["key"]] = record["value"]
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is a value under this key."""
+        return key in self._values
+
+    def __getitem__(self, key: str) -> Any:
+        """The value under this key; KeyError where there is none."""
+        return self._values[key]
+
+    def __len__(self) -> int:
+        """Number of keys."""
+        return len(self._values)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a value, on disk before this returns.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        line = json.dumps({"key": key, "value": value}, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n" * self._torn + line)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written: {error}. Is the disk full?") from error
+        self._torn = False
+        self._values[key] = value
