@@ -20,6 +20,15 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Phone:
+    """A speech sound and when it is spoken, in seconds from the start of its utterance."""
+
+    phone: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
     """One line of a manifest: a stretch of an audio file, and what is known about it."""
 

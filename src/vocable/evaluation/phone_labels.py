@@ -1,0 +1,141 @@
+"""When each phone is spoken: read it from manifests, CTM and TSV files, and sample it at the centres of frames.
+
+    phones (phone, start, end)  +  frame rate  ->  one label per frame, None where no phone is
+
+Frame i of a tokenizer stands for the time (i + 0.5) / frame_rate. An aligner's labels are taken as they are: whether
+stress is part of a phone, and whether silence is one, is the choice of whoever made them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vocable.errors import ConfigError, ManifestError
+from vocable.types import Phone, Utterance
+
+TSV_HEADER = ("id", "start", "end", "phone")
+
+
+def utterance_phones(utterance: Utterance) -> tuple[Phone, ...] | None:
+    """The phones of a manifest line: its key "phones", a list of {phone, start, end}; None without that key.
+
+    Times are seconds from the start of the utterance.
+
+    Raises:
+        ManifestError: the list is not as described, or a phone ends before it starts or begins before its neighbour.
+    """
+    rows = utterance.extra.get("phones")
+    if rows is None:
+        return None
+    if not isinstance(rows, list):
+        raise ManifestError(f"{utterance.id}: phones is a {type(rows).__name__}; expected a list of phones.")
+    return _checked([_phone(row, f"{utterance.id}: phones[{index}]") for index, row in enumerate(rows)], utterance.id)
+
+
+def phones_to_extra(phones: Iterable[Phone]) -> list[dict[str, Any]]:
+    """Phones as a manifest line holds them."""
+    return [{"phone": p.phone, "start": round(p.start, 4), "end": round(p.end, 4)} for p in phones]
+
+
+def read_phones(path: Path) -> dict[str, tuple[Phone, ...]]:
+    """Read phone times by utterance id from a file: `.ctm` or `.tsv`.
+
+    CTM (NIST; Kaldi's `ali-to-phones --ctm-output`): `id channel start duration phone [confidence]`, split at spaces;
+    lines that begin with ;; are comments. TSV: a header `id start end phone`, then such lines, split at tabs.
+
+    Raises:
+        ConfigError: the file is missing, is of another kind, or a line cannot be read.
+    """
+    path = Path(path)
+    readers = {".ctm": _read_ctm, ".tsv": _read_tsv}
+    if path.suffix.lower() not in readers:
+        raise ConfigError(
+            f"{path}: phone times are read from .ctm and .tsv files; .tsv begins with: id start end phone"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable text file: {error}") from error
+    phones = readers[path.suffix.lower()](path, lines)
+    if not phones:
+        raise ConfigError(f"{path}: holds no phone.")
+    return {id: _checked(sorted(rows, key=lambda p: (p.start, p.end)), f"{path}: {id}") for id, rows in phones.items()}
+
+
+def frame_labels(phones: Sequence[Phone], num_frames: int, frame_rate: float) -> list[str | None]:
+    """The phone at the centre of each frame; None where there is none. A boundary belongs to the later phone."""
+    starts = np.array([phone.start for phone in phones])
+    centres = (np.arange(num_frames) + 0.5) / frame_rate
+    # differences below a microsecond are rounding of the file, not of the speaker
+    rows = np.searchsorted(starts, centres + 1e-6, side="right") - 1
+    labels: list[str | None] = []
+    for centre, row in zip(centres.tolist(), rows.tolist()):
+        inside = row >= 0 and centre + 1e-6 < phones[row].end
+        labels.append(phones[row].phone if inside else None)
+    return labels
+
+
+def _phone(row: Any, where: str) -> Phone:
+    if not isinstance(row, dict) or not isinstance(row.get("phone"), str):
+        raise ManifestError(f"{where} is {row!r}; expected {{phone, start, end}}.")
+    times = [row.get("start"), row.get("end")]
+    if not all(isinstance(t, int | float) and not isinstance(t, bool) and math.isfinite(t) for t in times):
+        raise ManifestError(f"{where} is {row!r}; start and end are numbers of seconds.")
+    return Phone(phone=row["phone"], start=float(row["start"]), end=float(row["end"]))
+
+
+def _checked(phones: Sequence[Phone], where: str) -> tuple[Phone, ...]:
+    for index, phone in enumerate(phones):
+        if phone.end < phone.start:
+            raise ManifestError(f"{where}: phone {phone.phone!r} ends at {phone.end:g} s, before its start.")
+        if index and phone.start < phones[index - 1].start:
+            raise ManifestError(f"{where}: phone {phone.phone!r} at {phone.start:g} s: sort the phones by time.")
+    return tuple(phones)
+
+
+def _read_ctm(path: Path, lines: Sequence[str]) -> dict[str, list[Phone]]:
+    phones = defaultdict(list)
+    for number, line in enumerate(lines, start=1):
+        parts = line.split()
+        if not parts or parts[0].startswith(";;"):
+            continue
+        if len(parts) < 5:
+            raise ConfigError(f"{path}, line {number}: {line!r}; expected: id channel start duration phone")
+        start, duration = _seconds(path, number, parts[2]), _seconds(path, number, parts[3])
+        phones[parts[0]].append(Phone(phone=parts[4], start=start, end=start + duration))
+    return phones
+
+
+def _read_tsv(path: Path, lines: Sequence[str]) -> dict[str, list[Phone]]:
+    header = tuple(lines[0].split("\t")) if lines else ()
+    if header != TSV_HEADER:
+        raise ConfigError(
+            f"{path}: the first line is {' '.join(header)!r}; expected {' '.join(TSV_HEADER)}, with tabs."
+        )
+    phones = defaultdict(list)
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        parts = line.split("\t")
+        if len(parts) != 4:
+            raise ConfigError(f"{path}, line {number}: {len(parts)} columns; expected {' '.join(TSV_HEADER)}.")
+        phones[parts[0]].append(
+            Phone(phone=parts[3], start=_seconds(path, number, parts[1]), end=_seconds(path, number, parts[2]))
+        )
+    return phones
+
+
+def _seconds(path: Path, line: int, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"{path}, line {line}: {text!r} is not a number of seconds.")
+    return value
