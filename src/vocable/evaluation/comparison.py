@@ -1,0 +1,365 @@
+"""Compare models on the items that all of them were judged on: differences, their intervals, and tests.
+
+    warm/swuggy.json + items   \\
+                                 pair items by id -> difference per score, per group -> comparison.json, .html
+    cold/swuggy.json + items   /
+
+Every pair of models is tested on every score, and on the first score group by group (phenomenon, band, voice, ...).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vocable.errors import ConfigError
+from vocable.evaluation.bootstrap import bootstrap_ratio
+from vocable.evaluation.comparison_measures import Measure, find_measures, unpaired_scores
+from vocable.evaluation.comparison_pairing import (
+    CONTENT_COLUMNS,
+    GROUP_COLUMNS,
+    Items,
+    common_items,
+    differing_conventions,
+    unlike_message,
+)
+from vocable.evaluation.results import EvaluationResult, Score, ratio_score
+from vocable.evaluation.significance import (
+    bootstrap_difference,
+    holm,
+    mcnemar_test,
+    paired_permutation_test,
+)
+
+FORMAT = "vocable.comparison/1"
+MAX_GROUPS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareConfig:
+    """What is compared, and how it is tested."""
+
+    scores: tuple[str, ...] | None = None
+    """Names of scores; None takes all that are sums over items."""
+    groups: tuple[str, ...] | None = None
+    """Item columns for the tables by group; None takes the known ones that are there."""
+    content: str | None = None
+    """Item column that says which items have the same content; None takes word, sentence or story where it is there."""
+    conventions: Literal["refuse", "allow"] = "refuse"
+    """What to do when the results were not measured alike."""
+    num_resamples: int = 2000
+    """Of the bootstrap."""
+    num_permutations: int = 10_000
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Score of the first model minus score of the second, on the same items."""
+
+    measure: str
+    first: str
+    second: str
+    group: tuple[str, str] | None = None
+    """Column and value; None is all items."""
+    values: tuple[float, float]
+    difference: float
+    low: float | None
+    """95 % interval over items (over contents, where items share them)."""
+    high: float | None
+    speaker_low: float | None = None
+    """95 % interval over speakers or voices, where all are known and there are two or more."""
+    speaker_high: float | None = None
+    num_speakers: int | None = None
+    num_items: int
+    num_differing: int
+    """Items or contents on which the models differ."""
+    p_permutation: float
+    exact: bool
+    p_holm: float = 1.0
+    """The permutation test's, corrected for all scores (or all groups) and pairs of models compared together."""
+    p_mcnemar: float | None = None
+    """Of scores that are right or wrong on independent items."""
+    first_better: int | None = None
+    second_better: int | None = None
+    half: int | None = None
+    """Items that differ by half a point, because of a tie."""
+    better: Literal["higher", "lower"] | None = None
+
+    @property
+    def favours(self) -> str | None:
+        """The model that is better at the 5 % level after the correction; None where neither is."""
+        if self.better is None or self.p_holm >= 0.05 or self.difference == 0:
+            return None
+        return self.first if (self.difference > 0) == (self.better == "higher") else self.second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Everything the page and the table show."""
+
+    benchmark: str
+    models: tuple[str, ...]
+    measures: tuple[Measure, ...]
+    scores: Mapping[str, Mapping[str, Score]]
+    """Measure -> model -> score on the common items."""
+    reported: Mapping[str, Mapping[str, Score]]
+    """Score -> model -> score as its result file says it, on all its items; those without a paired test."""
+    differences: Sequence[Difference]
+    groups: Sequence[Difference]
+    """Of the first measure, by group."""
+    num_common: int
+    excluded: Mapping[str, int]
+    content: str | None
+    differing: Mapping[str, Mapping[str, Any]]
+    """Conventions and judges that differ -> model -> value."""
+    notes: Sequence[str]
+    conventions: Mapping[str, Any]
+    fingerprints: Mapping[str, Mapping[str, str]]
+    items: Mapping[str, Items]
+    """Model -> its rows of the common items, all in the same order."""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it, without the items."""
+        kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "items"}
+        return {"format": FORMAT, **{name: _plain(value) for name, value in kept.items()}}
+
+
+def compare_results(results: Mapping[str, EvaluationResult], config: CompareConfig | None = None) -> Comparison:
+    """Compare results of one benchmark, item by item; every pair of models is tested.
+
+    Raises:
+        ConfigError: conventions differ and `config.conventions` is "refuse"; no items are shared, ids repeat, or no
+            score can be compared.
+    """
+    config = config or CompareConfig()
+    differing = differing_conventions(results)
+    if differing and config.conventions == "refuse":
+        raise ConfigError(unlike_message(differing))
+    items, excluded = common_items(results)
+    measures = find_measures(list(results.values()), config.scores)
+    content = _content_column(items, config.content)
+    scores, differences = {}, []
+    for measure in measures:
+        kept, dropped = _scored(items, measure)
+        if dropped:
+            excluded[f"{measure.name}: not scored in every result"] = dropped
+        if not next(iter(kept.values())):
+            continue
+        scores[measure.name] = {name: _score(rows, measure, content, config) for name, rows in kept.items()}
+        differences += _differences(kept, measure, content, config)
+    if not differences:
+        raise ConfigError("None of the common items was scored in every result: nothing to compare.")
+    tested = tuple(measure for measure in measures if measure.name in scores)
+    unpaired = unpaired_scores(list(results.values()), measures)
+    return Comparison(
+        benchmark=next(iter(results.values())).benchmark,
+        models=tuple(results),
+        measures=tested,
+        scores=scores,
+        reported={score: {name: results[name].scores[score] for name in results} for score in unpaired},
+        differences=corrected(differences),
+        groups=_group_differences(items, tested[0], content, config),
+        num_common=len(next(iter(items.values()))),
+        excluded=dict(excluded),
+        content=content,
+        differing=differing,
+        notes=_notes(results, differences, differing, content),
+        conventions=_conventions(config, content),
+        fingerprints={name: dict(result.fingerprints) for name, result in results.items()},
+        items=items,
+    )
+
+
+def corrected(differences: Sequence[Difference]) -> list[Difference]:
+    """The same, with Holm's correction over all of them."""
+    adjusted = holm([difference.p_permutation for difference in differences])
+    return [dataclasses.replace(d, p_holm=p) for d, p in zip(differences, adjusted)]
+
+
+def _content_column(items: Mapping[str, Items], wanted: str | None) -> str | None:
+    """The column whose values say which items are one piece of evidence; None where every item is."""
+    rows = next(iter(items.values()))
+    if wanted is not None and not any(wanted in row for row in rows):
+        raise ConfigError(f"content is {wanted!r}, but items have no such column. Columns: {', '.join(rows[0])}.")
+    for column in CONTENT_COLUMNS if wanted is None else (wanted,):
+        values = [row[column] for row in rows if row.get(column) is not None]
+        if len(set(values)) < len(values):
+            return column
+    return None
+
+
+def _scored(items: Mapping[str, Items], measure: Measure) -> tuple[dict[str, Items], int]:
+    """Rows that have the measure in every result; and how many do in some, but not in all."""
+    places = range(len(next(iter(items.values()))))
+    has = [[measure.of(rows[place]) is not None for rows in items.values()] for place in places]
+    kept = [place for place in places if all(has[place])]
+    dropped = sum(any(row) for row in has) - len(kept)
+    return {name: [rows[place] for place in kept] for name, rows in items.items()}, dropped
+
+
+def _score(rows: Items, measure: Measure, content: str | None, config: CompareConfig) -> Score:
+    sums = measure.scores(rows)
+    settings = {"seed": config.seed, "num_resamples": config.num_resamples}
+    score = ratio_score(*sums, _speakers(rows), better=measure.better, meaning=measure.meaning, **settings)
+    if content is None or score.value is None:
+        return score
+    interval = bootstrap_ratio(*sums, _contents(rows, content), config.num_resamples, seed=config.seed)
+    low, high = interval or (None, None)
+    return dataclasses.replace(score, low=low, high=high)
+
+
+def _differences(
+    items: Mapping[str, Items],
+    measure: Measure,
+    content: str | None,
+    config: CompareConfig,
+    group: tuple[str, str] | None = None,
+) -> list[Difference]:
+    found = []
+    for first, second in itertools.combinations(items, 2):
+        difference = _difference(first, second, items, measure, content, config)
+        if difference is not None:
+            found.append(dataclasses.replace(difference, group=group))
+    return found
+
+
+def _difference(
+    first: str, second: str, items: Mapping[str, Items], measure: Measure, content: str | None, config: CompareConfig
+) -> Difference | None:
+    """None where there is nothing to divide by, such as no word in any reference."""
+    rows = items[first]
+    ours, theirs = measure.scores(rows), measure.scores(items[second])
+    if ours.value is None or theirs.value is None:
+        return None
+    clusters = _contents(rows, content) if content is not None else None
+    speakers = _speakers(rows)
+    bootstrap = {"num_resamples": config.num_resamples, "seed": config.seed}
+    over_items = bootstrap_difference(ours, theirs, clusters, **bootstrap)
+    over_speakers = bootstrap_difference(ours, theirs, speakers, **bootstrap) if speakers else None
+    test = paired_permutation_test(ours, theirs, clusters, config.num_permutations, config.seed)
+    independent = clusters is None or len(set(clusters)) == len(clusters)
+    binary = not measure.denominators and {*ours.numerators, *theirs.numerators} <= {0.0, 0.5, 1.0}
+    mcnemar = mcnemar_test(ours.numerators, theirs.numerators) if binary and independent else None
+    return Difference(
+        measure=measure.name,
+        first=first,
+        second=second,
+        values=(ours.value, theirs.value),
+        difference=ours.value - theirs.value,
+        low=over_items.low if over_items else None,
+        high=over_items.high if over_items else None,
+        speaker_low=over_speakers.low if over_speakers else None,
+        speaker_high=over_speakers.high if over_speakers else None,
+        num_speakers=len(set(speakers)) if speakers else None,
+        num_items=len(rows),
+        num_differing=test.num_units,
+        p_permutation=test.p_value,
+        exact=test.exact,
+        p_mcnemar=mcnemar.p_value if mcnemar else None,
+        first_better=mcnemar.first_better if mcnemar else None,
+        second_better=mcnemar.second_better if mcnemar else None,
+        half=mcnemar.half if mcnemar else None,
+        better=measure.better,
+    )
+
+
+def _group_differences(
+    items: Mapping[str, Items], measure: Measure, content: str | None, config: CompareConfig
+) -> list[Difference]:
+    """By each value of each group column; corrected over the values of one column."""
+    kept, _ = _scored(items, measure)
+    rows = next(iter(kept.values()))
+    found: list[Difference] = []
+    for column in _group_columns(rows, config.groups):
+        values = dict.fromkeys(row.get(column) for row in rows)
+        of_column: list[Difference] = []
+        for value in sorted(values, key=lambda value: (value is None, str(value))):
+            places = [place for place, row in enumerate(rows) if row.get(column) == value]
+            part = {name: [table[place] for place in places] for name, table in kept.items()}
+            of_column += _differences(
+                part, measure, content, config, (column, "(none)" if value is None else str(value))
+            )
+        found += corrected(of_column)
+    return found
+
+
+def _group_columns(rows: Items, wanted: Sequence[str] | None) -> list[str]:
+    present = list(dict.fromkeys(column for row in rows for column in row))
+    for column in wanted or ():
+        if column not in present:
+            raise ConfigError(f"groups names {column!r}, but items have no such column. Columns: {', '.join(present)}.")
+    if wanted is not None:
+        return list(wanted)
+    counts = {column: len({row.get(column) for row in rows}) for column in GROUP_COLUMNS if column in present}
+    return [column for column, count in counts.items() if 2 <= count <= MAX_GROUPS]
+
+
+def _contents(rows: Items, column: str) -> list[tuple[str, str]]:
+    """Items without a value are each a content of their own."""
+    return [("id", str(row["id"])) if row.get(column) is None else (column, str(row[column])) for row in rows]
+
+
+def _speakers(rows: Items) -> list[str] | None:
+    """Speaker of every item, or its voice; None unless all are known."""
+    for column in ("speaker", "voice"):
+        names = [row.get(column) for row in rows]
+        if names and all(name is not None for name in names):
+            return [str(name) for name in names]
+    return None
+
+
+def _notes(
+    results: Mapping[str, EvaluationResult],
+    differences: Sequence[Difference],
+    differing: Mapping[str, Any],
+    content: str | None,
+) -> list[str]:
+    notes = []
+    if differing:
+        notes.append(f"Not measured alike: {', '.join(differing)}. A difference may come from that alone.")
+    if content is not None:
+        notes.append(
+            f"Items with the same {content} count as one piece of evidence: they are drawn and swapped together, and "
+            "McNemar's test, which needs independent items, is left out."
+        )
+    num_items = min(difference.num_items for difference in differences)
+    if num_items < 30:
+        notes.append(f"Only {num_items} items: intervals are rough, and a difference is hard to show.")
+    for d in differences:
+        if not d.num_differing:
+            notes.append(f"{d.measure}: {d.first} and {d.second} do not differ on a single item.")
+    versions = {name: result.versions for name, result in results.items()}
+    for package in ("vocable", "torch", "transformers"):
+        found = {str(version.get(package)) for version in versions.values()}
+        if len(found) > 1:
+            notes.append(f"Made with different versions of {package}: {', '.join(sorted(found))}.")
+    for name, result in results.items():
+        notes += [f"{name}: {note}" for note in result.notes]
+    return notes
+
+
+def _conventions(config: CompareConfig, content: str | None) -> dict[str, Any]:
+    over = f"over {content}s" if content else "over items"
+    return {
+        "difference": "first model minus second, on items that all results have",
+        "intervals": f"percentile bootstrap, 95 %, {config.num_resamples} paired draws, {over} and over speakers",
+        "permutation test": f"two-sided, {over}; all arrangements where few differ, else "
+        f"{config.num_permutations} draws",
+        "McNemar's test": "two-sided, exact; a tie is half right, and the item goes to the model that scored higher",
+        "correction": "Holm, over all scores and pairs of models; by group, over the groups of one column",
+        "seed": config.seed,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses become mappings, tuples lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        extra = {"favours": value.favours} if isinstance(value, Difference) else {}
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)} | extra
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

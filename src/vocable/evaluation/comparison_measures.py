@@ -1,0 +1,168 @@
+"""Which columns of a result's items make which score, so that two results can be compared item by item.
+
+    columns of resynthesis.items.parquet                                  score
+    correct                                                               accuracy, a mean of 0, 0.5 and 1
+    resynthesis_word_substitutions + ... / resynthesis_word_reference_length   wer_resynthesis, a ratio of sums
+    speaker_similarity                                                    speaker_similarity, a mean
+
+A score that is no mean and no ratio of sums over items (a perplexity of the whole codebook, say) has no paired test.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vocable.errors import ConfigError
+from vocable.evaluation.results import EvaluationResult
+from vocable.evaluation.significance import ItemScores
+from vocable.registry import unknown_name_message
+
+ACCURACIES = {
+    "correct": ("accuracy", "pairs whose positive half is the likelier one; ties count half"),
+    "correct_sum": ("accuracy_sum", "the same, by summed log-likelihood"),
+    "correct_mean": ("accuracy_mean", "the same, by log-likelihood per token"),
+}
+EDITS = ("substitutions", "deletions", "insertions")
+LEVELS = {"wer": "word", "cer": "character"}
+ERROR_RATE = re.compile(r"(wer|cer)_(\w+?)(_to_asr)?")
+NOT_OF_MODELS = re.compile(r"\w+_topline|(wer|cer)_loss")
+"""Scores of the recordings, and differences to these: two models on equal recordings differ as without them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """A score as sums over items."""
+
+    name: str
+    numerators: tuple[str, ...]
+    """Columns whose sum is the numerator."""
+    denominators: tuple[str, ...] = ()
+    """Columns whose sum is the denominator; without any, the score is a mean."""
+    where: tuple[str, str] | None = None
+    """Only items that hold this value in this column."""
+    better: Literal["higher", "lower"] | None = None
+    meaning: str = ""
+
+    def of(self, item: Mapping[str, Any]) -> tuple[float, float] | None:
+        """Numerator and denominator of one item; None where it was not scored."""
+        if self.where is not None and item.get(self.where[0]) != self.where[1]:
+            return None
+        above: list[Any] = [item.get(column) for column in self.numerators]
+        below: list[Any] = [item.get(column) for column in self.denominators] or [1.0]
+        if not all(_is_number(value) for value in above + below):
+            return None
+        return float(sum(above)), float(sum(below))
+
+    def scores(self, items: Sequence[Mapping[str, Any]]) -> ItemScores:
+        """All items' numbers; every item must have been scored."""
+        pairs = [self.of(item) for item in items]
+        assert all(pair is not None for pair in pairs)
+        return ItemScores([pair[0] for pair in pairs if pair], [pair[1] for pair in pairs if pair])
+
+
+def find_measures(results: Sequence[EvaluationResult], wanted: Sequence[str] | None = None) -> list[Measure]:
+    """The scores that all results have and that are sums over items, the headline score first.
+
+    A score belongs to the column of its name, or else to the column whose mean it is in every result.
+
+    Args:
+        results: of one benchmark.
+        wanted: names of scores or of measures; None takes all.
+
+    Raises:
+        ConfigError: a wanted score is not among them, or there is none at all.
+    """
+    measures: dict[str, Measure] = {}
+    for measure in (*_accuracies(results), *_reported(results)):
+        same = [m for m in measures.values() if _same_columns(m, measure, results)]
+        if measure.name not in measures and not same:
+            measures[measure.name] = measure
+    if not measures:
+        columns = sorted({name for result in results for item in result.items for name in item})
+        raise ConfigError(
+            f"The results of {results[0].benchmark!r} share no score that is a mean or a ratio over their items. "
+            f"Columns of the items: {', '.join(columns) or 'none'}."
+        )
+    for name in wanted or ():
+        if name not in measures:
+            raise ConfigError(unknown_name_message("score with a paired test", name, measures))
+    return [measures[name] for name in wanted] if wanted else list(measures.values())
+
+
+def unpaired_scores(results: Sequence[EvaluationResult], measures: Sequence[Measure]) -> list[str]:
+    """Scores of all results that no measure stands for: they are shown, not tested."""
+    shared = [name for name in results[0].scores if all(name in result.scores for result in results)]
+    names = {measure.name for measure in measures}
+    return [
+        name
+        for name in shared
+        if name not in names and not any(_matches(measure, name, results) for measure in measures)
+    ]
+
+
+def _accuracies(results: Sequence[EvaluationResult]) -> Iterator[Measure]:
+    for column, (name, meaning) in ACCURACIES.items():
+        if all(any(_is_number(item.get(column)) for item in result.items) for result in results):
+            yield Measure(name=name, numerators=(column,), better="higher", meaning=meaning)
+
+
+def _reported(results: Sequence[EvaluationResult]) -> Iterator[Measure]:
+    for name, score in results[0].scores.items():
+        if NOT_OF_MODELS.fullmatch(name) or not all(name in result.scores for result in results):
+            continue
+        found = _error_rate(name) or _mean_of_column(name, results)
+        if found is not None and all(any(found.of(item) for item in result.items) for result in results):
+            yield Measure(
+                name=name,
+                numerators=found.numerators,
+                denominators=found.denominators,
+                where=found.where,
+                better=score.better,
+                meaning=score.meaning,
+            )
+
+
+def _error_rate(name: str) -> Measure | None:
+    match = ERROR_RATE.fullmatch(name)
+    if match is None:
+        return None
+    prefix = f"{match[2]}_{LEVELS[match[1]]}"
+    source = "asr of the original" if match[3] else "manifest"
+    return Measure(
+        name=name,
+        numerators=tuple(f"{prefix}_{edit}" for edit in EDITS),
+        denominators=(f"{prefix}_reference_length",),
+        where=("reference_source", source),
+    )
+
+
+def _mean_of_column(name: str, results: Sequence[EvaluationResult]) -> Measure | None:
+    columns = list(dict.fromkeys(column for item in results[0].items for column in item))
+    for column in [name] * (name in columns) + columns:
+        measure = Measure(name=name, numerators=(column,))
+        if column == name or _matches(measure, name, results):
+            return measure
+    return None
+
+
+def _matches(measure: Measure, name: str, results: Sequence[EvaluationResult]) -> bool:
+    """In every result, the measure over all items gives the value that the score of this name has."""
+    for result in results:
+        scored = [item for item in result.items if measure.of(item) is not None]
+        value, reported = measure.scores(scored).value, result.scores[name].value
+        if value is None or reported is None or not math.isclose(value, reported, rel_tol=1e-9, abs_tol=1e-12):
+            return False
+    return True
+
+
+def _same_columns(first: Measure, second: Measure, results: Sequence[EvaluationResult]) -> bool:
+    """Both give the same number for every item: one test is enough."""
+    return all(first.of(item) == second.of(item) for result in results for item in result.items)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

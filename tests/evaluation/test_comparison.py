@@ -1,0 +1,177 @@
+"""Two results are paired by item, under equal conventions, and every number agrees with a direct computation."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from scipy import stats
+
+from evaluation.comparison_results import pair_result, pair_row, resynthesis_result
+from vocable.errors import ConfigError
+from vocable.evaluation.bootstrap import bootstrap_mean
+from vocable.evaluation.comparison import CompareConfig, compare_results
+from vocable.evaluation.comparison_pairing import load_results
+from vocable.evaluation.results import save_result
+
+WARM = [1, 1, 0, 1, 0.5, 1, 1, 0, 1, 1, 1, 0]
+COLD = [0, 1, 0, 1, 0.0, 0, 1, 1, 0, 0, 0.5, 0]
+
+
+def test_accuracies_are_compared_pair_by_pair():
+    comparison = compare_results({"warm": pair_result(WARM), "cold": pair_result(COLD)})
+    (found,) = comparison.differences  # correct_sum and correct_mean are equal here: one test, not three
+    assert (found.measure, found.first, found.second) == ("accuracy", "warm", "cold")
+    assert found.values == pytest.approx((8.5 / 12, 4.5 / 12)) and found.difference == pytest.approx(4 / 12)
+    differences = [a - b for a, b in zip(WARM, COLD)]
+    assert (found.low, found.high) == pytest.approx(bootstrap_mean(differences))
+    voices = [f"v{index % 3}" for index in range(12)]
+    assert (found.speaker_low, found.speaker_high) == pytest.approx(bootstrap_mean(differences, voices))
+    # warm is better on 6 pairs (two of them by half a point), cold on 1
+    assert (found.first_better, found.second_better, found.half, found.num_differing) == (6, 1, 2, 7)
+    assert found.p_mcnemar == pytest.approx(stats.binomtest(1, 7).pvalue)
+    # Of the 2 ** 7 signs of 1 1 1 1 1/2 1/2 -1, a sum of 4 or more needs at most 1 to be turned of a total of 6: nothing,
+    # one of five 1s, one of two halves, or both halves. Twice, for the other side.
+    assert found.exact and found.p_permutation == pytest.approx(2 * (1 + 5 + 2 + 1) / 128)
+    assert found.p_holm == found.p_permutation and found.favours is None
+    assert comparison.scores["accuracy"]["warm"].value == pytest.approx(8.5 / 12)
+    assert set(comparison.reported) == {"macro"}
+
+
+def test_groups_are_tables_of_their_own():
+    comparison = compare_results({"warm": pair_result(WARM), "cold": pair_result(COLD)})
+    assert {group.group[0] for group in comparison.groups} == {"phenomenon", "voice"}
+    (p0,) = [group for group in comparison.groups if group.group == ("phenomenon", "p0")]
+    assert p0.num_items == 3 and p0.values == pytest.approx((2.5 / 3, 0.0))
+    assert sum(group.num_items for group in comparison.groups if group.group[0] == "voice") == 12
+    phenomena = [group for group in comparison.groups if group.group[0] == "phenomenon"]
+    smallest = min(phenomena, key=lambda group: group.p_permutation)
+    assert smallest.p_holm == pytest.approx(min(1, 4 * smallest.p_permutation))
+    only = compare_results({"a": pair_result(WARM), "b": pair_result(COLD)}, CompareConfig(groups=("voice",)))
+    assert {group.group[0] for group in only.groups} == {"voice"}
+    with pytest.raises(ConfigError, match="groups names 'colour', but items have no such column"):
+        compare_results({"a": pair_result(WARM), "b": pair_result(COLD)}, CompareConfig(groups=("colour",)))
+
+
+def test_a_clear_difference_is_called_one_and_the_sign_is_that_of_better():
+    comparison = compare_results({"a": pair_result([1] * 20), "b": pair_result([0] * 20)})
+    assert comparison.differences[0].favours == "a" and comparison.differences[0].p_holm < 0.001
+    speakers, words = [f"s{i % 4}" for i in range(20)], [5] * 20
+    many, few = (resynthesis_result([n] * 20, words, speakers, [0.5] * 20) for n in (4, 1))
+    comparison = compare_results({"many": many, "few": few})
+    assert [d.measure for d in comparison.differences] == ["wer_resynthesis", "speaker_similarity"]
+    assert comparison.differences[0].difference == pytest.approx(0.6)
+    assert comparison.differences[0].favours == "few" and comparison.differences[1].favours is None
+
+
+def test_error_rates_are_ratios_of_sums_and_holm_covers_all_scores():
+    speakers = ["a", "a", "b", "b", "c", "c"]
+    one = resynthesis_result([1, 0, 2, 0, 1, 3], [5, 4, 9, 3, 7, 6], speakers, [0.9, 0.8, 0.7, None, 0.6, 0.9])
+    two = resynthesis_result([2, 1, 2, 1, 3, 3], [5, 4, 9, 3, 7, 6], speakers, [0.8, 0.8, 0.5, 0.3, 0.5, 0.8])
+    comparison = compare_results({"one": one, "two": two})
+    wer, similarity = comparison.differences
+    assert wer.values == pytest.approx((7 / 34, 12 / 34)) and wer.num_items == 6 and wer.num_speakers == 3
+    assert similarity.num_items == 5 and similarity.difference == pytest.approx((3.9 - 3.4) / 5)
+    assert comparison.excluded == {"speaker_similarity: not scored in every result": 1}
+    # 4 utterances differ in errors, 4 in similarity: always in one direction, so p is 2 / 2 ** 4, and Holm doubles both
+    assert [wer.p_permutation, similarity.p_permutation] == pytest.approx([2 / 16, 2 / 16])
+    assert [wer.p_holm, similarity.p_holm] == pytest.approx([4 / 16, 4 / 16])
+    assert wer.p_mcnemar is None
+    chosen = compare_results({"one": one, "two": two}, CompareConfig(scores=("speaker_similarity",)))
+    assert [d.measure for d in chosen.differences] == ["speaker_similarity"] and chosen.differences[0].p_holm == 2 / 16
+    with pytest.raises(ConfigError, match=r"'speaker_similarty'\. Did you mean 'speaker_similarity'"):
+        compare_results({"one": one, "two": two}, CompareConfig(scores=("speaker_similarty",)))
+
+
+def test_one_sentence_in_several_voices_is_one_piece_of_evidence():
+    rows = [[pair_row(i, correct, sentence=f"s{i // 4}") for i in range(12)] for correct in (1, 0)]
+    comparison = compare_results({"a": pair_result(None, rows[0]), "b": pair_result(None, rows[1])})
+    (found,) = comparison.differences
+    assert comparison.content == "sentence" and found.num_differing == 3 and found.num_items == 12
+    assert found.p_permutation == pytest.approx(2 / 2**3) and found.p_mcnemar is None
+    assert any("same sentence count as one" in note for note in comparison.notes)
+
+
+def test_three_models_are_compared_two_by_two():
+    results = {"a": pair_result(WARM), "b": pair_result(COLD), "c": pair_result([0] * 12)}
+    comparison = compare_results(results)
+    assert [(d.first, d.second) for d in comparison.differences] == [("a", "b"), ("a", "c"), ("b", "c")]
+    smallest = min(d.p_permutation for d in comparison.differences)
+    assert min(d.p_holm for d in comparison.differences) == pytest.approx(3 * smallest)
+
+
+def test_what_is_only_in_one_result_is_counted():
+    fewer = pair_result(None, [pair_row(i, 1) for i in range(2, 12)] + [pair_row(50, 1)])
+    moved = pair_result(None, [pair_row(i, c, **({"voice": "else"} if i == 5 else {})) for i, c in enumerate(WARM)])
+    comparison = compare_results({"all": moved, "fewer": fewer})
+    assert comparison.num_common == 9 and comparison.items["all"][0]["id"] == "pair2"
+    assert comparison.excluded == {
+        "in all, but not in all results": 2,
+        "in fewer, but not in all results": 1,
+        "same id, but another voice, group or reference text": 1,
+    }
+
+
+def test_no_common_items_and_repeated_ids_are_errors():
+    other = pair_result(None, [pair_row(i + 100, 1) for i in range(3)])
+    with pytest.raises(
+        ConfigError, match=r"no item in common\. Items: a: 12, b: 3; first ids: a: 'pair0', b: 'pair100'"
+    ):
+        compare_results({"a": pair_result(WARM), "b": other})
+    twice = pair_result(None, [pair_row(1, 1), pair_row(1, 0)])
+    with pytest.raises(ConfigError, match="b: 1 ids stand more than once, 'pair1' first"):
+        compare_results({"a": pair_result(WARM), "b": twice})
+    with pytest.raises(ConfigError, match="share no score that is a mean or a ratio"):
+        compare_results({name: replace(pair_result([1]), scores={}, items=[{"id": "x", "text": "y"}]) for name in "ab"})
+
+
+def test_one_item_and_all_ties_are_said_to_show_nothing():
+    comparison = compare_results({"a": pair_result([1]), "b": pair_result([0])})
+    (found,) = comparison.differences
+    assert (found.difference, found.low, found.p_permutation, found.p_mcnemar) == (1, None, 1, 1)
+    assert any(
+        note == "Only 1 items: intervals are rough, and a difference is hard to show." for note in comparison.notes
+    )
+    ties = compare_results({"a": pair_result([0.5] * 40), "b": pair_result([0.5] * 40)})
+    assert ties.differences[0].p_permutation == 1 and ties.differences[0].favours is None
+    assert "accuracy: a and b do not differ on a single item." in ties.notes
+
+
+def test_other_conventions_are_refused_or_named():
+    summed = pair_result(COLD, conventions={"boundary": "none", "ties": 0.5, "tokenizer": "another"})
+    results = {"warm": pair_result(WARM), "cold": summed}
+    message = r"not measured alike: boundary is 'bos' in warm, 'none' in cold\. .*--conventions allow"
+    with pytest.raises(ConfigError, match=message):
+        compare_results(results)
+    comparison = compare_results(results, CompareConfig(conventions="allow"))
+    assert comparison.differing == {"boundary": {"warm": "bos", "cold": "none"}}
+    assert comparison.notes[0].startswith("Not measured alike: boundary.")
+    judges = [{"transcriber": {"name": name, "sha256": name}} for name in "xz"]
+    one, two = (resynthesis_result([1], [2], ["a"], [0.5], weights=weights) for weights in judges)
+    with pytest.raises(ConfigError, match="weights of transcriber is"):
+        compare_results({"one": one, "two": two})
+
+
+def test_results_are_named_by_what_tells_them_apart(tmp_path):
+    paths = [save_result(pair_result(WARM), tmp_path / model / "eval") for model in ("warm", "cold")]
+    assert list(load_results(paths)) == ["warm/eval", "cold/eval"]
+    assert list(load_results(paths, ["W", "C"])) == ["W", "C"]
+    other = save_result(resynthesis_result([1], [2], ["a"], [0.5]), tmp_path / "warm" / "eval")
+    with pytest.raises(
+        ConfigError, match=r"different benchmarks \(eval/sblimp: sblimp, eval/resynthesis: resynthesis\)"
+    ):
+        load_results([paths[0], other])
+    with pytest.raises(ConfigError, match="is given twice"):
+        load_results([paths[0], paths[0]])
+    with pytest.raises(ConfigError, match="1 result given"):
+        load_results(paths[:1])
+    with pytest.raises(ConfigError, match="names are W, W: give 2"):
+        load_results(paths, ["W", "W"])
+
+
+def test_the_record_is_json(tmp_path):
+    comparison = compare_results({"warm": pair_result(WARM), "cold": pair_result(COLD)})
+    record = json.loads(json.dumps(comparison.record()))
+    assert record["differences"][0]["difference"] == pytest.approx(1 / 3) and "items" not in record
+    assert record["scores"]["accuracy"]["cold"]["value"] == pytest.approx(4.5 / 12)
+    assert record["differences"][0]["favours"] is None and record["benchmark"] == "sblimp"
+    assert replace(comparison).record() == comparison.record()
