@@ -42,6 +42,10 @@ class NumericsError(VocableError, ArithmeticError):
     """A loss or a model's output is NaN or infinite."""
 
 
+class ServiceError(VocableError, RuntimeError):
+    """A service over the network cannot be reached, refuses, or does not answer as its interface says."""
+
+
 class MissingDependencyError(VocableError, RuntimeError):
     """An optional package is not installed; the message names the install line."""
 

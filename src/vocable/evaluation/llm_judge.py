@@ -1,0 +1,359 @@
+"""A language model rates continuations from 1 to 5: does what was said follow from the prompt?
+
+    prompt and continuation (transcripts) -> a fixed question -> reply -> "Score: 4" -> rating
+
+The question is pinned by its hash, every raw reply is kept, and a reply without a score is counted and left out, never
+filled in. Two judges: any OpenAI-compatible service, and a local language model, which is asked for the likelihood of
+the digits 1 to 5 and rates by their expectation. Ratings of different judges or questions cannot be compared; those of
+the anchors (the true continuation, a foreign one, ...) say what a judge can tell at all.
+
+Source of the protocol: TASTE (Tseng et al., 2025, arXiv:2504.07053), where GPT-4o rates transcripts from 1 to 5 after a
+short analysis. The wording is ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from vocable.errors import ConfigError
+from vocable.evaluation.judge_endpoint import EndpointConfig, ask, reply_text
+from vocable.evaluation.keyed_store import KeyedStore
+from vocable.evaluation.results import EvaluationResult, Score, mean_score
+from vocable.evaluation.text_lm import TextLM
+
+QUESTION = """\
+Below are transcripts of two stretches of speech: the beginning of a recording, and something that is offered as its
+continuation. A speech recogniser wrote both down, so spelling and punctuation do not count, and either may break off
+in the middle of a sentence.
+
+Rate the continuation. Is it grammatical, does it make sense in itself, and could it follow this beginning?
+1: nothing of this, or no real sentences
+2: some words fit together, but it makes no sense
+3: understandable, but it hardly belongs to the beginning
+4: sensible and on the subject, with small faults
+5: could well be the real continuation
+
+Beginning: {prompt}
+Continuation: {continuation}
+
+First say in one or two sentences what you notice. Then end with one line of exactly this form, N being a whole number
+from 1 to 5:
+Score: N
+"""
+LOCAL_QUESTION = """\
+Ratings of how well one piece of text continues another, from 1 (nonsense) to 5 (could well be the real continuation).
+
+Beginning: I went to the shop this morning because there was no
+Continuation: milk left in the house, and I wanted to make pancakes.
+Rating: 5
+
+Beginning: I went to the shop this morning because there was no
+Continuation: and of the the was a to in of of.
+Rating: 1
+
+Beginning: I went to the shop this morning because there was no
+Continuation: the king of Spain had three sons, and they were brave.
+Rating: 2
+
+Beginning: {prompt}
+Continuation: {continuation}
+Rating:"""
+DIGITS = "12345"
+SCORE_LINE = re.compile(r"^\W*score\W*([1-5])(?:\s*(?:/|out of)\s*5)?\W*$", re.IGNORECASE | re.MULTILINE)
+PLACES = re.compile(r"\{(prompt|continuation)\}")
+
+
+class Rating(NamedTuple):
+    """What a judge said."""
+
+    value: float | None
+    """1 to 5; None when the reply holds no score."""
+    reply: str
+    digit_mass: float | None = None
+    """A local judge's probability that a rating comes next at all; far below 1, it does not understand the question."""
+
+
+class ContinuationJudge(Protocol):
+    """Rates a continuation of a prompt, both as text."""
+
+    name: str
+    conventions: Mapping[str, Any]
+    """Every switch that changes a rating, the question's hash among them."""
+    weights: Mapping[str, str]
+
+    def rate(self, prompt: str, continuation: str) -> Rating:
+        """Return the rating; a reply without one gives a `value` of None."""
+        ...
+
+
+class EndpointJudge:
+    """Asks a service; each reply is kept under the hash of model, message, temperature and length limit."""
+
+    def __init__(self, config: EndpointConfig, replies: Path, question: str = QUESTION) -> None:
+        self.config = config
+        self.name = config.model
+        self.question = check_question(question)
+        self.replies = KeyedStore(replies)
+        self.num_requests = 0
+        self.weights: Mapping[str, str] = {"name": config.model, "served_by": config.base_url}
+        self.conventions: Mapping[str, Any] = {
+            "judge": config.model,
+            "judge_kind": "endpoint",
+            "judge_temperature": config.temperature,
+            "judge_max_tokens": config.max_tokens,
+            "judge_question_sha256": sha256(question),
+            "judge_scale": "1 to 5, whole numbers read from the last line of the reply",
+        }
+
+    def rate(self, prompt: str, continuation: str) -> Rating:
+        """Rate; a question that was asked before is answered from disk.
+
+        Raises:
+            ServiceError: the service refuses, or does not answer.
+        """
+        message = fill(self.question, prompt, continuation)
+        key = self.key(message)
+        if key not in self.replies:
+            self.num_requests += 1
+            answer = ask(self.config, message)
+            self.replies.put(key, {"model": self.config.model, "message": message, "answer": answer})
+        reply = reply_text(self.replies[key]["answer"])
+        return Rating(read_score(reply), reply)
+
+    def key(self, message: str) -> str:
+        """What a reply is kept under."""
+        config = self.config
+        return sha256(json.dumps([config.model, message, config.temperature, config.max_tokens]))
+
+
+class LocalJudge:
+    """Rates by the expectation of the digits 1 to 5 as the next token of a text LM; needs no network.
+
+    A small text LM is a weak judge: read its ratings of the anchors first.
+    """
+
+    def __init__(self, lm: TextLM, question: str = LOCAL_QUESTION) -> None:
+        """Wrap a text LM.
+
+        Raises:
+            ConfigError: the question lacks a place, or the LM's tokenizer does not write each digit as one token.
+        """
+        self.lm = lm
+        self.name = lm.name
+        self.question = check_question(question)
+        self.weights = lm.weights
+        self.conventions: Mapping[str, Any] = {
+            **lm.conventions,
+            "judge": lm.name,
+            "judge_kind": "local",
+            "judge_question_sha256": sha256(question),
+            "judge_scale": "expectation over the digits 1 to 5 as next token",
+        }
+        _digit_rows(lm, "Rating:")
+
+    @torch.inference_mode()
+    def rate(self, prompt: str, continuation: str) -> Rating:
+        """Rate; there is always a value."""
+        shared, digits = _digit_rows(self.lm, fill(self.question, prompt, continuation))
+        row = torch.tensor([[*([self.lm.bos_id] if self.lm.opening == "bos" else []), *shared]])
+        logits = self.lm.model(input_ids=row.to(self.lm.model.device), logits_to_keep=1).logits[0, -1].double().cpu()
+        mass = logits.softmax(-1)[digits]
+        rating = float((mass / mass.sum()) @ torch.arange(1, 6, dtype=torch.float64))
+        said = ", ".join(f"{digit}: {share:.3f}" for digit, share in zip(DIGITS, mass.tolist()))
+        return Rating(rating, f"p({said})", float(mass.sum()))
+
+
+def read_score(reply: str) -> int | None:
+    """Read "Score: N" from a line of its own; None where there is no such line, or several that disagree."""
+    found = set(SCORE_LINE.findall(reply))
+    return int(found.pop()) if len(found) == 1 else None
+
+
+def fill(question: str, prompt: str, continuation: str) -> str:
+    """Put the texts in their places, white space made single; braces in the texts are left alone."""
+    texts = {"prompt": " ".join(prompt.split()), "continuation": " ".join(continuation.split())}
+    return PLACES.sub(lambda place: texts[place.group(1)], question)
+
+
+def check_question(question: str) -> str:
+    """Return the question.
+
+    Raises:
+        ConfigError: it lacks {prompt} or {continuation}.
+    """
+    missing = [f"{{{name}}}" for name in ("prompt", "continuation") if f"{{{name}}}" not in question]
+    if missing:
+        raise ConfigError(f"The judge's question lacks {' and '.join(missing)}: write where the texts go.")
+    return question
+
+
+def sha256(text: str) -> str:
+    """Hash of a text, hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def evaluate_judge(
+    continuations: EvaluationResult,
+    judge: ContinuationJudge,
+    *,
+    systems: Sequence[str] | None = None,
+    seed: int = 0,
+    num_resamples: int = 2000,
+    on_progress: Callable[[int], None] | None = None,
+) -> EvaluationResult:
+    """Rate the transcripts of a continuation run: those of the model and of each anchor.
+
+    Args:
+        continuations: a result of the benchmark "continuation".
+        judge: who rates.
+        systems: which to rate: "model" and names of anchors; None takes all that the run has.
+        seed: of the bootstrap.
+        num_resamples: of the bootstrap.
+        on_progress: called with the number of ratings done since the last call.
+
+    Returns:
+        Scores `rating` (the model) and `rating/<anchor>`, and `rating_minus/<anchor>`, the paired difference. An empty
+        transcript and a reply without a score are counted as left out, not rated.
+
+    Raises:
+        ConfigError: the result is of another benchmark, or lacks a system.
+        ServiceError: the judge cannot be asked.
+    """
+    if continuations.benchmark != "continuation":
+        raise ConfigError(f"The judge rates continuations; this is a result of {continuations.benchmark!r}.")
+    started, excluded = time.perf_counter(), Counter[str]()
+    chosen = _systems(continuations, systems)
+    rows = []
+    for item in continuations.items:
+        row: dict[str, Any] = {"id": item["id"], "speaker": item.get("speaker")}
+        for system in chosen:
+            row |= _rated(item, system, judge, excluded)
+            if on_progress is not None:
+                on_progress(1)
+        rows.append(row)
+    settings = {"seed": seed, "num_resamples": num_resamples}
+    return EvaluationResult(
+        benchmark="judge",
+        scores=_judge_scores(rows, chosen, settings),
+        conventions={**judge.conventions, "continuations": dict(continuations.conventions)},
+        fingerprints=continuations.fingerprints,
+        weights={"judge": dict(judge.weights)},
+        seed=seed,
+        seconds=time.perf_counter() - started,
+        excluded=dict(excluded),
+        notes=_judge_notes(rows, chosen, judge, excluded),
+        measurements=_judge_measurements(rows, chosen, judge, excluded),
+        items=rows,
+    )
+
+
+def column(system: str, name: str) -> str:
+    """Name of a system's column: the model's are bare, an anchor's open with its name."""
+    return name if system == "model" else f"{system}_{name}"
+
+
+def _systems(continuations: EvaluationResult, wanted: Sequence[str] | None) -> list[str]:
+    first = continuations.items[0] if continuations.items else {}
+    known = ["model", *(name.removesuffix("_transcript") for name in first if name.endswith("_transcript"))]
+    known = [system for system in known if system != "prompt" and column(system, "transcript") in first]
+    if not known:
+        raise ConfigError("The result holds no transcripts to rate.")
+    unknown = [system for system in wanted or () if system not in known]
+    if unknown:
+        raise ConfigError(f"The run has no continuations of {unknown[0]!r}. It has: {', '.join(known)}.")
+    return list(wanted) if wanted else known
+
+
+def _rated(item: Mapping[str, Any], system: str, judge: ContinuationJudge, excluded: Counter[str]) -> dict[str, Any]:
+    text = item[column(system, "transcript")]
+    rating = Rating(None, "")
+    if not (item["prompt_transcript"] or "").strip():
+        excluded[f"{system}: empty transcript of the prompt"] += 1
+    elif not (text or "").strip():
+        excluded[f"{system}: empty transcript"] += 1
+    else:
+        rating = judge.rate(item["prompt_transcript"], text)
+        excluded[f"{system}: no score in the reply"] += rating.value is None
+    excluded += Counter()  # drops zeros
+    return {
+        column(system, "rating"): rating.value,
+        column(system, "reply"): rating.reply,
+        column(system, "digit_mass"): rating.digit_mass,
+    }
+
+
+def _judge_scores(
+    rows: Sequence[Mapping[str, Any]], systems: Sequence[str], settings: dict[str, int]
+) -> dict[str, Score]:
+    scores = {}
+    for system in systems:
+        kept = [row for row in rows if row[column(system, "rating")] is not None]
+        name = "rating" if system == "model" else f"rating/{system}"
+        scores[name] = mean_score(
+            [row[column(system, "rating")] for row in kept],
+            [row["speaker"] for row in kept],
+            better="higher",
+            meaning=f"mean rating from 1 to 5, {system}",
+            **settings,
+        )
+    for system in systems if "model" in systems else ():
+        both = [row for row in rows if row["rating"] is not None and row[column(system, "rating")] is not None]
+        if system != "model" and both:
+            scores[f"rating_minus/{system}"] = mean_score(
+                [row["rating"] - row[column(system, "rating")] for row in both],
+                [row["speaker"] for row in both],
+                better="higher",
+                meaning=f"rating of the model minus rating of {system}, paired by prompt",
+                **settings,
+            )
+    return scores
+
+
+def _judge_notes(
+    rows: Sequence[Mapping[str, Any]], systems: Sequence[str], judge: ContinuationJudge, excluded: Mapping[str, int]
+) -> list[str]:
+    notes = []
+    failures = sum(count for reason, count in excluded.items() if reason.endswith("no score in the reply"))
+    if failures:
+        notes.append(f"{failures} replies hold no score; they are left out, which favours what the judge could rate.")
+    if isinstance(judge, LocalJudge):
+        notes.append(f"{judge.name} is a text model of no great size: read its ratings of the anchors first.")
+        means = {}
+        for system in ("true", "shuffled"):
+            found = [row[column(system, "rating")] for row in rows if row.get(column(system, "rating")) is not None]
+            if system in systems and found:
+                means[system] = sum(found) / len(found)
+        if len(means) == 2 and means["true"] <= means["shuffled"]:
+            notes.append("It rates true continuations no higher than foreign ones: it cannot judge this.")
+    return notes
+
+
+def _judge_measurements(
+    rows: Sequence[Mapping[str, Any]], systems: Sequence[str], judge: ContinuationJudge, excluded: Mapping[str, int]
+) -> dict[str, Any]:
+    failures = {s: excluded.get(f"{s}: no score in the reply", 0) for s in systems}
+    measured: dict[str, Any] = {"replies_without_score": failures}
+    if isinstance(judge, EndpointJudge):
+        measured["requests_made"] = judge.num_requests
+    masses = [row[column(s, "digit_mass")] for row in rows for s in systems if row[column(s, "digit_mass")] is not None]
+    if masses:
+        measured["mean_digit_mass"] = sum(masses) / len(masses)
+    return measured
+
+
+def _digit_rows(lm: TextLM, text: str) -> tuple[list[int], list[int]]:
+    """The tokens of `text` and of a space as far as all digits share them, and the token of each digit behind."""
+    rows = [lm.token_ids(f"{text} {digit}").tolist() for digit in DIGITS]
+    shared, digits = rows[0][:-1], [row[-1] for row in rows]
+    if any(row[:-1] != shared for row in rows) or len(set(digits)) < len(DIGITS):
+        raise ConfigError(f"{lm.name}: its tokenizer does not write each of the digits 1 to 5 as one token of its own.")
+    return shared, digits
