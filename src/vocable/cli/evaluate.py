@@ -54,6 +54,7 @@ def evaluate_resynthesis_command(
         overwrite: Replace an earlier result in the same folder.
     """
     from vocable.audio.manifest import read_manifest
+    from vocable.cli.showing import best_device, print_scores, progress
     from vocable.evaluation.judges import load_judges
     from vocable.evaluation.results import check_output, save_result
     from vocable.evaluation.resynthesis import ResynthesisConfig, evaluate_resynthesis
@@ -72,15 +73,15 @@ def evaluate_resynthesis_command(
     )
     check_output(out, "resynthesis", overwrite)
     utterances = read_manifest(manifest)
-    device = device or _best_device()
+    device = device or best_device()
     loaded = _load_speaking_tokenizer(tokenizer, vocoder, device)
     judges = load_judges(transcriber, language, mos, speaker_encoder, device)
     total = len(utterances) if num_utterances is None else min(num_utterances, len(utterances))
-    with _progress("Judging resynthesis", total) as advance:
+    with progress("Judging resynthesis", total) as advance:
         outcome = evaluate_resynthesis(utterances, loaded, judges, config, on_progress=advance)
     path = save_result(outcome.result, out, overwrite=True)
     write_resynthesis_page(outcome, path.with_suffix(".html"))
-    _print_scores(outcome.result)
+    print_scores(outcome.result)
     print(f"Results: {path}\nListen:  {path.with_suffix('.html')}")
 
 
@@ -116,48 +117,6 @@ def _load_speaking_tokenizer(tokenizer: Path, vocoder: Path | None, device: str)
         speaking: Any = vocoder_for(loaded, vocoder)
         loaded.vocoder = speaking.to(device)
     return loaded
-
-
-def _best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _progress(description: str, total: int):
-    """A progress bar; gives a function to call with the number of items done."""
-    import contextlib
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    @contextlib.contextmanager
-    def bar():
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns) as progress:
-            task = progress.add_task(description, total=total)
-            yield lambda count: progress.advance(task, count)
-
-    return bar()
-
-
-def _print_scores(result) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{result.benchmark}: 95 % intervals")
-    for column in ("score", "value", "over utterances", "over speakers", "n"):
-        table.add_column(column)
-    for name, score in result.scores.items():
-        intervals = [(score.low, score.high), (score.speaker_low, score.speaker_high)]
-        shown = ["-" if low is None else f"{low:.4g} to {high:.4g}" for low, high in intervals]
-        value = "-" if score.value is None else f"{score.value:.4g}"
-        table.add_row(name, value, *shown, str(score.num_items))
-    console = Console()
-    console.print(table)
-    for note in result.notes:
-        console.print(f"Note: {note}", markup=False)
-    for reason, count in result.excluded.items():
-        console.print(f"Left out: {count} ({reason})", markup=False)
 
 
 COMMANDS = {

@@ -1,0 +1,49 @@
+"""What several commands show in the same way: a bar on long work, and a table of scores with intervals."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vocable.evaluation.results import EvaluationResult
+
+
+def best_device() -> str:
+    """Return cuda where there is a GPU, else cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar; gives a function to call with the number of items done. Without a total, a count."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def print_scores(result: EvaluationResult, items: str = "utterances") -> None:
+    """Print the scores of a result with their intervals, its notes, and what was left out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result.benchmark}: 95 % intervals")
+    for column in ("score", "value", f"over {items}", "over speakers", "n"):
+        table.add_column(column)
+    for name, score in result.scores.items():
+        intervals = [(score.low, score.high), (score.speaker_low, score.speaker_high)]
+        shown = ["-" if low is None else f"{low:.4g} to {high:.4g}" for low, high in intervals]
+        value = "-" if score.value is None else f"{score.value:.4g}"
+        table.add_row(name, value, *shown, str(score.num_items))
+    console = Console()
+    console.print(table)
+    for note in result.notes:
+        console.print(f"Note: {note}", markup=False)
+    for reason, count in result.excluded.items():
+        console.print(f"Left out: {count} ({reason})", markup=False)

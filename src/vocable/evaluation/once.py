@@ -1,0 +1,111 @@
+"""Encode, or transcribe, the audio of a benchmark once, however many models are then scored on it.
+
+    utterances + tokenizer   ->  <cache>/tokens/<tokenizer>-<audio>/        token shards
+    utterances + recogniser  ->  <cache>/transcripts/<recogniser>-<audio>.jsonl
+
+Names hold the fingerprint of the tokenizer or recogniser, and of the files (path, size, time of change): other audio or
+another tokenizer is another entry. A run that was killed goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vocable.audio.files import replace_file
+from vocable.audio.io import read_utterance
+from vocable.errors import AudioFormatError, ManifestError
+from vocable.tokens.fingerprint import fingerprint
+from vocable.tokens.shards import TokenShards, finished_shard, plan_shards, write_token_shard
+from vocable.types import SpeechTokens, Utterance
+
+if TYPE_CHECKING:
+    from vocable.evaluation.transcribe import Transcriber
+    from vocable.tokens.tokenizer import SpeechTokenizer
+
+BLOCK_UTTERANCES = 32
+"""Transcribed together, and kept as soon as they are done."""
+
+Progress = Callable[[int], None]
+
+
+def encode_once(
+    utterances: Sequence[Utterance],
+    tokenizer: SpeechTokenizer,
+    cache: Path,
+    batching: str = "exact",
+    on_progress: Progress | None = None,
+) -> dict[str, SpeechTokens]:
+    """Return the tokens of every utterance that can be read, by id; from the cache where they are there.
+
+    Args:
+        utterances: with different ids.
+        tokenizer: what encodes them.
+        cache: folder for the shards.
+        batching: as for `SpeechTokenizer.encode`.
+        on_progress: called with the number of utterances done.
+    """
+    card = tokenizer.card()
+    key = fingerprint({"files": _files(utterances), "batching": batching, "collapse": card.get("collapse")})
+    folder = Path(cache) / "tokens" / f"{tokenizer.fingerprint}-{key}"
+    for job in plan_shards(utterances, folder, card, utterances_per_shard=100, batching=batching):
+        if finished_shard(job) is None:
+            write_token_shard(job, tokenizer)
+        if on_progress is not None:
+            on_progress(len(job.utterances))
+    return {utterance.id: tokens for utterance, tokens in TokenShards(folder)}
+
+
+def transcribe_once(
+    utterances: Sequence[Utterance], transcriber: Transcriber, cache: Path, on_progress: Progress | None = None
+) -> dict[str, str]:
+    """Return what a recogniser hears in every utterance that can be read, by id; see `encode_once`."""
+    key = fingerprint({"files": _files(utterances)})
+    judge = fingerprint({"weights": dict(transcriber.weights), "conventions": dict(transcriber.conventions)})
+    path = Path(cache) / "transcripts" / f"{judge}-{key}.jsonl"
+    heard = _read_transcripts(path)
+    todo = [utterance for utterance in utterances if utterance.id not in heard]
+    if on_progress is not None:
+        on_progress(len(utterances) - len(todo))
+    for start in range(0, len(todo), BLOCK_UTTERANCES):
+        block = todo[start : start + BLOCK_UTTERANCES]
+        readable = []
+        for utterance in block:
+            try:
+                readable.append((utterance.id, read_utterance(utterance, transcriber.sample_rate)))
+            except AudioFormatError:
+                continue
+        texts = transcriber.transcribe([waveform for _, waveform in readable]) if readable else []
+        heard |= {name: text for (name, _), text in zip(readable, texts, strict=True)}
+        with replace_file(path) as file:
+            file.writelines(json.dumps({"id": k, "text": v}).encode() + b"\n" for k, v in heard.items())
+        if on_progress is not None:
+            on_progress(len(block))
+    return heard
+
+
+def _read_transcripts(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {row["id"]: row["text"] for row in rows}
+
+
+def _files(utterances: Sequence[Utterance]) -> list[list[object]]:
+    """What says that the audio is the same as before, without reading it.
+
+    Raises:
+        ManifestError: a file is not there.
+    """
+    stamps: Mapping[Path, tuple[int, int]] = {path: _stamp(path) for path in {u.audio for u in utterances}}
+    return [[u.id, str(u.audio.resolve()), *stamps[u.audio], u.start, u.duration] for u in utterances]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ManifestError(f"{path}: the audio file cannot be found ({error.strerror}).") from error
+    return found.st_size, found.st_mtime_ns

@@ -1,0 +1,227 @@
+"""What can be scored on pairs: a unit language model, and the controls that stand beside it.
+
+a folder          a language model that `vocable train` wrote, on units
+unigram, bigram   counts of training units: what needs no network
+random            chance, with its interval on this set
+text              a text language model on the written pairs: the topline
+asr               a recogniser and the text language model: the cascade that TWIST's comparison leaves out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vocable.errors import ConfigError
+from vocable.evaluation.once import encode_once, transcribe_once
+from vocable.evaluation.pair_rows import EmptyRows, RowBuilder, TextRows, UnitRows
+from vocable.evaluation.pair_scoring import NeuralScorer, NgramScorer, PairScorer, PairScoringConfig, RandomScorer
+from vocable.evaluation.pairs import PairSet
+from vocable.evaluation.text_lm import load_text_lm
+from vocable.evaluation.transcribe import load_whisper
+from vocable.evaluation.weights import weights_record
+from vocable.lm.checkpoint import CARD_NAME, LMCard, load_lm
+from vocable.lm.ngram import NgramLM
+from vocable.lm.scoring import Boundary
+from vocable.registry import look_up
+from vocable.sequences.layouts import UnitsLayout
+from vocable.sequences.vocabulary import UnitVocabulary
+from vocable.tokens.fingerprint import check_fingerprint
+from vocable.tokens.shards import TokenShards
+from vocable.tokens.tokenizer import CONFIG_FILE, load_tokenizer, read_card
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairModelConfig:
+    """What is scored, and what it needs."""
+
+    model: str
+    """Folder of a language model or of its run, or a control: unigram, bigram, random, text, asr."""
+    tokenizer: Path | None = None
+    """Folder of the tokenizer; None looks beside the model for the one that it was trained with."""
+    train_tokens: Path | None = None
+    """Token shards that unigram and bigram count."""
+    text_model: str = "HuggingFaceTB/SmolLM2-135M"
+    """Of text and asr."""
+    transcriber: str = "openai/whisper-base"
+    """Of asr."""
+    boundary: Boundary = "bos"
+    dtype: str | None = None
+    """Of the language model's weights, e.g. bfloat16; None keeps the saved one."""
+    device: str = "cpu"
+    cache: Path = field(default_factory=lambda: _default_cache())
+    """Where tokens and transcripts are kept for the next model."""
+
+
+class PairModel(NamedTuple):
+    """All that `evaluate_pairs` needs to know of a model."""
+
+    rows: RowBuilder
+    scorer: PairScorer
+    fingerprints: dict[str, str]
+    weights: dict[str, Any]
+    notes: list[str]
+
+
+def load_pair_model(
+    pair_set: PairSet,
+    config: PairModelConfig,
+    scoring: PairScoringConfig,
+    on_progress: Callable[[int], None] | None = None,
+) -> PairModel:
+    """Load what `config.model` names, and encode or transcribe what the pairs say.
+
+    Args:
+        pair_set: the pairs.
+        config: what to load.
+        scoring: how rows will be scored.
+        on_progress: called with the number of utterances encoded or transcribed.
+
+    Raises:
+        UnknownNameError: the model is neither a folder nor a control.
+        FingerprintError: the tokenizer is not the one that the language model was trained with.
+        ConfigError: something that the model needs was not named.
+    """
+    if Path(config.model).is_dir():
+        return _load_lm(pair_set, config, scoring, on_progress)
+    return look_up("model folder or control", config.model, CONTROLS)(pair_set, config, scoring, on_progress)
+
+
+def find_lm(run: Path) -> Path:
+    """Return the folder of a language model: `run` itself, or the best or last one of a training run.
+
+    Raises:
+        ConfigError: none of them holds a language model of Vocable.
+    """
+    for folder in (run, run / "best", run / "last"):
+        if (folder / CARD_NAME).is_file():
+            return folder
+    raise ConfigError(f"{run}: no language model is here (no {CARD_NAME} in it, nor in best/ or last/).")
+
+
+def find_tokenizer(lm: Path, fingerprint: str) -> Path:
+    """Return the tokenizer folder with this fingerprint that lies beside a model: in its parents, named `tokenizer`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for parent in list(lm.resolve().parents)[:4]:
+        folder = parent / "tokenizer"
+        if (folder / CONFIG_FILE).is_file() and read_card(folder)["fingerprint"] == fingerprint:
+            return folder
+    raise ConfigError(
+        f"{lm} was trained on tokens of the tokenizer {fingerprint}, which is not beside it. "
+        "Name its folder: --tokenizer"
+    )
+
+
+def _load_lm(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, on_progress: Any) -> PairModel:
+    folder = find_lm(Path(config.model))
+    model, card = load_lm(folder, dtype=config.dtype, device=config.device)
+    tokenizer_folder = config.tokenizer or find_tokenizer(folder, card.tokenizer_fingerprint)
+    tokenizer = load_tokenizer(tokenizer_folder, device=config.device)
+    owner = f"The language model {folder}"
+    check_fingerprint(card.tokenizer_fingerprint, tokenizer.fingerprint, owner, f"the tokenizer {tokenizer_folder}")
+    tokens = encode_once(pair_set.spoken(), tokenizer, config.cache, on_progress=on_progress)
+    return PairModel(
+        UnitRows(tokens, card, config.boundary),
+        NeuralScorer(
+            model=model,
+            share_prefixes=scoring.share_prefixes,
+            max_tokens=scoring.max_tokens,
+            classes=_speech_ids(card.vocabulary) if scoring.text_logits == "masked" else None,
+        ),
+        {"tokenizer": tokenizer.fingerprint},
+        {"model": {**weights_record(str(folder), folder), "dtype": str(model.dtype).removeprefix("torch.")}},
+        [],
+    )
+
+
+def _speech_ids(vocabulary: UnitVocabulary) -> Tensor:
+    """Class 1 for units and the symbol around them, 0 for all other ids below: text, in a model that has both."""
+    classes = vocabulary.is_unit(torch.arange(vocabulary.size)).long()
+    classes[vocabulary.bos_eos_id] = 1
+    return classes
+
+
+def _load_ngram(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, on_progress: Any) -> PairModel:
+    if config.train_tokens is None:
+        raise ConfigError(f"{config.model} counts training units: name their token shards with --train-tokens.")
+    shards = TokenShards(config.train_tokens)
+    if config.tokenizer is None:
+        raise ConfigError(f"{config.model} needs the tokenizer of its token shards: --tokenizer")
+    tokenizer = load_tokenizer(config.tokenizer, device=config.device)
+    check_fingerprint(shards.fingerprint, tokenizer.fingerprint, f"The shards {config.train_tokens}", "the tokenizer")
+    collapsed = bool(shards.card.get("collapse", True))
+    vocabulary = UnitVocabulary(codebook_size=tokenizer.codebook_size)
+    layout = UnitsLayout(vocabulary=vocabulary, collapsed=collapsed)
+    card = LMCard(vocabulary=vocabulary, layout=layout.card(), tokenizer_fingerprint=tokenizer.fingerprint)
+    order = 1 if config.model == "unigram" else 2
+    ngram = NgramLM([layout.build(tokens) for _, tokens in shards], vocabulary.size, order)
+    tokens = encode_once(pair_set.spoken(), tokenizer, config.cache, on_progress=on_progress)
+    return PairModel(
+        UnitRows(tokens, card, config.boundary),
+        NgramScorer(ngram=ngram),
+        {"tokenizer": tokenizer.fingerprint},
+        {"model": {"control": config.model, "train_tokens": str(config.train_tokens), "utterances": len(shards)}},
+        [],
+    )
+
+
+def _load_random(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, on_progress: Any) -> PairModel:
+    scorer = RandomScorer(seed=scoring.seed)
+    return PairModel(EmptyRows(), scorer, {}, {"model": {"control": "random", "seed": scoring.seed}}, [])
+
+
+def _load_text(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, on_progress: Any) -> PairModel:
+    texts = {utterance.id: utterance.text for utterance in pair_set.spoken()}
+    return _text_model(texts, config, scoring, {}, [])
+
+
+def _load_cascade(
+    pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, on_progress: Any
+) -> PairModel:
+    transcriber = load_whisper(config.transcriber, device=config.device)
+    heard = transcribe_once(pair_set.spoken(), transcriber, config.cache, on_progress)
+    weights = {"transcriber": dict(transcriber.weights)}
+    return _text_model(heard, config, scoring, weights, ["Texts are what the recogniser heard, errors included."])
+
+
+def _text_model(
+    texts: Mapping[str, str | None],
+    config: PairModelConfig,
+    scoring: PairScoringConfig,
+    weights: dict[str, Any],
+    notes: list[str],
+) -> PairModel:
+    dtype: Any = config.dtype or "float32"
+    loaded = load_text_lm(config.text_model, opening="none", dtype=dtype, device=config.device)
+    return PairModel(
+        TextRows(loaded.tokenizer, texts, config.boundary),
+        NeuralScorer(
+            model=loaded.model, share_prefixes=scoring.share_prefixes, max_tokens=min(scoring.max_tokens, 1024)
+        ),
+        {},
+        {"model": {"control": config.model, "text_model": dict(loaded.weights)}, **weights},
+        notes,
+    )
+
+
+def _default_cache() -> Path:
+    from vocable.assets.cache import cache_folder
+
+    return cache_folder()
+
+
+CONTROLS: dict[str, Callable[[PairSet, PairModelConfig, PairScoringConfig, Any], PairModel]] = {
+    "unigram": _load_ngram,
+    "bigram": _load_ngram,
+    "random": _load_random,
+    "text": _load_text,
+    "asr": _load_cascade,
+}

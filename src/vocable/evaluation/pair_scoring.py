@@ -1,0 +1,229 @@
+"""Score minimal pairs with a language model: is the right half the more likely one?
+
+    pairs -> rows -> every distinct row once, or the shared prefix once -> log-likelihoods -> 1, 0.5 (a tie) or 0
+
+The sum and the mean of log-likelihoods are a first-order difference (SpiRit-LM, Nguyen et al., 2024, arXiv:2402.05755,
+recomputes both): a result holds both, and says which one is its headline. TWIST divides by the number of units.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from vocable.errors import ManifestError
+from vocable.evaluation.pair_rows import Row, RowBuilder, UnusableError
+from vocable.evaluation.pairs import PairItem, PairSet
+from vocable.evaluation.results import EvaluationResult, Score
+from vocable.lm.branches import Tree, join_rows, tree_nll
+from vocable.lm.ngram import NgramLM
+
+MIN_SHARED_TOKENS = 16
+"""A prefix shorter than this is read twice: handling the fork costs more than reading it."""
+
+ScoreTable = Callable[[Sequence[Mapping[str, Any]], str], dict[str, Score]]
+"""From item rows and the name of the column with credits to a benchmark's scores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairScoringConfig:
+    """The switches of pair scoring; all of them are written into the result."""
+
+    normalise: Literal["mean", "sum"] = "mean"
+    """Headline: log-likelihood per scored token, as TWIST, or summed. The other one is reported beside it."""
+    scored: Literal["whole", "ending"] = "whole"
+    """Score all of each half, or the last segment alone, given what comes before."""
+    text_logits: Literal["kept", "masked"] = "kept"
+    """In a model of speech and text: probabilities among all ids, or among ids of the token's own modality."""
+    share_prefixes: bool = True
+    """Read what both halves begin with once. Changes no score but by rounding."""
+    max_tokens: int = 4096
+    """Tokens in one forward pass."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+
+class HalfNLL(NamedTuple):
+    """Summed negative log-likelihood (nats) and number of scored tokens of one half."""
+
+    nll: float
+    num_tokens: int
+
+
+class PairScorer(Protocol):
+    """Anything that scores rows of pairs."""
+
+    def __call__(self, pairs: Sequence[tuple[Row, Row]]) -> list[tuple[HalfNLL, HalfNLL]]:
+        """Return the two halves' scores of each pair, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeuralScorer:
+    """Scores rows with a Hugging Face causal LM."""
+
+    model: nn.Module
+    share_prefixes: bool = True
+    max_tokens: int = 4096
+    classes: Int[Tensor, " vocabulary"] | None = None
+    """See `tree_nll`."""
+
+    def __call__(self, pairs: Sequence[tuple[Row, Row]]) -> list[tuple[HalfNLL, HalfNLL]]:
+        """See `PairScorer`."""
+        trees, homes = self._trees(pairs)
+        losses = tree_nll(self.model, trees, max_tokens=self.max_tokens, classes=self.classes)
+        results = []
+        for pair, places in zip(pairs, homes):
+            halves = []
+            for row, (tree, branch) in zip(pair, places):
+                found = torch.cat([losses[tree].prefix, losses[tree].branches[branch]]).double()
+                halves.append(
+                    HalfNLL(float(found[row.first_scored - 1 :].sum()), len(row.token_ids) - row.first_scored)
+                )
+            results.append((halves[0], halves[1]))
+        return results
+
+    def _trees(self, pairs: Sequence[tuple[Row, Row]]) -> tuple[list[Tree], list[list[tuple[int, int]]]]:
+        """Trees to score, and for each half its tree and branch; equal rows are scored once, so that ties are exact."""
+        trees: list[Tree] = []
+        known: dict[tuple[int, ...], tuple[int, int]] = {}
+        homes = []
+        for pair in pairs:
+            rows = [row.token_ids for row in pair]
+            keys = [tuple(row.tolist()) for row in rows]
+            if all(key in known for key in keys):
+                homes.append([known[key] for key in keys])
+                continue
+            tree = join_rows(rows) if rows[0][0] == rows[1][0] else None
+            if self.share_prefixes and tree is not None and len(tree.prefix) >= MIN_SHARED_TOKENS:
+                homes.append([(len(trees), 0), (len(trees), 1)])
+                trees.append(tree)
+                known |= dict(zip(keys, homes[-1]))
+                continue
+            for key, row in zip(keys, rows):
+                if key not in known:
+                    known[key] = (len(trees), 0)
+                    trees.append(Tree(row[:1], (row[1:],)))
+            homes.append([known[key] for key in keys])
+        return trees, homes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NgramScorer:
+    """Scores rows with counts of units or of pairs of units: the control that a neural model has to beat."""
+
+    ngram: NgramLM
+
+    def __call__(self, pairs: Sequence[tuple[Row, Row]]) -> list[tuple[HalfNLL, HalfNLL]]:
+        """See `PairScorer`."""
+        results = []
+        for pair in pairs:
+            halves = []
+            for row in pair:
+                losses = self.ngram.nll(row.token_ids)[row.first_scored - 1 :]
+                halves.append(HalfNLL(float(losses.sum()), len(losses)))
+            results.append((halves[0], halves[1]))
+        return results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomScorer:
+    """Draws a score for each half: what chance looks like on this set, with its interval."""
+
+    seed: int = 0
+
+    def __call__(self, pairs: Sequence[tuple[Row, Row]]) -> list[tuple[HalfNLL, HalfNLL]]:
+        """See `PairScorer`."""
+        drawn = torch.rand(len(pairs), 2, generator=torch.Generator().manual_seed(self.seed)).tolist()
+        return [(HalfNLL(a, 1), HalfNLL(b, 1)) for a, b in drawn]
+
+
+def credit(positive: float, negative: float) -> float:
+    """Return 1 where the positive half has the smaller negative log-likelihood, 0.5 for a tie, else 0."""
+    return 0.5 if positive == negative else float(positive < negative)
+
+
+def evaluate_pairs(
+    pair_set: PairSet,
+    rows: RowBuilder,
+    scorer: PairScorer,
+    table: ScoreTable,
+    config: PairScoringConfig,
+    *,
+    fingerprints: Mapping[str, str],
+    weights: Mapping[str, Any],
+    notes: Sequence[str] = (),
+) -> EvaluationResult:
+    """Score every pair of a set, and sum up as its benchmark does.
+
+    A pair of which one half cannot be scored is left out whole and counted. The items of the result hold both halves'
+    log-likelihoods, so that any other convention can be computed from them.
+
+    Raises:
+        ManifestError: no pair could be scored; the reasons are in the message.
+    """
+    started = time.perf_counter()
+    excluded = Counter(pair_set.excluded)
+    usable: list[tuple[PairItem, tuple[Row, Row]]] = []
+    for item in pair_set.items:
+        try:
+            ending = config.scored == "ending"
+            usable.append((item, (rows(item.positive, ending), rows(item.negative, ending))))
+        except UnusableError as error:
+            excluded[str(error)] += 1
+    if not usable:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in excluded.items())
+        raise ManifestError(f"None of {len(pair_set.items)} pairs could be scored ({reasons}).")
+    scores = scorer([pair for _, pair in usable])
+    items = [_item_row(item, halves, config) for (item, _), halves in zip(usable, scores, strict=True)]
+    other = "sum" if config.normalise == "mean" else "mean"
+    scored = table(items, "correct")
+    scored |= {f"{name}_{other}": score for name, score in table(items, f"correct_{other}").items()}
+    return EvaluationResult(
+        benchmark=pair_set.benchmark,
+        scores=scored,
+        conventions={
+            "normalise": config.normalise,
+            "scored": config.scored,
+            "text_logits": config.text_logits,
+            "ties": 0.5,
+            **rows.conventions(),
+        },
+        fingerprints=fingerprints,
+        weights=weights,
+        seed=config.seed,
+        seconds=time.perf_counter() - started,
+        excluded=dict(excluded),
+        notes=notes,
+        measurements={
+            "num_pairs": len(items),
+            "ties": sum(item["correct"] == 0.5 for item in items),
+            "scored_tokens": sum(item["tokens_positive"] + item["tokens_negative"] for item in items),
+        },
+        items=items,
+    )
+
+
+def _item_row(item: PairItem, halves: tuple[HalfNLL, HalfNLL], config: PairScoringConfig) -> dict[str, Any]:
+    positive, negative = halves
+    by = {
+        "sum": credit(positive.nll, negative.nll),
+        "mean": credit(positive.nll / positive.num_tokens, negative.nll / negative.num_tokens),
+    }
+    return {
+        "id": item.id,
+        "voice": item.voice,
+        **item.group,
+        "nll_positive": positive.nll,
+        "tokens_positive": positive.num_tokens,
+        "nll_negative": negative.nll,
+        "tokens_negative": negative.num_tokens,
+        "correct_sum": by["sum"],
+        "correct_mean": by["mean"],
+        "correct": by[config.normalise],
+    }

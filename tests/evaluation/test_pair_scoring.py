@@ -1,0 +1,207 @@
+"""Pair scores equal those of the plain way: one row, one forward pass, one half at a time."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from vocable.errors import ConfigError, ManifestError
+from vocable.evaluation.pair_rows import Row, TextRows, UnitRows
+from vocable.evaluation.pair_scoring import (
+    NeuralScorer,
+    NgramScorer,
+    PairScoringConfig,
+    RandomScorer,
+    credit,
+    evaluate_pairs,
+)
+from vocable.evaluation.pairs import PairItem, PairSet, Segment
+from vocable.evaluation.storycloze import storycloze_scores
+from vocable.lm.checkpoint import LMCard
+from vocable.lm.ngram import NgramLM
+from vocable.sequences.layouts import UnitsLayout
+from vocable.sequences.vocabulary import UnitVocabulary
+from vocable.types import SpeechTokens, Utterance
+
+VOCABULARY = UnitVocabulary(codebook_size=30)
+CARD = LMCard(vocabulary=VOCABULARY, layout=UnitsLayout(vocabulary=VOCABULARY).card(), tokenizer_fingerprint="f")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "opt", vocab_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64,
+        word_embed_proj_dim=32, max_position_embeddings=128, init_std=0.3,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def story_set(tmp_path, seed=0, count=12):
+    """Stories with a context of 5 to 40 frames, endings of different lengths, and one pair that is a tie."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens, items = {}, []
+    for index in range(count):
+        for role, low, high in (("context", 5, 40), ("right", 2, 9), ("wrong", 2, 9)):
+            length = int(torch.randint(low, high, (), generator=generator))
+            codes = torch.randint(0, 30, (1, length), generator=generator)
+            tokens[f"{index}-{role}"] = SpeechTokens(codes=codes)
+        halves = {
+            name: (Segment(speech=f"{index}-context"), Segment(speech=f"{index}-{role}"))
+            for name, role in (("positive", "right"), ("negative", "right" if index == 3 else "wrong"))
+        }
+        items.append(PairItem(id=str(index), group={"version": "topic", "story": str(index)}, **halves))
+    utterances = {name: Utterance(id=name, audio=tmp_path / name) for name in tokens}
+    return PairSet(benchmark="storycloze", items=items, utterances=utterances), tokens
+
+
+def slow_nll(model, row, first_scored):
+    """One pass per predicted token, without any batching."""
+    total = 0.0
+    with torch.no_grad():
+        for end in range(first_scored, len(row)):
+            total -= float(model(row[None, :end]).logits[0, -1].log_softmax(-1)[row[end]])
+    return total
+
+
+def evaluate(pair_set, tokens, model, boundary="bos", **settings):
+    config = PairScoringConfig(**settings)
+    scorer = NeuralScorer(model=model, share_prefixes=config.share_prefixes, max_tokens=config.max_tokens)
+    rows = UnitRows(tokens, CARD, boundary)
+    return evaluate_pairs(pair_set, rows, scorer, storycloze_scores, config, fingerprints={}, weights={})
+
+
+@pytest.mark.parametrize("boundary", ["none", "bos", "bos_eos"])
+@pytest.mark.parametrize("scored", ["whole", "ending"])
+@pytest.mark.parametrize("share_prefixes", [True, False])
+def test_scores_equal_the_slow_way(model, tmp_path, boundary, scored, share_prefixes):
+    pair_set, tokens = story_set(tmp_path)
+    result = evaluate(pair_set, tokens, model, boundary, scored=scored, share_prefixes=share_prefixes, max_tokens=64)
+    symbol = torch.tensor([1])
+    before, after = symbol[: boundary != "none"], symbol[: boundary == "bos_eos"]
+    for item, found in zip(pair_set.items, result.items, strict=True):
+        expected = {}
+        for name, half in (("positive", item.positive), ("negative", item.negative)):
+            context, ending = (tokens[part.speech].units for part in half)
+            units = torch.unique_consecutive(torch.cat([context, ending])) + 2
+            row = torch.cat([before, units, after])
+            first = len(before) + len(torch.unique_consecutive(context)) if scored == "ending" else 1
+            expected[name] = (slow_nll(model, row, first), len(row) - first)
+            assert found[f"tokens_{name}"] == expected[name][1]
+            # float32 products of other sizes: ten times the worst difference seen, 2e-5 a row
+            assert found[f"nll_{name}"] == pytest.approx(expected[name][0], abs=2e-4)
+        (right, n), (wrong, m) = expected["positive"], expected["negative"]
+        if item.id == "3":
+            assert found["correct_sum"] == found["correct_mean"] == 0.5
+        else:
+            assert found["correct_sum"] == float(right < wrong)
+            assert found["correct_mean"] == float(right / n < wrong / m)
+    assert result.measurements["ties"] == 1
+    assert result.conventions["boundary"] == boundary and result.conventions["scored"] == scored
+    mean = sum(item["correct_mean"] for item in result.items) / 12
+    assert result.scores["topic"].value == pytest.approx(mean)
+    assert result.scores["topic_sum"].value == pytest.approx(sum(i["correct_sum"] for i in result.items) / 12)
+
+
+def test_sum_and_mean_disagree_on_halves_of_unequal_length():
+    """Two tokens at 1 nat each against six at 0.5: the sum prefers the short half, the mean the long one."""
+
+    def scorer(pairs):
+        from vocable.evaluation.pair_scoring import HalfNLL
+
+        return [(HalfNLL(2.0, 2), HalfNLL(3.0, 6)) for _ in pairs]
+
+    item = PairItem(id="p", positive=(Segment(text="a"),), negative=(Segment(text="b"),))
+    pair_set = PairSet(benchmark="storycloze", items=[item], utterances={})
+
+    class Rows:
+        def __call__(self, segments, ending_only):
+            return Row(torch.tensor([1, 2]), 1)
+
+        def conventions(self):
+            return {}
+
+    for normalise, headline in (("sum", 1.0), ("mean", 0.0)):
+        config = PairScoringConfig(normalise=normalise)
+        result = evaluate_pairs(pair_set, Rows(), scorer, storycloze_scores, config, fingerprints={}, weights={})
+        assert result.scores["all"].value == headline
+        assert result.scores["all_sum" if normalise == "mean" else "all_mean"].value == 1 - headline
+        assert result.scores["all"].low is None  # one item: its spread is unknown
+
+
+def test_credit():
+    assert [credit(1.0, 2.0), credit(2.0, 1.0), credit(1.5, 1.5)] == [1.0, 0.0, 0.5]
+
+
+def test_equal_halves_tie_without_shared_prefixes_too(model, tmp_path):
+    pair_set, tokens = story_set(tmp_path)
+    result = evaluate(pair_set, tokens, model, share_prefixes=False, max_tokens=40)
+    assert result.items[3]["nll_positive"] == result.items[3]["nll_negative"]
+
+
+def test_unscorable_pairs_are_counted_and_left_out_whole(model, tmp_path):
+    pair_set, tokens = story_set(tmp_path, count=5)
+    del tokens["1-wrong"]
+    tokens["2-right"] = SpeechTokens(codes=torch.zeros(1, 0, dtype=torch.long))
+    result = evaluate(pair_set, tokens, model)
+    assert [item["id"] for item in result.items] == ["0", "3", "4"]
+    assert result.excluded == {"an utterance has no tokens": 2}
+    with pytest.raises(ManifestError, match="None of 5 pairs could be scored .an utterance has no tokens: 5"):
+        evaluate(pair_set, {}, model)
+    long = {name: SpeechTokens(codes=torch.arange(400)[None] % 30) for name in tokens}
+    with pytest.raises(ConfigError, match="the model 128 positions"):
+        evaluate(pair_set, long, model)
+
+
+def test_a_single_segment_has_no_ending(model, tmp_path):
+    item = PairItem(id="p", positive=(Segment(speech="a"),), negative=(Segment(speech="b"),))
+    utterances = {name: Utterance(id=name, audio=tmp_path / name) for name in "ab"}
+    pair_set = PairSet(benchmark="storycloze", items=[item], utterances=utterances)
+    tokens = {name: SpeechTokens(codes=torch.arange(4)[None]) for name in "ab"}
+    with pytest.raises(ManifestError, match="only the ending is scored, but there is no context"):
+        evaluate(pair_set, tokens, model, scored="ending")
+    text = PairSet(benchmark="storycloze", items=[PairItem(id="p", positive=(Segment(text="a"),),
+                   negative=(Segment(text="b"),))], utterances={})  # fmt: skip
+    with pytest.raises(ConfigError, match="written text, which a unit language model cannot read"):
+        evaluate(text, tokens, model)
+
+
+def test_ngram_scorer_counts_by_hand():
+    documents = [torch.tensor([1, 2, 3, 2, 3, 1]), torch.tensor([1, 3, 2, 1])]
+    ngram = NgramLM(documents, 5, order=2)
+    row = Row(torch.tensor([1, 2, 3, 3]), 2)
+    ((found, same),) = NgramScorer(ngram=ngram)([(row, row)])
+    expected = -(ngram.bigram[2, 3].log() + ngram.bigram[3, 3].log())
+    assert found.nll == pytest.approx(float(expected)) and found.num_tokens == 2 and found == same
+
+
+def test_random_scorer_is_seeded_and_fair():
+    row = Row(torch.tensor([1, 2]), 1)
+    pairs = [(row, row)] * 4000
+    found = RandomScorer(seed=3)(pairs)
+    assert found == RandomScorer(seed=3)(pairs) != RandomScorer(seed=4)(pairs)
+    wins = sum(credit(a.nll, b.nll) for a, b in found) / 4000
+    assert abs(wins - 0.5) < 0.03  # four standard errors
+
+
+class WordTokenizer:
+    """A tokenizer of words, enough for rows of text."""
+
+    bos_token_id, eos_token_id = None, 0
+
+    def __call__(self, text, add_special_tokens):
+        return {"input_ids": [sum(map(ord, word)) for word in text.split(" ")]}
+
+
+def test_text_rows_share_their_context():
+    rows = TextRows(WordTokenizer(), {"c": " The dog ", "e": None, "quiet": " "}, "bos_eos")
+    context = Segment(speech="c")
+    one = rows((context, Segment(text="ran.")), True)
+    other = rows((context, Segment(text="sang.")), True)
+    assert one.token_ids[0] == 0 and one.token_ids[-1] == 0
+    assert torch.equal(one.token_ids[: one.first_scored], other.token_ids[: other.first_scored])
+    assert one.first_scored == 1 + 2
+    for name, reason in (("e", "no text"), ("quiet", "empty")):
+        from vocable.evaluation.pair_rows import UnusableError
+
+        with pytest.raises(UnusableError, match=reason):
+            rows((context, Segment(speech=name)), False)
