@@ -29,7 +29,7 @@ def test_accuracies_are_compared_pair_by_pair():
     # warm is better on 6 pairs (two of them by half a point), cold on 1
     assert (found.first_better, found.second_better, found.half, found.num_differing) == (6, 1, 2, 7)
     assert found.p_mcnemar == pytest.approx(stats.binomtest(1, 7).pvalue)
-    # Of the 2 ** 7 signs of 1 1 1 1 1/2 1/2 -1, a sum of 4 or more needs at most 1 to be turned of a total of 6: nothing,
+    # Of the 2 ** 7 signs of 1 1 1 1 1/2 1/2 -1, a sum of 4 or more leaves at most 1 of 6 to be turned: nothing,
     # one of five 1s, one of two halves, or both halves. Twice, for the other side.
     assert found.exact and found.p_permutation == pytest.approx(2 * (1 + 5 + 2 + 1) / 128)
     assert found.p_holm == found.p_permutation and found.favours is None

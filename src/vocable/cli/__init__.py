@@ -103,7 +103,8 @@ def _gather_list(function: Callable, words: list[str]) -> list[str]:
         hints = typing.get_type_hints(function)
     except NameError:  # a type that is imported for type checkers only
         return words
-    required = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    parameters = inspect.signature(function).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.KEYWORD_ONLY]
     if len(required) != 1 or typing.get_origin(hints.get(required[0])) is not list:
         return words
     items, rest = [], []

@@ -1,14 +1,12 @@
 """The pictures of the report: learning curves, unit usage, and a spectrogram with its units."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vocable.errors import missing_extra
+from vocable.evaluation.figures import figure_png, figure_svg, load_pyplot
 from vocable.types import SpeechTokens, Word
 
 WARM, COLD, INK, FAINT = "#c8553d", "#2d6a8e", "#222222", "#b8b8b8"
@@ -24,7 +22,7 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[int, float]]], baselines
     Returns:
         An `<svg>` element.
     """
-    plt = _pyplot()
+    plt = load_pyplot()
     figure, axis = plt.subplots(figsize=(7.2, 3.6))
     for name, points in curves.items():
         colour = WARM if name.startswith("warm") else COLD if name.startswith("cold") else None
@@ -34,12 +32,12 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[int, float]]], baselines
         axis.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#777777")
     axis.set(xlabel="training steps", ylabel="held-out loss (nats per unit)")
     axis.legend(frameon=False)
-    return _svg(figure)
+    return figure_svg(figure)
 
 
 def unit_usage(counts: Sequence[int]) -> str:
     """Plot how often each unit is used, most used first; returns an `<svg>` element."""
-    plt = _pyplot()
+    plt = load_pyplot()
     shares = torch.tensor(sorted(counts, reverse=True), dtype=torch.float64)
     shares = 100 * shares / shares.sum().clamp(min=1)
     figure, axis = plt.subplots(figsize=(7.2, 2.6))
@@ -47,7 +45,7 @@ def unit_usage(counts: Sequence[int]) -> str:
     axis.axhline(100 / len(shares), color=WARM, linewidth=1, label="all units used equally")
     axis.set(xlabel="units, most used first", ylabel="% of frames")
     axis.legend(frameon=False)
-    return _svg(figure)
+    return figure_svg(figure)
 
 
 def spectrogram_with_units(
@@ -65,7 +63,7 @@ def spectrogram_with_units(
     Returns:
         An `<img>` element with the picture inside.
     """
-    plt = _pyplot()
+    plt = load_pyplot()
     figure, (upper, lower) = plt.subplots(2, 1, figsize=(11, 4.2), sharex=True, height_ratios=(5, 1))
     upper.imshow(mel.T.numpy(), origin="lower", aspect="auto", extent=(0, duration, 0, mel.shape[1]), cmap="magma")
     upper.set_ylabel("mel band")
@@ -74,7 +72,7 @@ def spectrogram_with_units(
         upper.text((word.start + word.end) / 2, mel.shape[1] * 1.02, word.word, ha="center", fontsize=8, color=INK)
     _draw_units(lower, tokens, frame_rate, plt.get_cmap("tab20"))
     lower.set(xlabel="seconds", xlim=(0, duration), ylim=(0, 1), yticks=[], ylabel="units")
-    return _png(figure)
+    return figure_png(figure, "spectrogram with units")
 
 
 def _draw_units(axis: Any, tokens: SpeechTokens, frame_rate: float, colours: Any) -> None:
@@ -85,38 +83,3 @@ def _draw_units(axis: Any, tokens: SpeechTokens, frame_rate: float, colours: Any
         axis.barh(0.5, width, left=left, height=1.0, color=colours(unit % 20), edgecolor="white", linewidth=0.3)
         if frames >= 3:
             axis.text(left + width / 2, 0.5, str(unit), ha="center", va="center", fontsize=6, color="white")
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise missing_extra("matplotlib", "report", "Drawing the report") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams.update(
-        {"axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none", "font.size": 9}
-    )
-    return pyplot
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    _save(figure, buffer, "svg")
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _png(figure: Any) -> str:
-    buffer = io.BytesIO()
-    _save(figure, buffer, "png")
-    return (
-        f'<img alt="spectrogram with units" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
-    )
-
-
-def _save(figure: Any, target: Any, kind: str) -> None:
-    figure.tight_layout()
-    figure.savefig(target, format=kind, dpi=120)
-    _pyplot().close(figure)
