@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 BLOCK_UTTERANCES = 32
 """Transcribed together, and kept as soon as they are done."""
 
-Progress = Callable[[int], None]
+Progress = Callable[[int, int], None]
+"""Called with the number of utterances done since the last call, and with their total."""
 
 
 def encode_once(
@@ -45,16 +46,16 @@ def encode_once(
         tokenizer: what encodes them.
         cache: folder for the shards.
         batching: as for `SpeechTokenizer.encode`.
-        on_progress: called with the number of utterances done.
+        on_progress: see `Progress`.
     """
-    card = tokenizer.card()
+    card, utterances = tokenizer.card(), sorted(utterances, key=_place)
     key = fingerprint({"files": _files(utterances), "batching": batching, "collapse": card.get("collapse")})
     folder = Path(cache) / "tokens" / f"{tokenizer.fingerprint}-{key}"
     for job in plan_shards(utterances, folder, card, utterances_per_shard=100, batching=batching):
         if finished_shard(job) is None:
             write_token_shard(job, tokenizer)
         if on_progress is not None:
-            on_progress(len(job.utterances))
+            on_progress(len(job.utterances), len(utterances))
     return {utterance.id: tokens for utterance, tokens in TokenShards(folder)}
 
 
@@ -62,13 +63,14 @@ def transcribe_once(
     utterances: Sequence[Utterance], transcriber: Transcriber, cache: Path, on_progress: Progress | None = None
 ) -> dict[str, str]:
     """Return what a recogniser hears in every utterance that can be read, by id; see `encode_once`."""
+    utterances = sorted(utterances, key=_place)
     key = fingerprint({"files": _files(utterances)})
     judge = fingerprint({"weights": dict(transcriber.weights), "conventions": dict(transcriber.conventions)})
     path = Path(cache) / "transcripts" / f"{judge}-{key}.jsonl"
     heard = _read_transcripts(path)
     todo = [utterance for utterance in utterances if utterance.id not in heard]
     if on_progress is not None:
-        on_progress(len(utterances) - len(todo))
+        on_progress(len(utterances) - len(todo), len(utterances))
     for start in range(0, len(todo), BLOCK_UTTERANCES):
         block = todo[start : start + BLOCK_UTTERANCES]
         readable = []
@@ -82,7 +84,7 @@ def transcribe_once(
         with replace_file(path) as file:
             file.writelines(json.dumps({"id": k, "text": v}).encode() + b"\n" for k, v in heard.items())
         if on_progress is not None:
-            on_progress(len(block))
+            on_progress(len(block), len(utterances))
     return heard
 
 
@@ -91,6 +93,11 @@ def _read_transcripts(path: Path) -> dict[str, str]:
         return {}
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return {row["id"]: row["text"] for row in rows}
+
+
+def _place(utterance: Utterance) -> tuple[str, float, str]:
+    """Sorts utterances by where they lie, so that any order of the same ones is one entry of the cache."""
+    return str(utterance.audio), utterance.start, utterance.id
 
 
 def _files(utterances: Sequence[Utterance]) -> list[list[object]]:

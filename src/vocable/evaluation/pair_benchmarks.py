@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from vocable.evaluation.once import Progress
 from vocable.evaluation.pair_models import PairModelConfig, load_pair_model
 from vocable.evaluation.pair_scoring import PairScoringConfig, ScoreTable, evaluate_pairs
 from vocable.evaluation.pairs import PairSet, is_pair_set, read_pair_set
@@ -54,7 +55,7 @@ def run_pair_benchmark(
     model: PairModelConfig,
     scoring: PairScoringConfig,
     modalities: Modalities | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> EvaluationResult:
     """Read a benchmark, load a model, score the pairs.
 
@@ -64,7 +65,7 @@ def run_pair_benchmark(
         model: what is scored.
         scoring: the conventions.
         modalities: context and ending each as speech or text; None takes the pairs as they are.
-        on_progress: called with the number of utterances encoded or transcribed.
+        on_progress: called as utterances are encoded or transcribed, with how many, and their total.
 
     Raises:
         UnknownNameError, ManifestError, ConfigError, FingerprintError: see `read_benchmark`, `load_pair_model` and

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vocable.errors import ConfigError
-from vocable.evaluation.once import encode_once, transcribe_once
+from vocable.evaluation.once import Progress, encode_once, transcribe_once
 from vocable.evaluation.pair_rows import EmptyRows, RowBuilder, TextRows, UnitRows
 from vocable.evaluation.pair_scoring import NeuralScorer, NgramScorer, PairScorer, PairScoringConfig, RandomScorer
 from vocable.evaluation.pairs import PairSet
@@ -72,7 +72,7 @@ def load_pair_model(
     pair_set: PairSet,
     config: PairModelConfig,
     scoring: PairScoringConfig,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> PairModel:
     """Load what `config.model` names, and encode or transcribe what the pairs say.
 
@@ -80,7 +80,7 @@ def load_pair_model(
         pair_set: the pairs.
         config: what to load.
         scoring: how rows will be scored.
-        on_progress: called with the number of utterances encoded or transcribed.
+        on_progress: called as utterances are encoded or transcribed, with how many, and their total.
 
     Raises:
         UnknownNameError: the model is neither a folder nor a control.
