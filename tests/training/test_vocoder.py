@@ -122,6 +122,44 @@ def test_folder_of_another_run_is_refused(tmp_path, make_speechlike):
         train_vocoder(pairs, make_config(pairs, dim=16), make_training(steps=1), tmp_path, read)
 
 
+def test_a_run_goes_on_longer_but_not_with_other_settings(tmp_path, make_speechlike):
+    pairs, read = make_pairs(make_speechlike)
+    config = make_config(pairs)
+    train_vocoder(pairs, config, make_training(steps=1), tmp_path, read)
+    other = make_training(steps=2, learning_rate=1e-3, mel_weight=1.0)
+    message = (
+        r"training\.learning_rate is 0\.002 there, 0\.001 now, training\.mel_weight is 15\.0 there, 1\.0 now\. "
+        "Choose another folder, or continue with the settings of that run; only steps, minutes,"
+    )
+    with pytest.raises(OutputError, match=message):
+        train_vocoder(pairs, config, other, tmp_path, read)
+    with pytest.raises(OutputError, match=r"training\.discriminators is \{.*\} there"):
+        train_vocoder(pairs, config, make_training(discriminators=DiscriminatorConfig()), tmp_path, read)
+    longer = make_training(steps=2, minutes=50.0, log_every=1, checkpoint_every=1, keep_checkpoints=1)
+    train_vocoder(pairs, config, longer, tmp_path, read)
+    assert [line["step"] for line in read_metrics(tmp_path) if line["split"] == "train"] == [1, 2]
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-00000002"]
+
+
+def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, make_speechlike):
+    resource = pytest.importorskip("resource")  # not on Windows
+    pairs, read = make_pairs(make_speechlike)
+    config = make_config(pairs)
+    train_vocoder(pairs, config, make_training(steps=1), tmp_path, read)
+    before = (tmp_path / "checkpoint-00000001" / "state.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # a real failing write, in mid-file
+    try:
+        with pytest.raises(OutputError, match=r"checkpoint-00000002: could not write .*Is the disk full\? Older"):
+            train_vocoder(pairs, config, make_training(steps=2), tmp_path, read)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "checkpoint-00000001" / "state.pt").read_bytes() == before
+    assert not list(tmp_path.glob("unfinished-*")) and not (tmp_path / "checkpoint-00000002").exists()
+    train_vocoder(pairs, config, make_training(steps=2), tmp_path, read)
+    assert (tmp_path / "checkpoint-00000002").is_dir()
+
+
 def test_batches_depend_on_seed_and_step_only(make_speechlike):
     pairs, read = make_pairs(make_speechlike)
 

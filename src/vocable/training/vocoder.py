@@ -9,7 +9,6 @@ that was stopped continues from its last checkpoint with the same batches.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,12 +20,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vocable.config import save_config
-from vocable.errors import ConfigError, OutputError
+from vocable.errors import ConfigError
 from vocable.synthesis.discriminators import DiscriminatorConfig, Discriminators
 from vocable.synthesis.layers import whole_durations
 from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
 from vocable.training.logs import Display, RunLog
+from vocable.training.vocoder_checkpoints import (
+    VocoderState,
+    claim_folder,
+    load_last_checkpoint,
+    save_checkpoint,
+)
 from vocable.training.vocoder_data import ProsodyBatch, SegmentBatch, VocoderData, segment_frames
 from vocable.training.vocoder_losses import (
     AdversarialKind,
@@ -109,25 +113,6 @@ class VocoderRecipe:
     training: VocoderTrainingConfig = field(default_factory=VocoderTrainingConfig)
 
 
-@dataclass
-class _State:
-    """Everything that a checkpoint holds."""
-
-    vocoder: UnitVocoder
-    average: UnitVocoder
-    discriminators: Discriminators
-    vocoder_optimizer: Any
-    discriminator_optimizer: Any
-    step: int = 0
-    seconds: float = 0.0
-    """Wall time spent, over all parts of the run."""
-
-    def spent(self, training: VocoderTrainingConfig) -> float:
-        """Share of the run that is over, by steps or by minutes."""
-        by_time = 0.0 if training.minutes is None else self.seconds / (60 * training.minutes)
-        return min(1.0, max(self.step / training.steps, by_time))
-
-
 def train_vocoder(
     pairs: Sequence[tuple[Utterance, SpeechTokens]],
     config: VocoderConfig,
@@ -144,7 +129,7 @@ def train_vocoder(
     name; an utterance with twice the weight is drawn twice as often per second of speech.
 
     Raises:
-        OutputError: `out` holds a run with another vocoder config.
+        OutputError: `out` holds a run with other settings, or the disk is full.
         ManifestError: no utterance is long enough, or tokens do not fit their audio.
     """
     from accelerate import Accelerator
@@ -154,7 +139,7 @@ def train_vocoder(
     out = Path(out)
     accelerator = Accelerator(mixed_precision="no" if training.precision == "fp32" else training.precision)
     torch.manual_seed(training.seed)
-    _claim(out, config, training, accelerator.is_main_process)
+    claim_folder(out, config, training, accelerator.is_main_process)
     weighted = list(zip(pairs, [1.0] * len(pairs) if weights is None else weights, strict=True))
     held_out, rest = _split(weighted, training.validation_utterances)
     seed = training.seed + 7919 * accelerator.process_index
@@ -169,7 +154,7 @@ def train_vocoder(
         weights=[weight for _, weight in rest],
     )
     state = _new_state(config, training, accelerator.device, start_from)
-    _load_last(out, state)
+    load_last_checkpoint(out, state)
     trainer = _Trainer(state, training, accelerator, out)
     if training.validation_utterances and held_out and accelerator.is_main_process:
         trainer.validation = VocoderData(
@@ -211,7 +196,7 @@ def measure_duration_scale(vocoder: UnitVocoder, data: VocoderData, num_utteranc
 class _Trainer:
     """The loop, with its logs."""
 
-    def __init__(self, state: _State, training: VocoderTrainingConfig, accelerator: Any, out: Path) -> None:
+    def __init__(self, state: VocoderState, training: VocoderTrainingConfig, accelerator: Any, out: Path) -> None:
         self.state, self.training, self.accelerator, self.out = state, training, accelerator, out
         self.validation: VocoderData | None = None
         prepared = accelerator.prepare(
@@ -247,7 +232,7 @@ class _Trainer:
             if state.step % training.checkpoint_every == 0 or over:
                 if main:
                     log.write(state.step, "valid", self.validate())
-                    _save(self.out, state, training.keep_checkpoints)
+                    save_checkpoint(self.out, state, training.keep_checkpoints)
                 self.accelerator.wait_for_everyone()
             if over:
                 break
@@ -362,14 +347,14 @@ class _Trainer:
 
 def _new_state(
     config: VocoderConfig, training: VocoderTrainingConfig, device: torch.device, start_from: UnitVocoder | None
-) -> _State:
+) -> VocoderState:
     vocoder, average = UnitVocoder(config).to(device), UnitVocoder(config).to(device)
     if start_from is not None:
         vocoder.load_state_dict(_weights_for_voices(start_from, config))
     average.load_state_dict(vocoder.state_dict())
     discriminators = Discriminators(training.discriminators).to(device)
     betas = (0.8, 0.99)  # as HiFi-GAN
-    return _State(
+    return VocoderState(
         vocoder,
         average.requires_grad_(False),
         discriminators,
@@ -403,7 +388,7 @@ def _rate(step: int, spent: float, training: VocoderTrainingConfig) -> float:
     return cosine * min(1.0, (step + 1) / training.warmup_steps)
 
 
-def _average(state: _State, decay: float) -> None:
+def _average(state: VocoderState, decay: float) -> None:
     """Move the averaged weights; early on they follow faster."""
     weight = 1 - min(decay, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
@@ -423,44 +408,3 @@ def _to(batch: Any, trainer: _Trainer) -> Any:
     """Move a (nested) NamedTuple of tensors to the device of the trainer."""
     device = trainer.accelerator.device
     return type(batch)(*(item.to(device) if isinstance(item, Tensor) else _to(item, trainer) for item in batch))
-
-
-def _claim(out: Path, config: VocoderConfig, training: VocoderTrainingConfig, is_main: bool) -> None:
-    """Take the output folder, or refuse it when it holds a run with another vocoder."""
-    from vocable.config import load_config
-
-    known = out / "vocoder_config.yaml"
-    if known.is_file() and load_config(VocoderConfig, known) != config:
-        raise OutputError(f"{out} holds a run with another vocoder config ({known}). Choose another folder.")
-    if is_main:
-        out.mkdir(parents=True, exist_ok=True)
-        save_config(config, known)
-        save_config(training, out / "training_config.yaml")
-
-
-def _save(out: Path, state: _State, keep: int) -> None:
-    """Write a checkpoint under a temporary name, rename it, and remove old ones."""
-    folder = out / f"checkpoint-{state.step:08d}"
-    unfinished = out / f"unfinished-{state.step:08d}"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    parts = {
-        name: getattr(state, name).state_dict()
-        for name in ("vocoder", "average", "discriminators", "vocoder_optimizer", "discriminator_optimizer")
-    }
-    torch.save({"step": state.step, "seconds": state.seconds, **parts}, unfinished / "state.pt")
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
-    for old in sorted(out.glob("checkpoint-*"))[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _load_last(out: Path, state: _State) -> None:
-    """Fill `state` from the last whole checkpoint, if there is one."""
-    folders = sorted(out.glob("checkpoint-*"))
-    if not folders:
-        return
-    parts = torch.load(folders[-1] / "state.pt", map_location="cpu", weights_only=True)
-    state.step, state.seconds = parts.pop("step"), parts.pop("seconds")
-    for name, values in parts.items():
-        getattr(state, name).load_state_dict(values)
