@@ -178,7 +178,7 @@ def test_missing_phones_and_tokens_are_counted():
     source.utterances.append(Utterance(id="u4", audio=Path("x.wav")))
     result = evaluate_phone_units(source)
     assert result.excluded == {"utterance without phones": 1, "no tokens in the shards": 1}
-    with pytest.raises(ManifestError, match="No frame of 1 utterances has a phone .utterance without phones: 1"):
+    with pytest.raises(ManifestError, match=r"No frame of 1 utterances has a phone \(utterance without phones: 1"):
         evaluate_phone_units(Stored([(empty, tokens)], codebook_size=2))
     with pytest.raises(ConfigError, match="codebook is 1, but these tokens have 1"):
         evaluate_phone_units(source, config=PhoneUnitsConfig(codebook=1))

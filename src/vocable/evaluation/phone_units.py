@@ -92,7 +92,7 @@ def evaluate_phone_units(
     labelled = [one for one in labelled if one.phones.size]
     if not labelled:
         raise ManifestError(
-            f"No frame of {len(source.utterances)} utterances has a phone ({_reasons(excluded)}). A manifest line holds "
+            f"No frame of {len(source.utterances)} utterances has a phone ({_reasons(excluded)}). A manifest line has "
             'them as "phones": [{"phone": ..., "start": ..., "end": ...}]; or pass a .ctm or .tsv file.'
         )
     codebook_size = int(source.card["codebook_size"])
