@@ -6,14 +6,14 @@ The judge must not be the model that the tokenizer encodes with: it would hear i
 does. `judges.py` compares the two.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vocable.assets.quiet import silenced_transformers
 from vocable.errors import AssetError, ConfigError
 
 WINDOW_SECONDS = 30.0
@@ -119,7 +119,7 @@ class WhisperTranscriber:
             return_attention_mask=True,
         )
         language = {"language": self.language, "task": "transcribe"} if self.multilingual else {}
-        with _quiet_transformers():
+        with silenced_transformers():
             token_ids = self.model.generate(
                 inputs.input_features.to(self.model.device, self.model.dtype),
                 do_sample=False,
@@ -162,7 +162,7 @@ def load_whisper(
         raise ConfigError(f"dtype is {dtype!r}; it must be 'float32' or 'bfloat16'.")
     folder = resolve(name)
     try:
-        with _quiet_transformers():
+        with silenced_transformers():
             model: Any = WhisperForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
         feature_extractor = WhisperFeatureExtractor.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -184,19 +184,3 @@ def cut_at_quiet(waveform: Float[Tensor, " samples"], sample_rate: int) -> list[
         pieces.append(waveform[:cut])
         waveform = waveform[cut:]
     return [*pieces, waveform]
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Without progress bars, and without its warnings about its own generation settings."""
-    from transformers.utils import logging
-
-    level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shows_bars:
-            logging.enable_progress_bar()

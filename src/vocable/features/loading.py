@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vocable.assets.quiet import silenced_transformers
 from vocable.errors import AssetError, ConfigError, UnknownNameError
 from vocable.features.base import FeatureEncoder
 from vocable.features.config import LOG_MEL, EncoderConfig
@@ -126,7 +125,7 @@ def _load_model(kind: Any, folder: Path, changes: dict[str, Any], unused: tuple[
     for name, value in changes.items():
         setattr(settings, name, value)
     attention = {} if settings.model_type == "wavlm" else {"attn_implementation": "sdpa"}
-    with _quiet_transformers():  # it would list every weight of the layers that are left out
+    with silenced_transformers():  # it would list every weight of the layers that are left out
         try:
             model, report = kind.from_pretrained(
                 folder, config=settings, local_files_only=True, dtype="float32", output_loading_info=True, **attention
@@ -140,21 +139,6 @@ def _load_model(kind: Any, folder: Path, changes: dict[str, Any], unused: tuple[
             f"{missing[0]!r}. It is damaged, or of another model than its config.json says."
         )
     return model.eval()
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    from transformers.utils import logging
-
-    level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shows_bars:
-            logging.enable_progress_bar()
 
 
 def _num_layers(settings: dict[str, Any], family: str, count: str) -> int:
