@@ -24,7 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import machine, peak_megabytes, ratio, run_child, run_in_turn
+from timing import (
+    benchmark_parser,
+    conditions,
+    peak_megabytes,
+    ratio,
+    read_options,
+    run_child,
+    run_in_turn,
+    write_results,
+)
 from torch import Tensor
 
 NUM_CLUSTERS = 500
@@ -38,17 +47,12 @@ VARIANTS = {
 
 def main() -> None:
     """Make the files, time the variants in turn, measure memory in child processes, print and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__, rounds=5)
     parser.add_argument("model", choices=LAYERS)
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--mean-seconds", type=float, default=7.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cpu-seconds", action="store_true", help="processor time: for one thread on a busy machine")
-    parser.add_argument("--out", type=Path, help="also write the results there, as JSON")
     parser.add_argument("--once", nargs=2, metavar=("FOLDER", "VARIANT"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = read_options(parser)
     warnings.filterwarnings("ignore")
     if options.once:
         folder, variant = options.once
@@ -61,8 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vocable-benchmark-") as folder:
         results = compare(options, Path(folder))
     show(results)
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(results, options.out)
 
 
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -89,8 +92,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "audio_seconds": round(seconds, 1),
         "layer": LAYERS[options.model],
         "clusters": NUM_CLUSTERS,
-        "clock": "processor seconds" if options.cpu_seconds else "wall seconds",
-        "machine": machine(),
+        **conditions(options),
         "variants": {
             variant: {
                 "seconds": [round(value, 3) for value in times[variant]],

@@ -6,13 +6,10 @@ Both sample 48 units after each prompt, from a model of true shape with random w
 float32 on prompts of one length; ours also guards against loops and silence, and keeps one random stream a row.
 """
 
-import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from timing import machine, ratio, run_in_turn
+from timing import benchmark_parser, conditions, ratio, read_options, run_in_turn, write_results
 from transformers import PreTrainedModel
 
 from vocable.lm.generation import GenerationConfig, generate_units
@@ -28,15 +25,10 @@ SECONDS_PER_UNIT = 0.05
 
 def main() -> None:
     """Time the variants in turn, print and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__, rounds=3)
     parser.add_argument("--shape", default="HuggingFaceTB/SmolLM2-135M", choices=sorted(SHAPES))
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cpu-seconds", action="store_true", help="processor time: for one thread on a busy machine")
-    parser.add_argument("--out", type=Path, help="also write the results there, as JSON")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = read_options(parser)
     vocabulary = UnitVocabulary(codebook_size=500)
     model = cold_start(shape_config(options.shape), vocabulary).eval()
     small = cold_start(shape_config(options.shape), vocabulary, dtype=torch.bfloat16).eval()
@@ -58,8 +50,7 @@ def main() -> None:
         "shape": options.shape,
         "batch": options.batch,
         "new_units": NEW_UNITS,
-        "clock": "processor seconds" if options.cpu_seconds else "wall seconds",
-        "machine": machine(),
+        **conditions(options),
         "variants": {
             name: {
                 "seconds": times,
@@ -72,8 +63,7 @@ def main() -> None:
     print(f"{options.shape}, {options.batch} prompts, {NEW_UNITS} new units each, {results['clock']}")
     for name, times in seconds.items():
         print(f"  {name:40s} {results['variants'][name]['units_per_second']:8.0f} units/s  {ratio(base, times)}")
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(results, options.out)
 
 
 def plain(model: PreTrainedModel, vocabulary: UnitVocabulary, prompts: list[torch.Tensor]) -> Callable[[], object]:

@@ -8,17 +8,15 @@ are random, drawn around 4,000 centres in a space of 64 dimensions, with noise.
 """
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from sklearn.cluster import KMeans as SklearnKMeans
 from sklearn.cluster import MiniBatchKMeans
 from threadpoolctl import threadpool_limits
-from timing import machine, ratio, run_in_turn
+from timing import benchmark_parser, conditions, ratio, read_options, run_in_turn, write_results
 
 from vocable.tokens.kmeans import KMeans, KMeansConfig, fit_kmeans
 
@@ -29,22 +27,16 @@ MOVES = 5
 
 def main() -> None:
     """Time the variants in turn, print and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__, rounds=5)
     parser.add_argument("--frames", type=int, default=50_000, help="to fit on")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cpu-seconds", action="store_true", help="processor time: for one thread on a busy machine")
-    parser.add_argument("--out", type=Path, help="also write the results there, as JSON")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = read_options(parser)
     warnings.filterwarnings("ignore")
     results = {
         "benchmark": "kmeans",
         "frames": options.frames,
         "clusters": NUM_CLUSTERS,
         "dim": DIM,
-        "clock": "processor seconds" if options.cpu_seconds else "wall seconds",
-        "machine": machine(),
+        **conditions(options),
         "parts": {},
     }
     with threadpool_limits(options.threads):
@@ -58,8 +50,7 @@ def main() -> None:
             results["parts"][name] = measure(variants, options)
         results["mean_squared_distance"] = quality(frames, init)
     show(results)
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(results, options.out)
 
 
 def make_frames(num_frames: int) -> torch.Tensor:

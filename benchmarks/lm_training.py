@@ -6,13 +6,10 @@ One optimiser step on the same documents, lengths spread as in read speech. The 
 document and takes transformers' defaults (float32, PyTorch's default AdamW). Weights are random at true shape.
 """
 
-import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from timing import machine, ratio, run_in_turn
+from timing import benchmark_parser, conditions, ratio, read_options, run_in_turn, write_results
 from transformers import PreTrainedModel
 
 from vocable.lm.packed import enable_packing, token_losses
@@ -27,15 +24,10 @@ LENGTHS = (60, 110, 160, 230, 420)
 
 def main() -> None:
     """Time the variants in turn, print and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__, rounds=3)
     parser.add_argument("--shape", default="HuggingFaceTB/SmolLM2-135M", choices=sorted(SHAPES))
     parser.add_argument("--units", type=int, default=500, help="codebook size")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cpu-seconds", action="store_true", help="processor time: for one thread on a busy machine")
-    parser.add_argument("--out", type=Path, help="also write the results there, as JSON")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = read_options(parser)
     vocabulary = UnitVocabulary(codebook_size=options.units)
     documents = [torch.randint(2, vocabulary.size, (length,)) for length in LENGTHS]
     variants = {
@@ -51,8 +43,7 @@ def main() -> None:
         "vocabulary": vocabulary.size,
         "tokens": sum(LENGTHS),
         "padded_tokens": len(LENGTHS) * max(LENGTHS),
-        "clock": "processor seconds" if options.cpu_seconds else "wall seconds",
-        "machine": machine(),
+        **conditions(options),
         "variants": {
             name: {
                 "seconds": times,
@@ -65,8 +56,7 @@ def main() -> None:
     print(f"{options.shape}, {vocabulary.size} rows, {sum(LENGTHS)} tokens a step, {results['clock']}")
     for name, times in seconds.items():
         print(f"  {name:44s} {results['variants'][name]['tokens_per_second']:8.0f} tokens/s  {ratio(plain, times)}")
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(results, options.out)
 
 
 def make_model(shape: str, vocabulary: UnitVocabulary) -> PreTrainedModel:

@@ -5,6 +5,7 @@ formed within each round and reported as the median over rounds with the 10th an
 of a fresh child process that does the work once, because within one process the highest peak hides the others.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -29,6 +30,38 @@ class Ratio(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.median:.2f}x ({self.low:.2f}-{self.high:.2f})"
+
+
+def benchmark_parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """Make a parser with the options that every benchmark has; `rounds` is the default of --rounds."""
+    import torch
+
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cpu-seconds", action="store_true", help="processor time: for one thread on a busy machine")
+    parser.add_argument("--out", type=Path, help="also write the results there, as JSON")
+    return parser
+
+
+def read_options(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line, and set the number of threads."""
+    import torch
+
+    options = parser.parse_args(words)
+    torch.set_num_threads(options.threads)
+    return options
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what every result says about how it was measured."""
+    return {"clock": "processor seconds" if options.cpu_seconds else "wall seconds", "machine": machine()}
+
+
+def write_results(results: Mapping[str, Any], out: Path | None) -> None:
+    """Write the results as JSON, where a file was named."""
+    if out is not None:
+        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def run_in_turn(

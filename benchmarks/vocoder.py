@@ -8,13 +8,11 @@ without a bounded reach has to do. Weights are random at true size.
 """
 
 import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from timing import machine, ratio, run_in_turn
+from timing import benchmark_parser, conditions, ratio, read_options, run_in_turn, write_results
 
 from vocable.synthesis import StreamingVocoder, UnitHiFiGAN, UnitHiFiGANConfig, UnitVocoder, VocoderConfig
 from vocable.types import SpeechTokens
@@ -24,14 +22,9 @@ CHUNK = 10
 
 def main() -> None:
     """Time the variants in turn, print and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__, rounds=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of speech")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cpu-seconds", action="store_true", help="processor time: for one thread on a busy machine")
-    parser.add_argument("--out", type=Path, help="also write the results there, as JSON")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = read_options(parser)
     frames = int(50 * options.seconds)
     units = torch.randint(0, 100, (1, frames), generator=torch.Generator().manual_seed(0))
     published = UnitHiFiGAN(UnitHiFiGANConfig(num_embeddings=100)).eval()
@@ -41,8 +34,7 @@ def main() -> None:
     results: dict[str, Any] = {
         "benchmark": "vocoder",
         "seconds_of_speech": options.seconds,
-        "clock": "processor seconds" if options.cpu_seconds else "wall seconds",
-        "machine": machine(),
+        **conditions(options),
         "parameters": {
             name: sum(parameter.numel() for parameter in model.parameters())
             for name, model in (("unit HiFi-GAN", published), ("ours", ours), ("ours, no excitation", plain))
@@ -53,8 +45,7 @@ def main() -> None:
         },
     }
     show(results)
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(results, options.out)
 
 
 def whole(
