@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from vocable.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vocable.evaluation.metrics.mos import DistillMOS
+    from vocable.evaluation.metrics.mos_predictors import MosPredictor
     from vocable.evaluation.metrics.speaker import SpeakerEncoder
     from vocable.evaluation.transcribe import Transcriber
     from vocable.tokens.tokenizer import SpeechTokenizer
@@ -26,7 +26,7 @@ class Judges(NamedTuple):
     """Who listens. Without a quality or voice judge, those scores are left out."""
 
     transcriber: Transcriber
-    mos: DistillMOS | None = None
+    mos: MosPredictor | None = None
     speaker: SpeakerEncoder | None = None
 
     def weights(self) -> dict[str, Any]:
@@ -47,14 +47,15 @@ def load_judges(
     Raises:
         AssetError: the weights of one are not at hand.
         ConfigError: the recogniser does not know the language.
+        UnknownNameError: no such MOS predictor; see `mos_predictors`.
     """
-    from vocable.evaluation.metrics.mos import load_distillmos
+    from vocable.evaluation.metrics.mos_predictors import load_mos
     from vocable.evaluation.metrics.speaker import load_speaker_encoder
     from vocable.evaluation.transcribe import load_whisper
 
     return Judges(
         transcriber=load_whisper(transcriber, language=language, device=device),
-        mos=load_distillmos(mos, device) if mos is not None else None,
+        mos=load_mos(mos, device) if mos is not None else None,
         speaker=load_speaker_encoder(speaker, device) if speaker is not None else None,
     )
 
