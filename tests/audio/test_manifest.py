@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vocable.audio.io import write_audio
-from vocable.audio.manifest import Rejections, read_manifest, validate_manifest, write_manifest
+from vocable.audio.manifest import HeldRejections, Rejections, read_manifest, validate_manifest, write_manifest
 from vocable.errors import ManifestError, OutputError
 from vocable.types import Utterance, Word
 
@@ -217,3 +217,14 @@ def test_rejections_that_cannot_be_written_are_an_output_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"rejected\.jsonl: cannot be written"):
         Rejections(tmp_path / "file").add("a", None, "broken")
+
+
+def test_held_rejections_are_written_only_when_released(tmp_path):
+    held, rejections = HeldRejections(), Rejections(tmp_path / "out")
+    held.add("a", tmp_path / "a.wav", "bad", 3)
+    held.add(None, None, "worse")
+    assert held.count == 2 and not (tmp_path / "out").exists()
+    held.release(rejections)
+    rows = [json.loads(line) for line in rejections.path.read_text().splitlines()]
+    assert [(row["id"], row["line"], row["reason"]) for row in rows] == [("a", 3, "bad"), (None, None, "worse")]
+    assert rejections.count == 2

@@ -24,6 +24,7 @@ from vocable.tokens import (
     UnitTokenizerConfig,
     plan_shards,
     shards,
+    streaming,
     write_token_shard,
 )
 from vocable.types import SpeechTokens, Utterance, Word
@@ -255,8 +256,8 @@ def test_strict_is_not_fooled_by_shards_of_a_lenient_run(corpus: Path, broken_co
 
 def test_long_recordings_are_streamed_to_the_same_tokens(corpus: Path, tmp_path: Path, monkeypatch):
     run(corpus, tmp_path / "whole")
-    monkeypatch.setattr(shards, "STREAM_SECONDS", 0.3)
-    monkeypatch.setattr(shards, "BLOCK_SECONDS", 0.11)
+    monkeypatch.setattr(streaming, "STREAM_SECONDS", 0.3)
+    monkeypatch.setattr(streaming, "BLOCK_SECONDS", 0.11)
     run(corpus, tmp_path / "streamed")
     assert contents(tmp_path / "streamed") == contents(tmp_path / "whole")
 

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 
+from vocable.audio.io import read_utterance
 from vocable.audio.manifest import Rejections
 from vocable.errors import AssetError, AudioFormatError, ConfigError, FingerprintError, UnknownNameError
 from vocable.features import EncoderConfig, LogMelConfig, LogMelEncoder, load_encoder
@@ -20,9 +21,11 @@ from vocable.tokens import (
     collapse_runs,
     load_tokenizer,
     register_tokenizer,
+    streaming,
 )
 from vocable.tokens.agreement import compare_tokens, encode_each
 from vocable.tokens.fingerprint import encoder_fingerprint
+from vocable.tokens.unit_tokenizer import _features_to_fit_on
 from vocable.types import SpeechTokens, Utterance
 
 CONFIG = UnitTokenizerConfig(
@@ -98,6 +101,44 @@ def test_fitting_on_fewer_hours(utterances: list[Utterance]):
     assert len(seen) < 4
     with pytest.raises(ConfigError, match="fit_hours is -1"):
         replace(CONFIG, fit_hours=-1.0)
+
+
+@pytest.fixture
+def everything_is_long(monkeypatch):
+    monkeypatch.setattr(streaming, "STREAM_SECONDS", 0.3)
+    monkeypatch.setattr(streaming, "BLOCK_SECONDS", 0.11)
+
+
+WINDOWED = replace(CONFIG, encoder=EncoderConfig(name="log-mel", layer=0, window_seconds=0.5, context_seconds=0.1))
+
+
+def test_long_recordings_are_fitted_in_pieces_of_the_same_features(utterances, everything_is_long, monkeypatch):
+    encoder = load_encoder(WINDOWED.encoder)
+    pieces = list(_features_to_fit_on(utterances, encoder, WINDOWED, None, True, None))
+    waveforms = [read_utterance(utterance, 16_000) for utterance in utterances]
+    assert len(pieces) > len(utterances) and max(map(len, pieces)) <= 50  # never more than a window
+    assert torch.equal(
+        torch.cat(pieces), torch.cat([p for w in waveforms for p in encoder.encode_stream(w.split(999))])
+    )
+    assert torch.equal(torch.cat(pieces), torch.cat(encoder.encode(waveforms)))
+    streamed = UnitTokenizer.fit(utterances, WINDOWED)
+    monkeypatch.setattr(streaming, "STREAM_SECONDS", 600.0)
+    whole = UnitTokenizer.fit(utterances, WINDOWED)
+    assert streamed.fingerprint == whole.fingerprint
+    assert [streamed.encode_stream(w.split(999)) for w in waveforms] == whole.encode(waveforms)
+
+
+def test_a_long_recording_that_breaks_off_is_not_used_in_part(tmp_path, utterances, everything_is_long):
+    soundfile.write(tmp_path / "whole.flac", soundfile.read(utterances[2].audio)[0], 16_000)
+    content = (tmp_path / "whole.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(content[: len(content) * 2 // 3])
+    cut = Utterance(id="cut", audio=tmp_path / "cut.flac")
+    rejections = Rejections(tmp_path / "out")
+    encoder = load_encoder(WINDOWED.encoder)
+    pieces = list(_features_to_fit_on([cut, utterances[0]], encoder, WINDOWED, rejections, False, None))
+    assert rejections.count == 1 and sum(map(len, pieces)) == encoder.num_frames(16_000)
+    with pytest.raises(AudioFormatError, match=r"cut\.flac"):
+        list(_features_to_fit_on([cut], encoder, WINDOWED, None, True, None))
 
 
 def test_unreadable_files_are_noted_or_stop_the_fit(tmp_path: Path, utterances: list[Utterance]):

@@ -83,6 +83,24 @@ class Rejections:
         return set(whole.decode().splitlines())
 
 
+class HeldRejections(Rejections):
+    """Rejections that wait until their folder is known to be ours."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.count = 0
+
+    def add(self, id: str | None, audio: Path | str | None, reason: str, line: int | None = None) -> None:
+        """Keep one in memory."""
+        self.rows.append({"id": id, "audio": audio, "reason": reason, "line": line})
+        self.count += 1
+
+    def release(self, into: Rejections) -> None:
+        """Pass all on, in order."""
+        for row in self.rows:
+            into.add(**row)
+
+
 def note_rejection(
     source: Path | str,
     id: str | None,

@@ -46,63 +46,36 @@ def tokenize_manifest(
         JobsFailedError: some shards failed; the others are finished.
     """
     import functools
-    import json
-    import tempfile
     import time
 
-    import filelock
-
-    from vocable.audio.manifest import Rejections, read_manifest
+    from vocable.audio.manifest import HeldRejections, Rejections, read_manifest
     from vocable.cli.tokenizer import choose_device
     from vocable.engine import run_jobs
-    from vocable.errors import OutputError
-    from vocable.tokens.shards import ShardResult, finished_shard, plan_shards, remove_leftovers, write_token_shard
+    from vocable.tokens.shard_folder import only_writer
+    from vocable.tokens.shards import ShardResult, plan_shards, split_finished, write_token_shard
     from vocable.tokens.tokenizer import read_card
 
     out = Path(out)
     card = read_card(tokenizer)
-    with tempfile.TemporaryDirectory() as scratch:  # bad lines are noted in `out` once it is known to be ours
-        noted = Rejections(Path(scratch))
-        utterances = read_manifest(manifest, strict=strict, rejections=noted)
-        bad_lines = [json.loads(row) for row in noted.path.read_text().splitlines()] if noted.count else []
-    jobs = plan_shards(
-        utterances,
-        out,
-        card,
-        utterances_per_shard=utterances_per_shard,
-        minutes_per_shard=minutes_per_shard,
-        batching=batching,
-        strict=strict,
-    )
-    lock = filelock.FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise OutputError(f"{out}: another 'vocable tokenize' is writing here. Wait for it, or stop it.") from None
-    with lock:
-        remove_leftovers(out)
+    bad_lines = HeldRejections()
+    utterances = read_manifest(manifest, strict=strict, rejections=bad_lines)
+    size = {"utterances_per_shard": utterances_per_shard, "minutes_per_shard": minutes_per_shard}
+    jobs = plan_shards(utterances, out, card, **size, batching=batching, strict=strict)
+    with only_writer(out):
         rejections = Rejections(out)
-        for row in bad_lines:
-            rejections.add(**row)
+        bad_lines.release(rejections)
 
         def note(result: ShardResult) -> None:
             for rejection in result.rejections:
                 rejections.add(rejection.id, rejection.audio, rejection.reason)
 
-        before = [result for job in jobs if (result := finished_shard(job)) is not None]
-        done = {result.index for result in before}
-        if strict:
-            done -= {result.index for result in before if result.rejections}  # these raise again below
+        before, left = split_finished(jobs)
         for result in before:
             note(result)
         started = time.perf_counter()
-        new = run_jobs(
-            functools.partial(write_token_shard, tokenizer=tokenizer, device=choose_device(device)),
-            [job for job in jobs if job.index not in done],
-            num_processes=processes,
-            description="tokenize" if progress else "",
-            on_result=note,
-        )
+        write = functools.partial(write_token_shard, tokenizer=tokenizer, device=choose_device(device))
+        bar = "tokenize" if progress else ""
+        new = run_jobs(write, left, num_processes=processes, description=bar, on_result=note)
         wall_seconds = time.perf_counter() - started
     return TokenizeSummary(
         num_utterances=sum(result.num_utterances for result in [*before, *new]),

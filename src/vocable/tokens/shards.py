@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from vocable.audio.files import replace_file
-from vocable.audio.io import audio_info, iterate_audio, read_utterance
+from vocable.audio.io import read_utterance
 from vocable.errors import AudioFormatError, ConfigError, ManifestError, OutputError
 from vocable.tokens.fingerprint import check_fingerprint, fingerprint
+from vocable.tokens.shard_folder import claim_folder
 from vocable.tokens.shard_rows import (
     METADATA_KEY,
     make_schema,
@@ -34,19 +35,15 @@ from vocable.tokens.shard_rows import (
     tokens_to_row,
     utterance_to_row,
 )
+from vocable.tokens.streaming import is_long, read_blocks
 from vocable.tokens.tokenizer import SpeechTokenizer, load_tokenizer
 from vocable.types import SpeechTokens, Utterance
 
-RUN_FILE = "run.json"
 SHARDS_VERSION = 1
-STREAM_SECONDS = 600.0
-"""Recordings longer than this are read and encoded in blocks."""
-BLOCK_SECONDS = 60.0
 GROUP_SECONDS = 120.0
 """Audio that is read ahead while the audio before is encoded, and that `masked` and `equal_length` batch together."""
 
 _SHARD_NAME = re.compile(r"tokens-(\d{5,})-of-(\d{5,})\.parquet")
-_LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 class Rejection(NamedTuple):
@@ -139,7 +136,7 @@ def plan_shards(
         "utterances_per_shard": utterances_per_shard,
         "minutes_per_shard": minutes_per_shard,
     }
-    _claim(folder, run)
+    claim_folder(folder, run)
     return [
         ShardJob(
             folder=folder,
@@ -166,6 +163,21 @@ def finished_shard(job: ShardJob) -> ShardResult | None:
     result = metadata["result"]
     rejections = tuple(Rejection(**rejection) for rejection in result["rejections"])
     return ShardResult(**{**result, "rejections": rejections})
+
+
+def split_finished(jobs: Sequence[ShardJob]) -> tuple[list[ShardResult], list[ShardJob]]:
+    """Return what earlier runs of these jobs did, and the jobs that are left.
+
+    A strict job is left also where its shard was finished with rejections: `write_token_shard` then raises.
+    """
+    before, left = [], []
+    for job in jobs:
+        result = finished_shard(job)
+        if result is not None:
+            before.append(result)
+        if result is None or (job.strict and result.rejections):
+            left.append(job)
+    return before, left
 
 
 def write_token_shard(job: ShardJob, tokenizer: SpeechTokenizer | str | Path, device: str = "cpu") -> ShardResult:
@@ -297,41 +309,6 @@ def _manifest_fingerprint(utterances: Sequence[Utterance], folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _claim(folder: Path, run: dict[str, Any]) -> None:
-    """Check that the folder is free or of the same run, and write run.json."""
-    path = folder / RUN_FILE
-    if path.exists():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise OutputError(f"{path}: cannot be read ({error}). Choose another folder.") from error
-        changed = [f"{key} {found.get(key)!r}, now {value!r}" for key, value in run.items() if found.get(key) != value]
-        if changed:
-            raise OutputError(
-                f"{folder} belongs to another run: {'; '.join(changed)}. Choose another folder, or delete this one."
-            )
-    else:
-        foreign = sorted(item.name for item in folder.iterdir() if _is_foreign(item)) if folder.is_dir() else []
-        if foreign:
-            raise OutputError(
-                f"{folder} is not empty and was not made by 'vocable tokenize': it holds {', '.join(foreign[:3])}. "
-                "Choose a new folder."
-            )
-        with replace_file(path) as file:
-            file.write(json.dumps(run, indent=1).encode() + b"\n")
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed run left half done; call it only while no other run writes to the folder."""
-    for leftover in Path(folder).iterdir():
-        if _LEFTOVER.fullmatch(leftover.name):
-            leftover.unlink(missing_ok=True)
-
-
-def _is_foreign(item: Path) -> bool:
-    return item.name not in {"rejected.jsonl", ".lock"} and not _LEFTOVER.fullmatch(item.name)
-
-
 @functools.lru_cache(maxsize=1)
 def _loaded_tokenizer(folder: str, device: str) -> SpeechTokenizer:
     return load_tokenizer(folder, device)
@@ -362,8 +339,7 @@ def _read_group(utterances: Sequence[Utterance], sample_rate: int) -> list[_Clip
     for utterance in utterances:
         try:
             str(utterance.audio).encode()
-            duration = utterance.duration or audio_info(utterance.audio).duration - utterance.start
-            waveform = None if duration > STREAM_SECONDS else read_utterance(utterance, sample_rate)
+            waveform = None if is_long(utterance) else read_utterance(utterance, sample_rate)
             clips.append(_Clip(utterance, waveform))
         except UnicodeEncodeError:
             clips.append(_Clip(utterance, None, "The file's name is not UTF-8, which Parquet cannot hold. Rename it."))
@@ -405,8 +381,7 @@ def _encode_stream(utterance: Utterance, tokenizer: SpeechTokenizer) -> _Encoded
 
     def blocks() -> Iterator[Tensor]:
         nonlocal num_samples
-        rate = tokenizer.sample_rate
-        for block in iterate_audio(utterance.audio, rate, BLOCK_SECONDS, utterance.start, utterance.duration):
+        for block in read_blocks(utterance, tokenizer.sample_rate):
             num_samples += len(block)
             yield block
 

@@ -28,6 +28,7 @@ from vocable.tokens.fingerprint import differences, encoder_fingerprint, fingerp
 from vocable.tokens.kmeans import KMeans, KMeansConfig, fit_kmeans
 from vocable.tokens.kmeans_report import KMeansReport
 from vocable.tokens.runs import collapse_runs
+from vocable.tokens.streaming import is_long, read_blocks
 from vocable.tokens.tokenizer import SpeechTokenizer, register_tokenizer
 from vocable.types import SpeechTokens, Utterance
 
@@ -92,7 +93,7 @@ class UnitTokenizer(SpeechTokenizer):
         on_utterance: Callable[[Utterance], None] | None = None,
         on_pass: Callable[[int, float], None] | None = None,
     ) -> "UnitTokenizer":
-        """Extract features once, into files, and fit the codebook on them.
+        """Extract features once, into files, and fit the codebook on them; long recordings are streamed.
 
         Under `torch.distributed` every process extracts its own share, and all end with the same tokenizer.
 
@@ -252,15 +253,26 @@ def _features_to_fit_on(
         if seconds >= wanted_seconds:
             return
         try:
-            waveform = read_utterance(utterance, encoder.sample_rate)
-            (features,) = encoder.encode([waveform])
+            num_samples, features = _features_of(utterance, encoder)
         except AudioFormatError as error:
             if strict:
                 raise
             if rejections is not None:
                 rejections.add(utterance.id, str(utterance.audio), str(error))
         else:
-            seconds += len(waveform) / encoder.sample_rate
-            yield features
+            seconds += num_samples / encoder.sample_rate
+            yield from features
         if on_utterance is not None:
             on_utterance(utterance)
+
+
+def _features_of(utterance: Utterance, encoder: FeatureEncoder) -> tuple[int, Iterable[Tensor]]:
+    """Number of samples and features of one recording; those of a long one come in pieces, as it is read.
+
+    A long one is read twice: the first time only to know that it is whole, so that none is used in part.
+    """
+    if not is_long(utterance):
+        waveform = read_utterance(utterance, encoder.sample_rate)
+        return len(waveform), encoder.encode([waveform])
+    num_samples = sum(len(block) for block in read_blocks(utterance, encoder.sample_rate))
+    return num_samples, encoder.encode_stream(read_blocks(utterance, encoder.sample_rate))
