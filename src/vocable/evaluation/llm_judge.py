@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from vocable.errors import ConfigError
+from vocable.evaluation.continuation_summary import column, score_name
 from vocable.evaluation.judge_endpoint import EndpointConfig, ask, reply_text
 from vocable.evaluation.keyed_store import KeyedStore
 from vocable.evaluation.results import EvaluationResult, Score, mean_score
@@ -256,11 +257,6 @@ def evaluate_judge(
     )
 
 
-def column(system: str, name: str) -> str:
-    """Name of a system's column: the model's are bare, an anchor's open with its name."""
-    return name if system == "model" else f"{system}_{name}"
-
-
 def _systems(continuations: EvaluationResult, wanted: Sequence[str] | None) -> list[str]:
     first = continuations.items[0] if continuations.items else {}
     known = ["model", *(name.removesuffix("_transcript") for name in first if name.endswith("_transcript"))]
@@ -297,8 +293,7 @@ def _judge_scores(
     scores = {}
     for system in systems:
         kept = [row for row in rows if row[column(system, "rating")] is not None]
-        name = "rating" if system == "model" else f"rating/{system}"
-        scores[name] = mean_score(
+        scores[score_name(system, "rating")] = mean_score(
             [row[column(system, "rating")] for row in kept],
             [row["speaker"] for row in kept],
             better="higher",

@@ -191,7 +191,7 @@ def _pass_through_tokens(
     """Read, encode and decode; what cannot be used is counted in `run.excluded`."""
     readable: list[tuple[Utterance, Tensor]] = []
     for utterance in block:
-        if utterance.language is not None and not _same_language(utterance.language, config.language):
+        if utterance.language is not None and not same_language(utterance.language, config.language):
             run.excluded[f"language is not {config.language}"] += 1
             continue
         try:
@@ -308,7 +308,8 @@ def _keep_examples(heard: Sequence[_Heard], num_examples: int, run: _Run) -> Non
         run.examples.append(Example(one.utterance.id, *sounds))
 
 
-def _same_language(found: str, wanted: str) -> bool:
+def same_language(found: str, wanted: str) -> bool:
+    """Whether two marks of a language mean the same; regions do not count: en-GB is en."""
     names = {"english": "en", "eng": "en"}
     found, wanted = (name.lower().replace("_", "-").split("-")[0] for name in (found, wanted))
     return names.get(found, found) == names.get(wanted, wanted)

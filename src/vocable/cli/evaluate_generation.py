@@ -1,0 +1,294 @@
+"""`vocable evaluate continuation | judge | retention`: what does a model say, and what has it forgotten?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+
+def evaluate_continuation_command(
+    *,
+    lm: Path,
+    manifest: Path,
+    out: Path,
+    tokenizer: Path | None = None,
+    vocoder: Path | None = None,
+    num_prompts: int | None = 100,
+    prompt_seconds: float = 3.0,
+    min_seconds: float = 6.0,
+    anchors: list[str] | None = None,
+    transcriber: str = "openai/whisper-base",
+    language: str = "en",
+    text_lm: str | None = "HuggingFaceTB/SmolLM2-135M",
+    text_opening: Literal["bos", "none"] = "bos",
+    mos: str | None = None,
+    voice: str | None = None,
+    same_judge: Literal["refuse", "allow"] = "refuse",
+    seed: int = 0,
+    num_examples: int = 8,
+    device: str | None = None,
+    overwrite: bool = False,
+    overrides: tuple[str, ...] = (),
+) -> None:
+    """Let a language model continue recordings, and measure what it says beside what others would say.
+
+    Prompt -> units -> language model -> new units -> vocoder -> recogniser -> text. Of the texts: generative
+    perplexity (alone, given the prompt, with the prompt; three averages), auto-BLEU in both published forms, self-BLEU,
+    VERT, copy rate, share of empty ones. The same for anchors: the true continuation, as recorded and resynthesised,
+    that of another prompt, the prompt again, random units.
+
+    Writes continuation.json, continuation.items.parquet and continuation.html (a page to listen to). Units and
+    transcripts are kept in OUT/kept: the same command goes on after a stop, and one with other metrics (and
+    --overwrite) generates nothing again.
+
+    Sampling is set behind the command, for example: temperature=0.8 top_k=50 max_seconds=10 repetition_penalty=1.1
+
+    Args:
+        lm: Folder of a language model, or of its training run.
+        manifest: Recordings to take prompts from (JSONL).
+        out: Folder for the results.
+        tokenizer: Folder of the tokenizer; without it, the one beside the model.
+        vocoder: Folder of a vocoder for its units. Without it, the small one that comes with Vocable, where it fits.
+        num_prompts: How many to draw from the recordings that are long enough; null takes all.
+        prompt_seconds: Length of a prompt.
+        min_seconds: Recordings must be longer than this, so that there is a true continuation.
+        anchors: Which of true, resynthesised, shuffled, copy and random; without it, all.
+        transcriber: The recogniser that listens; a Whisper name or folder.
+        language: What is spoken. Utterances marked with another language are left out.
+        text_lm: The text model of the perplexities; null leaves them out.
+        text_opening: Open texts with the start symbol (bos), or leave their first token unscored (none).
+        mos: A predictor of opinion scores, such as distillmos; null leaves the score out.
+        voice: Voice of the vocoder; without it, its first.
+        same_judge: refuse or allow a recogniser that is the tokenizer's own encoder.
+        seed: Of the draw of prompts, of sampling and of the bootstrap.
+        num_examples: Prompts on the page.
+        device: Where to compute, such as cpu or cuda. Without it, a GPU if there is one.
+        overwrite: Replace an earlier result in the same folder; what is kept stays.
+    """
+    from vocable.audio.manifest import read_manifest
+    from vocable.cli.showing import best_device, print_scores
+    from vocable.config import load_config
+    from vocable.evaluation.continuation import ANCHORS, ContinuationConfig, evaluate_continuation
+    from vocable.evaluation.continuation_report import write_continuation_page
+    from vocable.evaluation.judges import load_judges
+    from vocable.evaluation.results import check_output, save_result
+    from vocable.evaluation.text_lm import load_text_lm
+    from vocable.lm.generation import GenerationConfig
+    from vocable.training.logs import quiet_transformers
+
+    config = ContinuationConfig(
+        num_prompts=num_prompts,
+        prompt_seconds=prompt_seconds,
+        min_seconds=min_seconds,
+        generation=load_config(GenerationConfig, None, overrides),
+        anchors=ANCHORS if anchors is None else tuple(anchors),
+        voice=voice,
+        language=language,
+        same_judge=same_judge,
+        seed=seed,
+        num_examples=num_examples,
+    )
+    check_output(out, "continuation", overwrite)
+    quiet_transformers()
+    device = device or best_device()
+    utterances = read_manifest(manifest)
+    model = _load_spoken_lm(lm, tokenizer, vocoder, device)
+    judges = load_judges(transcriber, language, mos, None, device)
+    scorer = load_text_lm(text_lm, opening=text_opening, device=device) if text_lm is not None else None
+    with _steps() as advance:
+        outcome = evaluate_continuation(utterances, model, judges, scorer, out, config, on_progress=advance)
+    path = save_result(outcome.result, out, overwrite=True)
+    write_continuation_page(outcome, path.with_suffix(".html"))
+    print_scores(outcome.result, "prompts")
+    print(f"Results: {path}\nListen:  {path.with_suffix('.html')}")
+
+
+def evaluate_judge_command(
+    *,
+    continuations: Path,
+    out: Path | None = None,
+    model: str = "HuggingFaceTB/SmolLM2-135M",
+    base_url: str | None = None,
+    api_key_env: str | None = None,
+    question: Path | None = None,
+    systems: list[str] | None = None,
+    temperature: float = 0.0,
+    max_tokens: int = 300,
+    timeout_seconds: float = 60.0,
+    num_retries: int = 3,
+    seed: int = 0,
+    device: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Let a language model rate the continuations of a run from 1 to 5, and those of its anchors.
+
+    With --base-url, an OpenAI-compatible service is asked; each raw reply is kept in OUT/judge_replies.jsonl, so that a
+    stopped run goes on and a second one asks nothing again. Without it, a local text model rates by the likelihood of
+    the digits. A reply without a score is counted and left out. Writes judge.json and judge.items.parquet.
+
+    Args:
+        continuations: Folder that 'vocable evaluate continuation' wrote.
+        out: Folder for the result; without it, the same.
+        model: The judge: a model's name at the service, or a local text model.
+        base_url: Address of the service, up to and with /v1; without it, the judge is local.
+        api_key_env: Name of the environment variable with the service's key. The key itself is written nowhere.
+        question: A text file to ask with instead of the built-in question, with {prompt} and {continuation} in it.
+        systems: Which to rate: model, true, resynthesised, shuffled, copy, random; without it, all there are.
+        temperature: Of the service's replies.
+        max_tokens: Longest reply of the service.
+        timeout_seconds: How long to wait for the service, each time.
+        num_retries: Attempts after the first.
+        seed: Of the bootstrap.
+        device: Where a local judge computes. Without it, a GPU if there is one.
+        overwrite: Replace an earlier result in the same folder; replies that were kept stay.
+    """
+    from vocable.cli.showing import best_device, print_scores, progress
+    from vocable.errors import ConfigError
+    from vocable.evaluation.judge_endpoint import EndpointConfig
+    from vocable.evaluation.llm_judge import LOCAL_QUESTION, QUESTION, EndpointJudge, LocalJudge, evaluate_judge
+    from vocable.evaluation.results import check_output, load_result, save_result
+    from vocable.evaluation.text_lm import load_text_lm
+    from vocable.training.logs import quiet_transformers
+
+    out = continuations if out is None else out
+    check_output(out, "judge", overwrite)
+    run = load_result(continuations / "continuation.json")
+    try:
+        asked = question.read_text(encoding="utf-8") if question is not None else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{question}: the judge's question cannot be read: {error}") from error
+    judge: Any
+    if base_url is not None:
+        endpoint = EndpointConfig(
+            base_url=base_url,
+            model=model,
+            api_key_env=api_key_env,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            timeout_seconds=timeout_seconds,
+            num_retries=num_retries,
+        )
+        judge = EndpointJudge(endpoint, out / "judge_replies.jsonl", asked or QUESTION)
+    else:
+        quiet_transformers()
+        judge = LocalJudge(load_text_lm(model, device=device or best_device()), asked or LOCAL_QUESTION)
+    with progress("Judging") as advance:
+        result = evaluate_judge(run, judge, systems=systems, seed=seed, on_progress=advance)
+    path = save_result(result, out, overwrite=True)
+    print_scores(result, "prompts")
+    print(f"Results: {path}")
+
+
+def evaluate_retention_command(
+    *,
+    lm: str,
+    out: Path,
+    before: str | None = None,
+    text: Path | None = None,
+    questions: Path | None = None,
+    tokenizer: str | None = None,
+    opening: Literal["bos", "none"] = "bos",
+    seed: int = 0,
+    device: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Measure what a language model still knows of text after training on speech, against what it knew before.
+
+    Plain text gives nats per token, perplexity and bits per byte; questions give the accuracy of the likeliest answer,
+    by summed log-likelihood, per token and per byte. With --before, differences are paired and have intervals. A model
+    whose text vocabulary was replaced by units has no text left, and is refused. Writes retention.json and
+    retention.items.parquet.
+
+    Args:
+        lm: The model after training: a folder, or a hub or asset name.
+        out: Folder for the result.
+        before: The model before training; null measures `lm` alone.
+        text: A plain text file, UTF-8; blank lines divide it into documents.
+        questions: Questions, one JSON a line: question, choices, answer (place of the right choice, from 0, or its text).
+        tokenizer: Where the text tokenizer of `lm` is, when it is not in its folder.
+        opening: Open texts with the start symbol (bos), or leave their first token unscored (none).
+        seed: Of the bootstrap.
+        device: Where to compute, such as cpu or cuda. Without it, a GPU if there is one.
+        overwrite: Replace an earlier result in the same folder.
+    """
+    from vocable.cli.showing import best_device, print_scores, progress
+    from vocable.evaluation.results import check_output, save_result
+    from vocable.evaluation.text_lm import load_text_lm
+    from vocable.evaluation.text_retention import evaluate_retention, read_plain_text, read_questions
+    from vocable.training.logs import quiet_transformers
+
+    check_output(out, "retention", overwrite)
+    documents = read_plain_text(text) if text is not None else []
+    asked = read_questions(questions) if questions is not None else []
+    quiet_transformers()
+    device = device or best_device()
+    after = load_text_lm(lm, opening=opening, tokenizer=tokenizer, device=device)
+    earlier = load_text_lm(before, opening=opening, device=device) if before is not None else None
+    total = (len(documents) + len(asked)) * (1 if earlier is None else 2)
+    with progress("Reading text", total) as advance:
+        result = evaluate_retention(
+            after, earlier, documents=documents, questions=asked, seed=seed, on_progress=advance
+        )
+    path = save_result(result, out, overwrite=True)
+    print_scores(result, "items")
+    print(f"Results: {path}")
+
+
+def _load_spoken_lm(lm: Path, tokenizer: Path | None, vocoder: Path | None, device: str) -> Any:
+    """The language model with its tokenizer and a vocoder, after their fingerprints were compared."""
+    import functools
+
+    from vocable.errors import ConfigError
+    from vocable.evaluation.continuation import SpokenLM
+    from vocable.evaluation.pair_models import find_lm, find_tokenizer
+    from vocable.lm.checkpoint import load_lm, read_card
+    from vocable.quickstart.vocoder import vocoder_for
+    from vocable.systems import twist
+    from vocable.tokens.fingerprint import tensor_sha256
+    from vocable.tokens.tokenizer import load_tokenizer
+
+    folder = find_lm(lm)
+    place = tokenizer or find_tokenizer(folder, read_card(folder).tokenizer_fingerprint)
+    units = load_tokenizer(place, device=device)
+    loaded = load_lm(folder, tokenizer=units, device=device)
+    if loaded.card.unit_seconds is None:
+        raise ConfigError(f"{folder}: its card has no unit durations, so lengths in seconds cannot be kept.")
+    speaking: Any = vocoder_for(units, vocoder)
+    units.vocoder = speaking.to(device)
+    return SpokenLM(
+        generate=functools.partial(twist.generate, loaded),
+        tokenizer=units,
+        unit_seconds=loaded.card.unit_seconds,
+        fingerprint=tensor_sha256(loaded.model.state_dict())[:16],
+        name=str(lm),
+    )
+
+
+def _steps() -> Any:
+    """Progress bars, one for each step that reports itself."""
+    import contextlib
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    @contextlib.contextmanager
+    def bars() -> Iterator[Any]:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns) as progress:
+            tasks: dict[str, Any] = {}
+
+            def advance(step: str, count: int, total: int) -> None:
+                if step not in tasks:
+                    tasks[step] = progress.add_task(step, total=total)
+                progress.advance(tasks[step], count)
+
+            yield advance
+
+    return bars()
+
+
+COMMANDS = {
+    "evaluate continuation": evaluate_continuation_command,
+    "evaluate judge": evaluate_judge_command,
+    "evaluate retention": evaluate_retention_command,
+}

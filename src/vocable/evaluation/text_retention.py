@@ -1,0 +1,295 @@
+"""What a language model still knows of text after it was trained on speech.
+
+    before: text model          nats per token, accuracy        difference, paired
+    after:  the same, trained   nats per token, accuracy   ->   with its interval
+
+Two measures: how likely plain text is, and how often the right one of several answers is the likeliest. Both models
+read the same texts. A likelihood is over the whole vocabulary, so what a model spends on speech tokens while it reads
+text counts against it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from vocable.errors import ConfigError, ManifestError
+from vocable.evaluation.metrics.perplexity import BATCH_TOKENS, TextNLL, map_score
+from vocable.evaluation.results import EvaluationResult, Score, ratio_score
+from vocable.evaluation.text_lm import TextLM
+from vocable.lm.scoring import token_nll
+
+NORMALISATIONS = {
+    "sum": "log-likelihood of the whole answer",
+    "per_token": "log-likelihood per token of the answer",
+    "per_byte": "log-likelihood per byte of the answer",
+}
+WINDOW_TOKENS = 1024
+"""Longer texts are cut into windows of this many tokens, or of the model's context if that is shorter."""
+
+
+class Question(NamedTuple):
+    """A question with its possible answers."""
+
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    """Place of the right one, from 0."""
+
+
+def read_plain_text(path: Path) -> list[str]:
+    """Read documents: stretches of text between blank lines.
+
+    Raises:
+        ManifestError: the file cannot be read as UTF-8, or holds no text.
+    """
+    try:
+        content = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: not readable as UTF-8 text: {error}") from error
+    blocks, block = [], []
+    for line in [*content.splitlines(), ""]:
+        if line.strip():
+            block.append(line.strip())
+        elif block:
+            blocks.append("\n".join(block))
+            block = []
+    if not blocks:
+        raise ManifestError(f"{path}: holds no text.")
+    return blocks
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read questions, one JSON a line: `question`, `choices` and `answer`; perhaps `id`.
+
+    `answer` is the place of the right choice, from 0, or its text.
+
+    Raises:
+        ManifestError: a line is broken; the message names it and what is wrong.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: not readable as UTF-8 text: {error}") from error
+    questions = [
+        _question(line, f"{path}, line {number}", number) for number, line in enumerate(lines, 1) if line.strip()
+    ]
+    if not questions:
+        raise ManifestError(f"{path}: holds no question.")
+    names = [question.id for question in questions]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ManifestError(f"{path}: the id {twice!r} occurs twice. Give each question its own, or none.")
+    return questions
+
+
+def evaluate_retention(
+    after: TextLM,
+    before: TextLM | None,
+    *,
+    documents: Sequence[str] = (),
+    questions: Sequence[Question] = (),
+    seed: int = 0,
+    num_resamples: int = 2000,
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> EvaluationResult:
+    """Measure a model's text, and what it lost against an earlier state.
+
+    Args:
+        after: the model in question.
+        before: the state to compare with; None measures `after` alone.
+        documents: plain texts.
+        questions: with several answers each.
+        seed: of the bootstrap.
+        num_resamples: of the bootstrap.
+        on_progress: called with the number of texts scored since the last call, over all models.
+
+    Raises:
+        ConfigError: there is nothing to measure on.
+    """
+    if not documents and not questions:
+        raise ConfigError("There is neither text nor questions to measure retention on. Give one of them, or both.")
+    started = time.perf_counter()
+    models = {"after": after, **({"before": before} if before is not None else {})}
+    rows = [{"id": f"text-{index}", "kind": "text"} for index in range(len(documents))]
+    rows += [{"id": q.id, "kind": "question"} for q in questions]
+    for role, lm in models.items():
+        for index, text in enumerate(documents):
+            rows[index] |= {f"{role}_{name}": value for name, value in _text_row(lm, text).items()}
+            on_progress(1)
+        for index, question in enumerate(questions, len(documents)):
+            rows[index] |= {f"{role}_{name}": value for name, value in _question_row(lm, question).items()}
+            on_progress(1)
+    settings = {"seed": seed, "num_resamples": num_resamples}
+    same_tokens = before is not None and all(r.get("after_tokens") == r.get("before_tokens") for r in rows)
+    return EvaluationResult(
+        benchmark="retention",
+        scores=_scores(rows, list(models), same_tokens, settings),
+        conventions={
+            **{f"{role}_{name}": value for role, lm in models.items() for name, value in lm.conventions.items()},
+            "text": f"documents cut into windows of {WINDOW_TOKENS} tokens (or the model's context), each by itself",
+            "questions": "p(a space and the answer | question); ties among k answers count 1/k",
+            "difference": "after minus before, paired by item",
+        },
+        fingerprints={role: lm.weights.get("sha256", "unknown")[:16] for role, lm in models.items()},
+        weights={role: dict(lm.weights) for role, lm in models.items()},
+        seed=seed,
+        seconds=time.perf_counter() - started,
+        notes=_notes(rows, before is not None, same_tokens),
+        measurements={"num_documents": len(documents), "num_questions": len(questions)},
+        items=rows,
+    )
+
+
+def document_nll(lm: TextLM, text: str) -> TextNLL | None:
+    """Score a document of any length, window by window; None where no token can be scored."""
+    row = lm.token_ids(text)
+    room = min(WINDOW_TOKENS, (lm.context_tokens or WINDOW_TOKENS) - (lm.opening == "bos"))
+    windows = [window for window in row.split(room) if len(window) > (lm.opening == "none")]
+    losses = token_nll(lm.model, windows, lm.opening, bos_id=lm.bos_id, max_tokens=BATCH_TOKENS) if len(row) else []
+    if not losses:
+        return None
+    return TextNLL(float(torch.cat(losses).double().sum()), sum(len(loss) for loss in losses))
+
+
+def choice_nlls(lm: TextLM, question: Question) -> list[TextNLL]:
+    """Negative log-likelihood of each answer behind the question, a space between.
+
+    Raises:
+        ConfigError: question and answer are longer than the model's context.
+    """
+    texts = [f"{question.question.strip()} {choice.strip()}" for choice in question.choices]
+    start = len(question.question.strip())
+    encoded = [lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True) for text in texts]
+    rows = [torch.tensor(one["input_ids"], dtype=torch.long) for one in encoded]
+    losses = token_nll(lm.model, rows, lm.opening, bos_id=lm.bos_id, max_tokens=BATCH_TOKENS)
+    scores = []
+    for one, loss in zip(encoded, losses, strict=True):
+        num_new = sum(end > start for _, end in one["offset_mapping"])
+        scores.append(TextNLL(float(loss.double()[-num_new:].sum()), num_new))
+    return scores
+
+
+def credit(nlls: Sequence[float], answer: int) -> float:
+    """1 where the right answer alone has the lowest value, 1/k where k answers share it, else 0."""
+    best = min(nlls)
+    winners = [index for index, value in enumerate(nlls) if value == best]
+    return 1 / len(winners) if answer in winners else 0.0
+
+
+def _question(line: str, where: str, number: int) -> Question:
+    try:
+        row = json.loads(line)
+        question, choices, answer = row["question"], row["choices"], row["answer"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ManifestError(
+            f"{where}: not a question ({error!r}). Each line needs question, choices and answer, as JSON."
+        ) from error
+    texts = isinstance(choices, list) and all(isinstance(choice, str) and choice.strip() for choice in choices)
+    if not isinstance(question, str) or not question.strip() or not texts or len(choices) < 2:
+        raise ManifestError(f"{where}: question must be text, and choices a list of at least two texts.")
+    if isinstance(answer, str) and choices.count(answer) == 1:
+        answer = choices.index(answer)
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
+        raise ManifestError(
+            f"{where}: answer is {row['answer']!r}; it must be one of the choices, or its place, 0 to {len(choices) - 1}."
+        )
+    return Question(str(row.get("id", f"question-{number}")), question, tuple(choices), answer)
+
+
+def _text_row(lm: TextLM, text: str) -> dict[str, Any]:
+    score = document_nll(lm, text)
+    return {
+        "nll": score.nll if score else None,
+        "tokens": score.num_tokens if score else None,
+        "bytes": len(text.encode("utf-8")),
+    }
+
+
+def _question_row(lm: TextLM, question: Question) -> dict[str, Any]:
+    nlls = choice_nlls(lm, question)
+    lengths = {
+        "sum": [1] * len(nlls),
+        "per_token": [score.num_tokens for score in nlls],
+        "per_byte": [len(choice.strip().encode("utf-8")) for choice in question.choices],
+    }
+    row: dict[str, Any] = {
+        f"correct_{how}": credit([score.nll / size for score, size in zip(nlls, lengths[how])], question.answer)
+        for how in NORMALISATIONS
+    }
+    return {**row, "choice_nlls": [score.nll for score in nlls]}
+
+
+def _scores(
+    rows: Sequence[Mapping[str, Any]], roles: Sequence[str], same_tokens: bool, settings: Mapping[str, int]
+) -> dict[str, Score]:
+    scores: dict[str, Score] = {}
+    texts = [row for row in rows if row["kind"] == "text" and all(row[f"{role}_nll"] is not None for role in roles)]
+    if texts:
+        for role in roles:
+            nlls = [row[f"{role}_nll"] for row in texts]
+            bits = [nll / math.log(2) for nll in nlls]
+            meaning = f"nats per token of plain text, {role}"
+            tokens = [row[f"{role}_tokens"] for row in texts]
+            per_token = ratio_score(nlls, tokens, better="lower", meaning=meaning, **settings)
+            scores[f"nats_per_token/{role}"] = per_token
+            scores[f"perplexity/{role}"] = map_score(per_token, math.exp)
+            scores[f"bits_per_byte/{role}"] = ratio_score(
+                bits,
+                [row[f"{role}_bytes"] for row in texts],
+                better="lower",
+                meaning=f"bits per byte, {role}",
+                **settings,
+            )
+        if len(roles) == 2:
+            lost = [row["after_nll"] - row["before_nll"] for row in texts]
+            scores["bits_per_byte_difference"] = ratio_score(
+                [nats / math.log(2) for nats in lost],
+                [row["after_bytes"] for row in texts],
+                better="lower",
+                meaning="bits per byte of plain text, after minus before, paired",
+                **settings,
+            )
+            if same_tokens:
+                counts = [row["after_tokens"] for row in texts]
+                said = "nats per token of plain text, after minus before, paired"
+                scores["nats_per_token_difference"] = ratio_score(
+                    lost, counts, better="lower", meaning=said, **settings
+                )
+    return scores | _question_scores([row for row in rows if row["kind"] == "question"], roles, settings)
+
+
+def _question_scores(
+    rows: Sequence[Mapping[str, Any]], roles: Sequence[str], settings: Mapping[str, int]
+) -> dict[str, Score]:
+    scores: dict[str, Score] = {}
+    ones = [1.0] * len(rows)
+    for how, meaning in NORMALISATIONS.items() if rows else ():
+        for role in roles:
+            right = [row[f"{role}_correct_{how}"] for row in rows]
+            said = f"right answer has the highest {meaning}, {role}"
+            scores[f"accuracy_{how}/{role}"] = ratio_score(right, ones, better="higher", meaning=said, **settings)
+        if len(roles) == 2:
+            change = [row[f"after_correct_{how}"] - row[f"before_correct_{how}"] for row in rows]
+            said = f"accuracy by {meaning}, after minus before, paired"
+            scores[f"accuracy_{how}_difference"] = ratio_score(change, ones, better="higher", meaning=said, **settings)
+    return scores
+
+
+def _notes(rows: Sequence[Mapping[str, Any]], compared: bool, same_tokens: bool) -> list[str]:
+    notes = []
+    if compared and not same_tokens and any(row["kind"] == "text" for row in rows):
+        notes.append("The two tokenizers cut text differently: compare bits per byte, not nats per token.")
+    unscored = sum(row["kind"] == "text" and row["after_nll"] is None for row in rows)
+    if unscored:
+        notes.append(f"{unscored} documents have no token that can be scored; they are left out.")
+    if len(rows) < 30:
+        notes.append(f"Only {len(rows)} items: intervals are rough.")
+    return notes
