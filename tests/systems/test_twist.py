@@ -1,5 +1,6 @@
 """TWIST from end to end on tiny models, and its own small functions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tiny import save_tiny_encoder, save_tiny_lm, write_speech
+from vocable.cli import main
 from vocable.cli.tokenize import tokenize_manifest
+from vocable.config import load_config
 from vocable.errors import ConfigError, FingerprintError
-from vocable.features import EncoderConfig
+from vocable.features import EncoderConfig, load_encoder
 from vocable.lm.checkpoint import load_lm
 from vocable.lm.generation import Continuation, GenerationConfig
 from vocable.lm.surgery import UnitLMConfig
@@ -204,3 +207,44 @@ def test_generate_command_writes_speech(tmp_path, make_speechlike, monkeypatch, 
         assert 0.5 + 0.3 < len(speech.waveform) / speech.sample_rate < 0.5 + 1.6  # prompt, and what was asked for
     assert main([*command, "temprature=1"]) == 2
     assert "Did you mean 'temperature'?" in capsys.readouterr().err
+
+
+def test_a_published_codebook_gives_its_true_size_to_the_config(tmp_path, make_speechlike):
+    joblib = pytest.importorskip("joblib")
+    cluster = pytest.importorskip("sklearn.cluster")
+    encoder = load_encoder(EncoderConfig(name="log-mel", layer=0))
+    (features,) = encoder.encode([make_speechlike(32_000)])
+    fitted = cluster.KMeans(n_clusters=7, n_init=1, random_state=0).fit(features.numpy())
+    joblib.dump(fitted, tmp_path / "km.bin")
+    settings = {"kmeans_file": str(tmp_path / "km.bin"), "training": TrainingConfig(max_steps=1)}
+    units = UnitTokenizerConfig(encoder=EncoderConfig(name="log-mel", layer=0))
+    tokenizer = twist.build_tokenizer(twist.TwistConfig(tokenizer=units, **settings), [])
+    assert tokenizer.codebook_size == 7 and tokenizer.config.kmeans.num_clusters == 7
+    saved = UnitTokenizer.from_pretrained(tokenizer.save_pretrained(tmp_path / "tokenizer"))
+    assert saved.config.kmeans.num_clusters == 7 and saved.fingerprint == tokenizer.fingerprint
+    said = replace(units, kmeans=KMeansConfig(num_clusters=7))
+    twist.build_tokenizer(twist.TwistConfig(tokenizer=said, **settings), [])
+    wrong = replace(units, kmeans=KMeansConfig(num_clusters=100))
+    message = r"num_clusters is 100, but .*km\.bin holds 7 clusters\. Set tokenizer\.kmeans\.num_clusters=7"
+    with pytest.raises(ConfigError, match=message):
+        twist.build_tokenizer(twist.TwistConfig(tokenizer=wrong, **settings), [])
+
+
+def test_the_saved_recipe_names_the_codebook_that_was_used(tmp_path, make_speechlike, capsys):
+    joblib = pytest.importorskip("joblib")
+    cluster = pytest.importorskip("sklearn.cluster")
+    manifest = write_speech(tmp_path / "speech", make_speechlike)
+    (features,) = load_encoder(EncoderConfig(name="log-mel", layer=0)).encode([make_speechlike(32_000)])
+    joblib.dump(cluster.KMeans(n_clusters=7, n_init=1).fit(features.numpy()), tmp_path / "km.bin")
+    text_model = save_tiny_lm("opt", tmp_path / "text")
+    (tmp_path / "recipe.yaml").write_text(
+        f"tokenizer: {{encoder: {{name: log-mel, layer: 0}}}}\nkmeans_file: {tmp_path / 'km.bin'}\n"
+        f"lm: {{text_model: {text_model}}}\nvalid_share: 0.3\n"
+        "training: {max_steps: 1, context_tokens: 128, tokens_per_batch: 512, precision: fp32}\n"
+    )
+    command = ["train", str(tmp_path / "recipe.yaml"), "--manifest", str(manifest), "--out", str(tmp_path / "run")]
+    assert main(command) == 0, capsys.readouterr().err
+    saved = load_config(twist.TwistConfig, tmp_path / "run" / "config.yaml")
+    assert saved.tokenizer.kmeans.num_clusters == 7
+    assert main([*command, "tokenizer.kmeans.num_clusters=9", f"--out={tmp_path / 'other'}"]) == 2
+    assert "num_clusters is 9, but" in capsys.readouterr().err

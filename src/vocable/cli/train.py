@@ -43,11 +43,14 @@ def train(
         device: Where encoders run, such as cuda:0. Default: a GPU if there is one.
         strict: Stop at the first unreadable recording instead of noting it in rejected.jsonl.
     """
+    from dataclasses import replace
+
     from vocable.config import load_config, save_config
     from vocable.errors import ConfigError
     from vocable.systems import twist
     from vocable.tokens.shards import TokenShards
     from vocable.tokens.tokenizer import load_tokenizer
+    from vocable.tokens.unit_tokenizer import UnitTokenizer
     from vocable.training.logs import quiet_transformers
 
     config = load_config(twist.TwistConfig, recipe, overrides)
@@ -60,13 +63,11 @@ def train(
         )
     assert tokens is not None
     out.mkdir(parents=True, exist_ok=True)
-    result = twist.train(
-        config,
-        TokenShards(tokens),
-        out / "lm",
-        TokenShards(valid_tokens) if valid_tokens else None,
-        load_tokenizer(tokenizer) if tokenizer else None,
-    )
+    loaded = load_tokenizer(tokenizer) if tokenizer else None
+    if isinstance(loaded, UnitTokenizer):
+        config = replace(config, tokenizer=loaded.config)  # what is saved below names the units that were used
+    valid_shards = TokenShards(valid_tokens) if valid_tokens else None
+    result = twist.train(config, TokenShards(tokens), out / "lm", valid_shards, loaded)
     save_config(config, out / "config.yaml")
     if result.valid_curve:
         print(f"Held-out loss: {min(line['loss'] for line in result.valid_curve):.3f} nats per token")

@@ -9,7 +9,7 @@ Loss: -sum_t log p(u_t | u_<t), averaged over tokens; nothing auxiliary.
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.packing import PackedBatch
 from vocable.sequences.vocabulary import UnitVocabulary
 from vocable.tokens.fingerprint import check_fingerprint
-from vocable.tokens.kmeans import KMeans
+from vocable.tokens.kmeans import KMeans, KMeansConfig
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.silence import silence_units
 from vocable.tokens.sklearn_kmeans import read_sklearn_centroids
@@ -77,14 +77,29 @@ def build_tokenizer(
     device: str = "cpu",
     on_utterance: Callable[[Utterance], None] | None = None,
 ) -> UnitTokenizer:
-    """Fit units on the utterances, or take the published k-means file that the config names."""
+    """Fit units on the utterances, or take the published k-means file that the config names.
+
+    The tokenizer's config then says how many clusters the file holds.
+
+    Raises:
+        ConfigError: `tokenizer.kmeans.num_clusters` is set, and the file holds another number of clusters.
+    """
     if config.kmeans_file is None:
         return UnitTokenizer.fit(utterances, config.tokenizer, device=device, on_utterance=on_utterance)
-    return UnitTokenizer(
-        load_encoder(config.tokenizer.encoder, device),
-        KMeans(read_sklearn_centroids(Path(config.kmeans_file))),
-        config.tokenizer,
-    )
+    centroids = read_sklearn_centroids(Path(config.kmeans_file))
+    kmeans = _kmeans_of_size(config.tokenizer.kmeans, len(centroids), config.kmeans_file)
+    encoder = load_encoder(config.tokenizer.encoder, device)
+    return UnitTokenizer(encoder, KMeans(centroids), replace(config.tokenizer, kmeans=kmeans))
+
+
+def _kmeans_of_size(kmeans: KMeansConfig, num_clusters: int, source: str) -> KMeansConfig:
+    """The settings with the true size; a size that was set, that is, not left at its default, must be the same."""
+    if kmeans.num_clusters not in (num_clusters, KMeansConfig().num_clusters):
+        raise ConfigError(
+            f"tokenizer.kmeans.num_clusters is {kmeans.num_clusters}, but {source} holds {num_clusters} clusters. Set "
+            f"tokenizer.kmeans.num_clusters={num_clusters}, or leave it out; or name another kmeans_file."
+        )
+    return replace(kmeans, num_clusters=num_clusters, init_frames=max(kmeans.init_frames, num_clusters))
 
 
 def build_layout(codebook_size: int) -> UnitsLayout:
