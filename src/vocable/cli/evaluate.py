@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from vocable.evaluation.resynthesis import ResynthesisConfig
+    from vocable.tokens.tokenizer import SpeechTokenizer
 
 
 def evaluate_resynthesis_command(
@@ -53,12 +57,9 @@ def evaluate_resynthesis_command(
         device: Where to compute, such as cpu or cuda. Without it, a GPU if there is one.
         overwrite: Replace an earlier result in the same folder.
     """
-    from vocable.audio.manifest import read_manifest
-    from vocable.cli.showing import best_device, print_scores, progress
-    from vocable.evaluation.judges import load_judges
-    from vocable.evaluation.results import check_output, save_result
-    from vocable.evaluation.resynthesis import ResynthesisConfig, evaluate_resynthesis
-    from vocable.evaluation.resynthesis_report import write_resynthesis_page
+    from vocable.cli.showing import best_device
+    from vocable.evaluation.results import check_output
+    from vocable.evaluation.resynthesis import ResynthesisConfig
 
     config = ResynthesisConfig(
         num_utterances=num_utterances,
@@ -72,15 +73,31 @@ def evaluate_resynthesis_command(
         num_examples=num_examples,
     )
     check_output(out, "resynthesis", overwrite)
-    utterances = read_manifest(manifest)
     device = device or best_device()
     loaded = _load_speaking_tokenizer(tokenizer, vocoder, device)
-    judges = load_judges(transcriber, language, mos, speaker_encoder, device)
-    total = len(utterances) if num_utterances is None else min(num_utterances, len(utterances))
+    _judge_manifest(manifest, loaded, out, config, (transcriber, language, mos, speaker_encoder, device))
+
+
+def _judge_manifest(
+    manifest: Path,
+    tokenizer: SpeechTokenizer,
+    out: Path,
+    config: ResynthesisConfig,
+    judges: tuple[str, str, str | None, str | None, str],
+) -> None:
+    """Judge with a progress bar, and write and print what was found; `judges` are the arguments of `load_judges`."""
+    from vocable.audio.manifest import read_manifest
+    from vocable.cli.showing import print_scores, progress
+    from vocable.evaluation.judges import load_judges
+    from vocable.evaluation.resynthesis import evaluate_resynthesis
+    from vocable.evaluation.resynthesis_report import save_resynthesis
+
+    utterances = read_manifest(manifest)
+    loaded = load_judges(*judges)
+    total = len(utterances) if config.num_utterances is None else min(config.num_utterances, len(utterances))
     with progress("Judging resynthesis", total) as advance:
-        outcome = evaluate_resynthesis(utterances, loaded, judges, config, on_progress=advance)
-    path = save_result(outcome.result, out, overwrite=True)
-    write_resynthesis_page(outcome, path.with_suffix(".html"))
+        outcome = evaluate_resynthesis(utterances, tokenizer, loaded, config, on_progress=advance)
+    path = save_resynthesis(outcome, out)
     print_scores(outcome.result)
     print(f"Results: {path}\nListen:  {path.with_suffix('.html')}")
 

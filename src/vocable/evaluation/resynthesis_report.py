@@ -12,10 +12,25 @@ from typing import Any
 
 from vocable.errors import missing_extra
 from vocable.evaluation.metrics.wer import align_texts
-from vocable.evaluation.results import write_text
+from vocable.evaluation.results import save_result, write_text
 from vocable.evaluation.resynthesis import Example, ResynthesisOutcome
 
 TEMPLATES = Path(__file__).parent / "templates"
+
+
+def save_resynthesis(outcome: ResynthesisOutcome, folder: Path) -> Path:
+    """Write resynthesis.json, its items, and the page beside them; an earlier result is replaced.
+
+    Returns:
+        The path of the JSON.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        MissingDependencyError: jinja2 is not installed; the result is written.
+    """
+    path = save_result(outcome.result, folder, overwrite=True)
+    write_resynthesis_page(outcome, path.with_suffix(".html"))
+    return path
 
 
 def write_resynthesis_page(outcome: ResynthesisOutcome, path: Path) -> None:
