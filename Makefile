@@ -38,6 +38,7 @@ bench: $(VENV)/.dev  ## Time our way against the plain way, in one run
 	$(BIN)/python benchmarks/kmeans.py
 	$(BIN)/python benchmarks/lm_training.py
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/pair_scoring.py
 	$(BIN)/python benchmarks/vocoder.py
 
 format: $(VENV)/.dev  ## Format the code

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from tiny import save_tiny_lm

@@ -145,7 +145,7 @@ def test_unscorable_pairs_are_counted_and_left_out_whole(model, tmp_path):
     result = evaluate(pair_set, tokens, model)
     assert [item["id"] for item in result.items] == ["0", "3", "4"]
     assert result.excluded == {"an utterance has no tokens": 2}
-    with pytest.raises(ManifestError, match="None of 5 pairs could be scored .an utterance has no tokens: 5"):
+    with pytest.raises(ManifestError, match=r"None of 5 pairs could be scored .an utterance has no tokens: 5"):
         evaluate(pair_set, {}, model)
     long = {name: SpeechTokens(codes=torch.arange(400)[None] % 30) for name in tokens}
     with pytest.raises(ConfigError, match="the model 128 positions"):
