@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vocable.corpora.english_phonemes import WordPhonemes
-from vocable.corpora.kokoro_tts import Kokoro, phoneme_string, voice_accent, with_output, word_times
+from vocable.corpora.kokoro_tts import Kokoro, phone_times, phoneme_string, voice_accent, with_output, word_times
 from vocable.errors import AssetError, ConfigError, UnknownNameError
 
 
@@ -24,6 +24,14 @@ def test_word_times_add_up_durations_and_share_the_space():
     # the space (2 frames) is shared; the comma and the space after it (7 frames) are silence
     expected = [(10, 14), (14, 17), (24, 29)]
     assert [(round(w.start / frame), round(w.end / frame)) for w in words] == expected
+
+
+def test_phone_times_give_marks_and_spaces_to_their_neighbours():
+    #                     a  b  space ˈ  c  ː  ,  space d  .
+    durations = np.array([1, 2, 2, 1, 3, 1, 4, 2, 5, 6])
+    phones = phone_times("ab ˈcː, d.", durations, first_frame=10)
+    expected = [("a", 10, 11), ("b", 11, 14), ("c", 14, 20), ("sil", 20, 26), ("d", 26, 31), ("sil", 31, 37)]
+    assert [(p.phone, round(p.start / 0.025), round(p.end / 0.025)) for p in phones] == expected
 
 
 def test_british_voices_speak_british():
@@ -53,6 +61,10 @@ def test_spoken_words_lie_where_the_waveform_is_loud():
     speech = kokoro.speak("The whale came closer, and listened.", "am_michael")
     assert [word.word for word in speech.words] == ["The", "whale", "came", "closer", "and", "listened"]
     assert len(speech.waveform) % 600 == 0
+    spoken = [phone for phone in speech.phones if phone.phone != "sil"]
+    assert spoken[0].start == pytest.approx(speech.words[0].start)
+    assert spoken[-1].end == pytest.approx(speech.words[-1].end)
+    assert all(a.end == pytest.approx(b.start) for a, b in zip(speech.phones, speech.phones[1:]))
     ends = [0.0] + [word.end for word in speech.words]
     assert all(before <= word.start < word.end for before, word in zip(ends, speech.words))
     power = np.square(speech.waveform)

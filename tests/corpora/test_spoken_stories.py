@@ -21,7 +21,7 @@ from vocable.corpora.spoken_stories import (
     split_utterances,
 )
 from vocable.errors import ConfigError, OutputError
-from vocable.types import Word
+from vocable.types import Phone, Word
 
 TEXT = """# One Day
 The sun rose. A bird sang in the tall green tree behind the house.
@@ -51,7 +51,9 @@ class Hummer:
         hum = 0.3 * np.sin(2 * np.pi * (200 + 3 * len(text) + 300 * time) * time)
         silence = np.zeros(7_200)
         times = tuple(Word(word=w, start=0.3 + 0.2 * i, end=0.5 + 0.2 * i) for i, w in enumerate(words))
-        return Speech(np.concatenate([silence, hum, silence]).astype(np.float32), 24_000, times)
+        phones = [Phone(phone=w.word[0], start=w.start, end=w.end) for w in times]
+        phones.append(Phone(phone="sil", start=times[-1].end, end=times[-1].end + 0.3))
+        return Speech(np.concatenate([silence, hum, silence]).astype(np.float32), 24_000, times, tuple(phones))
 
 
 @pytest.fixture
@@ -117,6 +119,9 @@ def test_trimming_keeps_the_margin_moves_the_words_and_sets_the_level():
     speech = level_and_trim(Hummer().speak("a b c d e", "low"), loudness_dbfs=-20.0, margin_seconds=0.1)
     assert len(speech.waveform) / 24_000 == pytest.approx(1.2, abs=0.011)
     assert speech.words[0].start == pytest.approx(0.1, abs=0.011)
+    assert [phone.phone for phone in speech.phones] == ["a", "b", "c", "d", "e", "sil"]
+    assert speech.phones[0].start == speech.words[0].start
+    assert speech.phones[-1].end == pytest.approx(len(speech.waveform) / 24_000)  # cut with the silence
     middle = speech.waveform[4_800:-4_800]
     assert 10 * np.log10(np.square(middle).mean()) == pytest.approx(-20.0, abs=0.3)
 

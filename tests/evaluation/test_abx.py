@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocable.errors import ConfigError, MissingDependencyError, UnknownNameError
-from vocable.evaluation.abx import AbxConfig, abx_score, evaluate_abx
+from vocable.evaluation.abx import AbxConfig, abx_score
+from vocable.evaluation.abx import evaluate_abx as evaluate
 from vocable.evaluation.abx_items import (
     AbxItem,
     cut_frames,
@@ -21,6 +22,7 @@ from vocable.evaluation.abx_items import (
     read_item_file,
     write_item_file,
 )
+from vocable.evaluation.frame_sources import FrameSource
 from vocable.evaluation.metrics.abx import (
     DISTANCES,
     AbxCell,
@@ -31,6 +33,10 @@ from vocable.evaluation.metrics.abx import (
 from vocable.evaluation.phone_labels import phones_to_extra
 from vocable.evaluation.results import load_result, save_result
 from vocable.types import Phone, Utterance
+
+
+def evaluate_abx(items, files, frame_rate, config):
+    return evaluate(items, FrameSource(frame_rate=frame_rate, read=lambda: iter(files)), config)
 
 
 def slow_warp(table: list[list[float]]) -> float:

@@ -102,27 +102,6 @@ def _judge_manifest(
     print(f"Results: {path}\nListen:  {path.with_suffix('.html')}")
 
 
-def evaluate_units_command(tokens: Path) -> None:
-    """Count how token shards use their codebook, and how many bits a second of tokens costs.
-
-    Args:
-        tokens: Folder of token shards, as `vocable tokenize` writes them.
-    """
-    import dataclasses
-
-    from rich.console import Console
-    from rich.table import Table
-
-    from vocable.evaluation.unit_metrics import shard_statistics
-
-    table = Table(title=str(tokens))
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    for name, value in dataclasses.asdict(shard_statistics(tokens)).items():
-        table.add_row(name, "-" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value))
-    Console().print(table)
-
-
 def _load_speaking_tokenizer(tokenizer: Path, vocoder: Path | None, device: str):
     """A tokenizer that can decode: by itself, or with a vocoder attached after their fingerprints were compared."""
     from vocable.quickstart.vocoder import vocoder_for
@@ -138,5 +117,4 @@ def _load_speaking_tokenizer(tokenizer: Path, vocoder: Path | None, device: str)
 
 COMMANDS = {
     "evaluate resynthesis": evaluate_resynthesis_command,
-    "evaluate units": evaluate_units_command,
 }

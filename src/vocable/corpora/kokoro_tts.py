@@ -1,6 +1,7 @@
 """Speech from text with the Kokoro synthesiser (82 M parameters, Apache-2.0), with the time of every word.
 
-    text -> words, phonemes (english_phonemes) -> Kokoro (ONNX) -> 24 kHz waveform, frames per phoneme -> word times
+    text -> words, phonemes (english_phonemes) -> Kokoro (ONNX) -> 24 kHz waveform, frames per phoneme -> word and
+    phone times
 
 Made for corpora whose word times are known rather than estimated: the times are the durations that the model itself
 used. Model family: StyleTTS 2 (Li et al., 2023, arXiv:2306.07691).
@@ -15,16 +16,19 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from vocable.corpora.english_phonemes import Accent, WordPhonemes, phonemize
+from vocable.corpora.english_phonemes import PAUSES, Accent, WordPhonemes, phonemize
 from vocable.errors import AssetError, ConfigError, missing_extra
 from vocable.registry import look_up
-from vocable.types import Word
+from vocable.types import Phone, Word
 
 SAMPLE_RATE = 24_000
 FRAME_SAMPLES = 600
 """One duration frame of the model; the sum of all durations times this is the exact length of the audio."""
 MAX_PHONEMES = 510
 STYLE_DIM = 256
+STRESS_MARKS = "ˈˌ"
+LENGTH_MARKS = "ːʰʲ"
+PAUSE_PHONE = "sil"
 DURATIONS_OUTPUT = "/encoder/Clip_output_0"
 """The tensor inside the ONNX graph that holds frames per phoneme."""
 
@@ -35,6 +39,8 @@ class Speech(NamedTuple):
     waveform: np.ndarray
     sample_rate: int
     words: tuple[Word, ...]
+    phones: tuple[Phone, ...] = ()
+    """With their times in seconds; empty when nobody knows them."""
 
 
 class Synthesizer(Protocol):
@@ -97,7 +103,8 @@ class Kokoro:
         symbols, spans = phoneme_string(words)
         waveform, frames = self._run(symbols, voice, text)
         times = word_times([word.word for word in words], spans, frames[1:-1], first_frame=int(frames[0]))
-        return Speech(waveform, SAMPLE_RATE, times)
+        phones = phone_times(symbols, frames[1:-1], first_frame=int(frames[0]))
+        return Speech(waveform, SAMPLE_RATE, times, phones)
 
     def speak_symbols(self, symbols: str, voice: str) -> Speech:
         """Speak phonemes in Kokoro's own symbols, stress marks before the vowels: `kˈæt`. Needs no espeak-ng.
@@ -173,6 +180,32 @@ def word_times(
             starts[index + 1] = ends[index] = (starts[index + 1] + ends[index]) / 2
     seconds = FRAME_SAMPLES / SAMPLE_RATE
     return tuple(Word(word=w, start=s * seconds, end=e * seconds) for w, s, e in zip(words, starts, ends))
+
+
+def phone_times(symbols: str, durations: np.ndarray, first_frame: int = 0) -> tuple[Phone, ...]:
+    """Turn frames per symbol into phone times in seconds.
+
+    The frames of a stress mark go to the phone after it, those of a length mark to the phone before it, and a space
+    with no pause mark beside it is shared by its neighbours as in `word_times`. A pause mark, with the space after it,
+    is the phone `PAUSE_PHONE`. What lies before the first symbol and after the last has no phone.
+    """
+    phones: list[list] = []  # phone, first frame, one past the last
+    position, waiting, shared = float(first_frame), None, 0.0
+    for symbol, frames in zip(symbols, durations.tolist()):
+        start, position = position, position + frames
+        if symbol in STRESS_MARKS:
+            waiting = start if waiting is None else waiting
+        elif symbol in LENGTH_MARKS and phones:
+            phones[-1][2] = position
+        elif symbol == " " and phones:
+            shared = 0.0 if phones[-1][0] == PAUSE_PHONE else frames / 2
+            phones[-1][2] = position - shared
+        else:
+            begin = (start if waiting is None else waiting) - shared
+            phones.append([PAUSE_PHONE if symbol in PAUSES else symbol, begin, position])
+            waiting, shared = None, 0.0
+    seconds = FRAME_SAMPLES / SAMPLE_RATE
+    return tuple(Phone(phone=phone, start=start * seconds, end=end * seconds) for phone, start, end in phones)
 
 
 def with_output(model: bytes, tensor: str) -> bytes:

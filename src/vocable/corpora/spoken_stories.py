@@ -25,7 +25,7 @@ import soxr
 from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.corpora.kokoro_tts import Speech, Synthesizer
 from vocable.errors import ConfigError, OutputError
-from vocable.types import Utterance, Word
+from vocable.types import Phone, Utterance, Word
 
 SPLITS = ("train", "valid", "test")
 TITLE = re.compile(r"#\s*(?P<title>.*?)\s*(\[(?P<split>[^\]]*)\])?\s*")
@@ -231,7 +231,13 @@ def level_and_trim(speech: Speech, loudness_dbfs: float, margin_seconds: float =
     waveform[-hop:] *= fade[::-1]
     shift = first / speech.sample_rate
     words = tuple(Word(word=w.word, start=w.start - shift, end=w.end - shift) for w in speech.words)
-    return Speech(waveform.astype(np.float32), speech.sample_rate, words)
+    length = len(waveform) / speech.sample_rate
+    phones = tuple(
+        Phone(phone=p.phone, start=max(0.0, p.start - shift), end=min(p.end - shift, length))
+        for p in speech.phones
+        if p.end > shift and p.start - shift < length  # a pause at the end may have been cut away
+    )
+    return Speech(waveform.astype(np.float32), speech.sample_rate, words, phones)
 
 
 def write_opus(path: Path, waveform: np.ndarray, sample_rate: int, bits_per_second: int) -> None:
@@ -264,6 +270,9 @@ def _record(recording: Recording, out: Path, synthesizer: Synthesizer, config: S
                 "text": text,
                 "speaker": recording.voice,
                 "words": [[w.word, round(w.start, 4), round(w.end, 4)] for w in speech.words],
+                "phones": [
+                    {"phone": p.phone, "start": round(p.start, 4), "end": round(p.end, 4)} for p in speech.phones
+                ],
                 "story": recording.story.id,
                 "split": recording.story.split,
                 "held_out_voice": recording.held_out,
@@ -280,7 +289,8 @@ def _record(recording: Recording, out: Path, synthesizer: Synthesizer, config: S
 def _at_rate(speech: Speech, sample_rate: int) -> Speech:
     if speech.sample_rate == sample_rate:
         return speech
-    return Speech(soxr.resample(speech.waveform, speech.sample_rate, sample_rate), sample_rate, speech.words)
+    waveform = soxr.resample(speech.waveform, speech.sample_rate, sample_rate)
+    return Speech(waveform, sample_rate, speech.words, speech.phones)
 
 
 def _utterance(line: dict, out: Path) -> Utterance:
@@ -295,7 +305,7 @@ def _utterance(line: dict, out: Path) -> Utterance:
         corpus=line["corpus"],
         licence=line["licence"],
         words=tuple(Word(word=word, start=start, end=end) for word, start, end in line["words"]) or None,
-        extra={key: line[key] for key in ("story", "split", "held_out_voice")},
+        extra={key: line[key] for key in ("story", "split", "held_out_voice", "phones") if line.get(key, []) != []},
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,8 @@ from vocable.registry import look_up
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from vocable.evaluation.frame_sources import FrameSource
 
 Kernel = Literal["auto", "torch", "fastabx"]
 
@@ -67,25 +69,19 @@ class AbxConfig:
 
 def evaluate_abx(
     items: Sequence[AbxItem],
-    frames: Iterable[tuple[str, Tensor]],
-    frame_rate: float,
+    frames: FrameSource,
     config: AbxConfig | None = None,
     *,
-    fingerprints: Mapping[str, str] | None = None,
     device: str = "cpu",
-    excluded: Mapping[str, int] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> EvaluationResult:
     """Cut items out of their files, compare them, and average.
 
     Args:
         items: what to compare.
-        frames: file name and its frames, (frames, dim) vectors or (frames, num_codebooks) integer codes.
-        frame_rate: frames per second.
+        frames: file names and their frames.
         config: see `AbxConfig`.
-        fingerprints: of what made the frames.
         device: where distances are computed.
-        excluded: utterances left out before, by reason.
         on_progress: called with 1 after each file.
 
     Raises:
@@ -94,8 +90,8 @@ def evaluate_abx(
     """
     config = config or AbxConfig()
     started = time.perf_counter()
-    reasons: Counter[str] = Counter(excluded or {})
-    kept, tokens = _cut(items, frames, frame_rate, reasons, on_progress)
+    reasons: Counter[str] = Counter()
+    kept, tokens = _cut(items, frames, reasons, on_progress)
     distance = config.distance or ("angular" if tokens and tokens[0].is_floating_point() else "identical")
     check_frames(tokens, distance)
     kernel = _choose_kernel(config.kernel, distance, tokens)
@@ -118,13 +114,13 @@ def evaluate_abx(
     return EvaluationResult(
         benchmark="abx",
         scores=scores,
-        conventions=_conventions(config, distance, kernel, frame_rate),
-        fingerprints=dict(fingerprints or {}),
+        conventions=_conventions(config, distance, kernel, frames.frame_rate),
+        fingerprints=dict(frames.fingerprints),
         weights={},
         seed=config.seed,
         seconds=time.perf_counter() - started,
-        excluded=dict(reasons),
-        notes=_notes(frame_rate, tokens),
+        excluded=dict(reasons + frames.excluded),
+        notes=_notes(frames.frame_rate),
         measurements={"num_items": len(kept), **measurements},
         items=rows,
     )
@@ -214,8 +210,7 @@ def _interval(
 
 def _cut(
     items: Sequence[AbxItem],
-    frames: Iterable[tuple[str, Tensor]],
-    frame_rate: float,
+    frames: FrameSource,
     excluded: Counter[str],
     on_progress: Callable[[int], None] | None,
 ) -> tuple[list[AbxItem], list[Tensor]]:
@@ -230,7 +225,7 @@ def _cut(
         if on_progress is not None:
             on_progress(1)
         for index in wanted.get(file, ()):
-            cut = cut_frames(table, items[index], frame_rate)
+            cut = cut_frames(table, items[index], frames.frame_rate)
             if cut is None:
                 excluded["item shorter than a frame, or beyond the end of its file"] += 1
             else:
@@ -325,7 +320,7 @@ def _conventions(config: AbxConfig, distance: str, kernel: str, frame_rate: floa
     }
 
 
-def _notes(frame_rate: float, tokens: Sequence[Tensor]) -> list[str]:
+def _notes(frame_rate: float) -> list[str]:
     if frame_rate >= 12.5:
         return []
     return [f"At {frame_rate:g} frames a second phones are shorter than frames: this ABX says little."]

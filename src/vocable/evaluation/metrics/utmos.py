@@ -2,8 +2,8 @@
 
     waveform -> the torch hub model `utmos22_strong` in a local folder -> 1..5
 
-Its weights are in no package, so nothing is downloaded here: clone the hub repository tarepan/SpeechMOS, put its weights
-into torch's hub cache, and name the folder. Source: UTMOS (Saeki et al., 2022, arXiv:2204.02152).
+Its weights are in no package, so nothing is downloaded here: clone the hub repository tarepan/SpeechMOS, put its
+weights into torch's hub cache, and name the folder. Source: UTMOS (Saeki et al., 2022, arXiv:2204.02152).
 """
 
 from __future__ import annotations
