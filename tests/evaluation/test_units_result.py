@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,9 +19,11 @@ def stored(monkeypatch):
     """Put tokens where the shards would be."""
 
     def put(items: list[tuple[str, SpeechTokens]], size: int, books: int = 1, rate: float | None = 50.0):
+        facts = {"codebook_size": size, "num_codebooks": books, "frame_rate": rate, "fingerprint": "f"}
+
         class Shards:
             fingerprint = "f"
-            card = {"codebook_size": size, "num_codebooks": books, "frame_rate": rate, "fingerprint": "f"}
+            card: ClassVar[dict] = facts
 
             def __init__(self, folder):
                 pass

@@ -95,7 +95,8 @@ def evaluate_abx_command(
         items: A ZeroSpeech .item file. Without it, items are all phones of the manifest that have two neighbours.
         span: What is compared of the manifest's phones: the phone with both neighbours, or the phone alone.
         speakers: X by the speaker of A and B (within), by another (across), or both scores.
-        distance: Of frames: angular, euclidean, kl_symmetric or identical. Without it, identical for units, else angular.
+        distance: Of frames: angular, euclidean, kl_symmetric or identical. Without it, identical for units, angular for
+            features.
         context: Compare phones between the same neighbours only (within), or any.
         max_group: At most so many tokens of a phone, context and speaker; null takes all.
         max_x_speakers: At most so many speakers of X for each A and B; null takes all.
@@ -167,7 +168,7 @@ def evaluate_signal_command(
         manifest: The originals (JSONL).
         copies: A manifest with the same ids, or a folder of <id>.wav (flac, ogg, opus, mp3).
         out: Folder for the results.
-        metrics: Which, with commas between them: stoi, pesq, mel, prosody (pitch, voicing, energy), durations (of words;
+        metrics: Which, with commas between: stoi, pesq, mel, prosody (pitch, voicing, energy), durations (of words;
             both manifests need word times).
         mos: Also predict opinion scores: distillmos, dnsmos, or utmos:FOLDER.
         tolerance_seconds: A word counts as equally long up to this difference.
