@@ -40,3 +40,10 @@ def test_a_command_without_a_wav_is_refused():
 def test_a_missing_program_is_named():
     with pytest.raises(MissingDependencyError, match="'no-such-program' is not on the path"):
         CommandSynthesizer("no-such-program {wav} {text}")
+
+
+def test_phones_fill_their_field():
+    takes_phones = CommandSynthesizer(command(SCRIPT).replace("{text}", "{phones}"))
+    assert len(takes_phones.speak("cat", "anna", ["K", "AE1", "T"]).waveform) == len("K AE1 T")
+    with pytest.raises(ConfigError, match="reads phones, but for 'cat' there are none"):
+        takes_phones.speak("cat", "anna")

@@ -58,7 +58,18 @@ COMPARED = (
     ("longer", "long"),
 )
 STATES = ("tired", "happy", "hungry", "angry", "late", "here", "outside", "asleep")
-PLACES = ("at the party", "in the garden", "before lunch", "after dinner", "by the river")
+PLACES = (
+    "at the party",
+    "in the garden",
+    "before lunch",
+    "after dinner",
+    "by the river",
+    "in the kitchen",
+    "at school",
+    "in the evening",
+    "during the show",
+    "at home",
+)
 SPOTS = (
     ("on", "table"),
     ("under", "bench"),
@@ -196,8 +207,8 @@ def _irregular() -> Rows:
 
 
 def _arguments() -> Rows:
-    rows = itertools.product(PEOPLE, DONE_TO, DONE_ALONE, THINGS, PLACES)
-    for (one, *_), transitive, intransitive, (thing, _), place in rows:
+    rows = itertools.product(PEOPLE, DONE_TO, DONE_ALONE, zip(THINGS, PLACES, strict=True))
+    for (one, *_), transitive, intransitive, ((thing, _), place) in rows:
         frames = (f"the {one} {{}} the {thing}", f"the {one} {{}} {place}")
         yield from _both(frames, (transitive, intransitive))
 
