@@ -83,7 +83,7 @@ class DNSMOS:
             AudioFormatError: it is empty, not one-dimensional, or holds NaN or infinity.
         """
         windows = cut_windows(np.asarray(waveform, dtype=np.float32))
-        raw = np.concatenate([self._session.run(None, {self._input: window[None]})[0] for window in windows])
+        raw = np.concatenate([np.asarray(self._session.run(None, {self._input: w[None]})[0]) for w in windows])
         scaled = (np.polyval(TO_SCALE[name], raw[:, i]).mean() for i, name in enumerate(("sig", "bak", "ovrl")))
         return DnsmosScores(*(float(value) for value in scaled))
 

@@ -54,7 +54,7 @@ class UTMOS:
         checkpoints = sorted((Path(torch.hub.get_dir()) / "checkpoints").glob(CHECKPOINT))
         if not checkpoints:
             raise AssetError(f"No {CHECKPOINT} in {Path(torch.hub.get_dir()) / 'checkpoints'}. {REMEDY}")
-        model: Any = torch.hub.load(str(repository), ENTRY, source="local", trust_repo=True, verbose=False)
+        model: Any = torch.hub.load(str(repository), ENTRY, source="local", verbose=False)
         self._model = model.to(device).eval()
         self._device = device
         digest = hashlib.sha256(checkpoints[-1].read_bytes()).hexdigest()
