@@ -126,7 +126,7 @@ def test_questions_are_read(tmp_path):
         ('{"question": "q", "choices": ["a", "b"]}', "line 2: not a question.*answer"),
         (json.dumps({**GOOD, "choices": ["a"]}), "at least two texts"),
         (json.dumps({**GOOD, "question": " "}), "question must be text"),
-        (json.dumps({**GOOD, "answer": 2}), "answer is 2; it must be one of the choices, or its place, 0 to 1"),
+        (json.dumps({**GOOD, "answer": 2}), "answer is 2; it must be one of the choices, or its place: 0 to 1"),
         (json.dumps({**GOOD, "answer": "c"}), "answer is 'c'"),
         (json.dumps({**GOOD, "answer": True}), "answer is True"),
     ],

@@ -67,7 +67,7 @@ def evaluate_continuation_command(
         overwrite: Replace an earlier result in the same folder; what is kept stays.
     """
     from vocable.audio.manifest import read_manifest
-    from vocable.cli.showing import best_device, print_scores
+    from vocable.cli.showing import best_device
     from vocable.config import load_config
     from vocable.evaluation.continuation import ANCHORS, ContinuationConfig, evaluate_continuation
     from vocable.evaluation.continuation_report import write_continuation_page
@@ -100,7 +100,7 @@ def evaluate_continuation_command(
         outcome = evaluate_continuation(utterances, model, judges, scorer, out, config, on_progress=advance)
     path = save_result(outcome.result, out, overwrite=True)
     write_continuation_page(outcome, path.with_suffix(".html"))
-    print_scores(outcome.result, "prompts")
+    _print_beside_anchors(outcome.result)
     print(f"Results: {path}\nListen:  {path.with_suffix('.html')}")
 
 
@@ -205,7 +205,7 @@ def evaluate_retention_command(
         out: Folder for the result.
         before: The model before training; null measures `lm` alone.
         text: A plain text file, UTF-8; blank lines divide it into documents.
-        questions: Questions, one JSON a line: question, choices, answer (place of the right choice, from 0, or its text).
+        questions: Questions, one JSON a line: question, choices, answer (the right choice, or its place from 0).
         tokenizer: Where the text tokenizer of `lm` is, when it is not in its folder.
         opening: Open texts with the start symbol (bos), or leave their first token unscored (none).
         seed: Of the bootstrap.
@@ -263,6 +263,30 @@ def _load_spoken_lm(lm: Path, tokenizer: Path | None, vocoder: Path | None, devi
         fingerprint=tensor_sha256(loaded.model.state_dict())[:16],
         name=str(lm),
     )
+
+
+def _print_beside_anchors(result: Any) -> None:
+    """One line per score: the model's value with its interval, and the anchors' values."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vocable.evaluation.continuation_report import score_table, systems_of
+
+    systems = systems_of(result)
+    table = Table(title="continuation: the model with its 95 % interval over prompts, and anchors")
+    for name in ("score", "model", "interval", *systems[1:]):
+        table.add_column(name, no_wrap=True)
+    for row in score_table(result):
+        model = row["scores"][0]
+        values = ["-" if score is None or score.value is None else f"{score.value:.4g}" for score in row["scores"]]
+        interval = "-" if model is None or model.low is None else f"{model.low:.3g} to {model.high:.3g}"
+        table.add_row(row["name"], values[0], interval, *values[1:])
+    console = Console(width=max(Console().width, 136))
+    console.print(table)
+    for note in result.notes:
+        console.print(f"Note: {note}", markup=False)
+    for reason, count in result.excluded.items():
+        console.print(f"Left out: {count} ({reason})", markup=False)
 
 
 def _steps() -> Any:

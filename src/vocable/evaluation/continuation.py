@@ -350,7 +350,10 @@ def _hear(
     run.num_made["sounds transcribed"] += len(audible)
     for place in missing:
         run.heard.put(text_keys[place], [texts.get(place, ""), new[place].numel() / JUDGE_RATE])
-    heard = {place: dict(zip(("transcript", "seconds"), run.heard[text_keys[place]])) for place in sounds}
+    heard: dict[Any, dict[str, Any]] = {}
+    for place, key in text_keys.items():
+        text, seconds = run.heard[key]
+        heard[place] = {"transcript": text, "seconds": seconds}
     if run.judges.mos is not None:
         for place, sound in sounds.items():
             key = fingerprint({"mos of": sound.key, "mos": dict(run.judges.mos.weights)})

@@ -103,13 +103,10 @@ def continuation_scores(items: Items, systems: Sequence[str], settings: Settings
     scores: dict[str, Score] = {}
     for system in systems:
         found = {**_likelihood_scores(items, system, settings), **_mean_scores(items, system, settings)}
-        both = [
-            (item[column(system, "self_bleu2_geometric")], item[column(system, "auto_bleu2_geometric")])
-            for item in items
-            if item.get(column(system, "self_bleu2_geometric")) is not None
-        ]
+        both = [item for item in items if item.get(column(system, "self_bleu2_geometric")) is not None]
         if both:
-            found["vert"] = vert_score(*zip(*both), **settings)
+            parts = [[item[column(system, f"{kind}_bleu2_geometric")] for item in both] for kind in ("self", "auto")]
+            found["vert"] = vert_score(parts[0], parts[1], **settings)
         scores |= {score_name(system, name): score for name, score in found.items()}
     return scores
 
@@ -180,7 +177,8 @@ def _likelihoods(
     heard = [prompt if plain_words(prompt) else "" for prompt in prompts]
     rows = []
     for alone, behind in zip(text_nll(lm, kept), continuation_nll(lm, heard, kept)):
-        found = {"alone": alone, **(behind._asdict() if behind else dict.fromkeys(("given_prompt", "with_prompt")))}
+        given_prompt, with_prompt = behind if behind is not None else (None, None)
+        found = {"alone": alone, "given_prompt": given_prompt, "with_prompt": with_prompt}
         row: dict[str, float | int | None] = {}
         for view, score in found.items():
             row[f"nll_{view}"] = score.nll if score else None

@@ -199,7 +199,7 @@ def _question(line: str, where: str, number: int) -> Question:
         answer = choices.index(answer)
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise ManifestError(
-            f"{where}: answer is {row['answer']!r}; it must be one of the choices, or its place, 0 to {len(choices) - 1}."
+            f"{where}: answer is {answer!r}; it must be one of the choices, or its place: 0 to {len(choices) - 1}."
         )
     return Question(str(row.get("id", f"question-{number}")), question, tuple(choices), answer)
 
@@ -238,12 +238,13 @@ def _scores(
             bits = [nll / math.log(2) for nll in nlls]
             meaning = f"nats per token of plain text, {role}"
             tokens = [row[f"{role}_tokens"] for row in texts]
-            per_token = ratio_score(nlls, tokens, better="lower", meaning=meaning, **settings)
+            per_token = ratio_score(nlls, tokens, None, better="lower", meaning=meaning, **settings)
             scores[f"nats_per_token/{role}"] = per_token
             scores[f"perplexity/{role}"] = map_score(per_token, math.exp)
             scores[f"bits_per_byte/{role}"] = ratio_score(
                 bits,
                 [row[f"{role}_bytes"] for row in texts],
+                None,
                 better="lower",
                 meaning=f"bits per byte, {role}",
                 **settings,
@@ -253,6 +254,7 @@ def _scores(
             scores["bits_per_byte_difference"] = ratio_score(
                 [nats / math.log(2) for nats in lost],
                 [row["after_bytes"] for row in texts],
+                None,
                 better="lower",
                 meaning="bits per byte of plain text, after minus before, paired",
                 **settings,
@@ -261,7 +263,7 @@ def _scores(
                 counts = [row["after_tokens"] for row in texts]
                 said = "nats per token of plain text, after minus before, paired"
                 scores["nats_per_token_difference"] = ratio_score(
-                    lost, counts, better="lower", meaning=said, **settings
+                    lost, counts, None, better="lower", meaning=said, **settings
                 )
     return scores | _question_scores([row for row in rows if row["kind"] == "question"], roles, settings)
 
@@ -275,11 +277,13 @@ def _question_scores(
         for role in roles:
             right = [row[f"{role}_correct_{how}"] for row in rows]
             said = f"right answer has the highest {meaning}, {role}"
-            scores[f"accuracy_{how}/{role}"] = ratio_score(right, ones, better="higher", meaning=said, **settings)
+            scores[f"accuracy_{how}/{role}"] = ratio_score(right, ones, None, better="higher", meaning=said, **settings)
         if len(roles) == 2:
             change = [row[f"after_correct_{how}"] - row[f"before_correct_{how}"] for row in rows]
             said = f"accuracy by {meaning}, after minus before, paired"
-            scores[f"accuracy_{how}_difference"] = ratio_score(change, ones, better="higher", meaning=said, **settings)
+            scores[f"accuracy_{how}_difference"] = ratio_score(
+                change, ones, None, better="higher", meaning=said, **settings
+            )
     return scores
 
 
