@@ -10,6 +10,7 @@ from vocable.audio.io import write_audio
 from vocable.audio.manifest import write_manifest
 from vocable.types import Utterance
 
+WORDS = ["the", "cat", "sat", "on", "mats", "by", "rivers", "and", "hills", "far", "away", "."]
 _LANGUAGE_MODELS = {
     "opt": {"num_attention_heads": 4, "ffn_dim": 64, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
     "qwen2": {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64, "tie_word_embeddings": True},
@@ -54,3 +55,49 @@ def write_speech(folder: Path, make_speechlike, count: int = 12) -> Path:
         )
     write_manifest(utterances, folder / "manifest.jsonl")
     return folder / "manifest.jsonl"
+
+
+def make_tiny_recogniser():
+    """Whisper with two narrow layers, random weights, a vocabulary of twelve words and at most six of them.
+
+    Returns the model, its feature extractor and its tokenizer; each has `save_pretrained`.
+    """
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast, WhisperConfig, WhisperFeatureExtractor
+    from transformers import WhisperForConditionalGeneration as Whisper
+
+    vocabulary = {word: index for index, word in enumerate(["<end>", "<start>", "<pad>", *WORDS, "<notimestamps>"])}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="."))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<end>", pad_token="<pad>", bos_token="<start>"
+    )
+    torch.manual_seed(1)
+    config = WhisperConfig(
+        vocab_size=len(vocabulary),
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        eos_token_id=0,
+        bos_token_id=1,
+        decoder_start_token_id=1,
+        pad_token_id=2,
+        init_std=1.0,
+        max_target_positions=12,
+    )
+    model = Whisper(config)
+    model.generation_config._from_model_config = False  # else transformers drops what only Whisper has on saving
+    model.generation_config.suppress_tokens = [1, 2, vocabulary["<notimestamps>"]]
+    model.generation_config.begin_suppress_tokens = [0]
+    model.generation_config.no_timestamps_token_id = vocabulary["<notimestamps>"]
+    return model, WhisperFeatureExtractor(feature_size=80), tokenizer
+
+
+def save_tiny_recogniser(folder: Path) -> Path:
+    """Write `make_tiny_recogniser` as a checkpoint."""
+    for part in make_tiny_recogniser():
+        part.save_pretrained(folder)
+    return folder

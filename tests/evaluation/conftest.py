@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tiny import make_tiny_recogniser
 from vocable.audio.io import write_audio
 from vocable.evaluation.transcribe import WhisperTranscriber
 from vocable.features import EncoderConfig, load_encoder
@@ -10,8 +11,6 @@ from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
 from vocable.tokens.kmeans import KMeans, KMeansConfig
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 from vocable.types import Utterance
-
-WORDS = ["the", "cat", "sat", "on", "mats", "by", "rivers", "and", "hills", "far", "away", "."]
 
 
 @pytest.fixture
@@ -44,39 +43,7 @@ def tiny_vocoder(tiny_tokenizer: UnitTokenizer) -> UnitVocoder:
 @pytest.fixture
 def tiny_transcriber() -> WhisperTranscriber:
     """Whisper with two narrow layers, random weights, a vocabulary of twelve words and at most six of them."""
-    import tokenizers
-    from transformers import PreTrainedTokenizerFast, WhisperConfig, WhisperFeatureExtractor
-    from transformers import WhisperForConditionalGeneration as Whisper
-
-    vocabulary = {word: index for index, word in enumerate(["<end>", "<start>", "<pad>", *WORDS, "<notimestamps>"])}
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="."))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<end>", pad_token="<pad>", bos_token="<start>"
-    )
-    torch.manual_seed(1)
-    config = WhisperConfig(
-        vocab_size=len(vocabulary),
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        eos_token_id=0,
-        bos_token_id=1,
-        decoder_start_token_id=1,
-        pad_token_id=2,
-        init_std=1.0,
-        max_target_positions=12,
-    )
-    model = Whisper(config)
-    model.generation_config.suppress_tokens = [1, 2, vocabulary["<notimestamps>"]]
-    model.generation_config.begin_suppress_tokens = [0]
-    model.generation_config.no_timestamps_token_id = vocabulary["<notimestamps>"]
-    return WhisperTranscriber(
-        model, WhisperFeatureExtractor(feature_size=80), tokenizer, "test/tiny-whisper", batch_size=2
-    )
+    return WhisperTranscriber(*make_tiny_recogniser(), "test/tiny-whisper", batch_size=2)
 
 
 @pytest.fixture

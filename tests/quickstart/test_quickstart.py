@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny import save_tiny_encoder, save_tiny_lm, write_speech
+from tiny import save_tiny_encoder, save_tiny_lm, save_tiny_recogniser, write_speech
 from vocable.cli import main
 from vocable.errors import AssetError, FingerprintError, ManifestError
 from vocable.features import EncoderConfig, load_encoder
@@ -58,6 +58,9 @@ def test_quickstart_writes_one_page_with_sound(encoder, shipped, tmp_path, make_
     assert len(prompt.waveform) / prompt.sample_rate == pytest.approx(0.5, abs=0.15)  # MP3 frames pad both ends
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)  # nothing is loaded from elsewhere
     assert page.count("<svg") == 2
+    (picture,) = re.findall(r'<img alt="spectrogram with units" src="data:image/png;base64,([^"]+)">', page)
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    assert "judging was skipped, as num_judged=0 asks" in page
     for words in ("warm minus cold", "bigram", "Times of this run", "Weights that were used"):
         assert words in page
     # the same command again finds every step done and says the same
@@ -67,6 +70,37 @@ def test_quickstart_writes_one_page_with_sound(encoder, shipped, tmp_path, make_
     # other settings in the same folder are refused, and named
     assert main([*command[:-1], "max_seconds=2.0"]) == 2
     assert "max_seconds: 1.0 there, 2.0 now" in capsys.readouterr().err
+
+
+@pytest.fixture
+def finish(encoder, shipped, tmp_path, make_speechlike, monkeypatch):
+    """Run a small quickstart that judges two utterances, in a folder with no assets; return its page."""
+
+    def run_to_the_end() -> str:
+        manifest = write_speech(tmp_path / "speech", make_speechlike, count=14)
+        monkeypatch.setenv("VOCABLE_CACHE", str(tmp_path / "no-assets"))
+        monkeypatch.chdir(tmp_path)
+        command = ["quickstart", "--audio", str(manifest), "--out", "run", f"encoder={encoder}",
+                   f"text_model={save_tiny_lm('SmolLM2', tmp_path / 'lm')}", "num_clusters=8", "steps=10",
+                   "num_prompts=1", "num_judged=2", "prompt_seconds=0.5", "max_seconds=0.6"]  # fmt: skip
+        assert main(command) == 0
+        return (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+    return run_to_the_end
+
+
+def test_resynthesis_is_judged_and_tabled(finish, tmp_path):
+    save_tiny_recogniser(tmp_path / "openai" / "whisper-base")  # a local folder goes before the asset of that name
+    page = finish()
+    record = json.loads((tmp_path / "run" / "resynthesis" / "resynthesis.json").read_text())
+    assert record["num_items"] == 2 and record["scores"]["wer_resynthesis"]["value"] > 0
+    assert record["conventions"]["transcriber"] == "openai/whisper-base" and record["conventions"]["mos"] is None
+    assert f"{record['scores']['wer_resynthesis']['value']:.4g}" in page and "wer resynthesis" in page
+    assert "judging was skipped" not in page
+
+
+def test_a_missing_recogniser_is_said_on_the_page(finish):
+    assert "the recogniser openai/whisper-base is not at hand" in finish()
 
 
 def test_held_out_recordings_are_not_trained_on(encoder, shipped, tmp_path, make_speechlike):

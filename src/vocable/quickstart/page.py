@@ -14,7 +14,7 @@ from vocable.evaluation.unit_metrics import UnitCounter
 from vocable.features.log_mel import LogMelConfig, log_mel
 from vocable.quickstart import plots
 from vocable.quickstart.report import Listening, Player, Report, Table, write_report
-from vocable.quickstart.run import Heard, QuickstartResult
+from vocable.quickstart.run import RECOGNISER, Heard, QuickstartConfig, QuickstartResult
 from vocable.systems import twist
 from vocable.types import Word
 
@@ -157,7 +157,7 @@ def _brackets(interval: Interval | None) -> str:
 
 def _resynthesis_tables(result: QuickstartResult) -> list[Table]:
     if result.resynthesis is None:
-        return []
+        return [Table(title="The resynthesis ceiling", columns=(), rows=(), note=_why_not_judged(result.config))]
     outcome = result.resynthesis.result
     rows = [
         (name.replace("_", " "), str(score), score.meaning) for name, score in outcome.scores.items() if score.num_items
@@ -170,6 +170,15 @@ def _resynthesis_tables(result: QuickstartResult) -> list[Table]:
             note=" ".join(("No language model over these units can be understood better.", *outcome.notes)),
         )
     ]
+
+
+def _why_not_judged(config: QuickstartConfig) -> str:
+    if config.num_judged == 0:
+        why, remedy = "as num_judged=0 asks", "Set num_judged=8, and another --out, to measure it."
+    else:
+        why = f"as the recogniser {RECOGNISER} is not at hand"
+        remedy = f"Fetch it with 'vocable assets fetch {RECOGNISER.rsplit('/', 1)[-1]}', and run again."
+    return f"Not measured: judging was skipped, {why}. {remedy}"
 
 
 def _unit_table(result: QuickstartResult) -> Table:
@@ -201,7 +210,7 @@ def _model_table(result: QuickstartResult) -> Table:
     rows: list[tuple[Any, ...]] = []
     names = [result.config.encoder, result.config.text_model]
     if result.resynthesis is not None:
-        names += ["openai/whisper-base", "distillmos", "resemblyzer"]
+        names += [RECOGNISER, "distillmos", "resemblyzer"]
     for name in names:
         asset = find_asset(name)
         if asset is not None and is_available(name):

@@ -37,6 +37,8 @@ from vocable.training.loop import TrainingResult
 from vocable.types import SpeechTokens, Utterance
 
 STARTS = {"warm": True, "cold": False}
+RECOGNISER = "openai/whisper-base"
+"""Judges the resynthesis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,9 +249,10 @@ def _judge_resynthesis(
     from vocable.assets import is_available
     from vocable.evaluation.judges import load_judges
 
-    if not is_available("openai/whisper-base"):
+    if not is_available(RECOGNISER):
         return None
     judges = load_judges(
+        RECOGNISER,
         mos="distillmos" if is_available("distillmos") else None,
         speaker="resemblyzer" if is_available("resemblyzer") else None,
     )
