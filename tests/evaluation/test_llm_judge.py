@@ -227,8 +227,8 @@ def test_a_run_is_rated_and_what_cannot_be_is_counted(server, make_judge):
     ]
     server.answers = ["Score: 2", "Score: 5", "Score: 4", "who knows", "Score: 3"]
     done = []
-    result = evaluate_judge(continuation_result(items), make_judge(), on_progress=done.append)
-    assert sum(done) == 8
+    result = evaluate_judge(continuation_result(items), make_judge(), on_progress=lambda *counts: done.append(counts))
+    assert done == [(1, 8)] * 8
     assert result.scores["rating"].value == 2 and result.scores["rating"].num_items == 1
     assert result.scores["rating/true"].value == pytest.approx((5 + 4 + 3) / 3)
     assert result.scores["rating_minus/true"].value == -3 and result.scores["rating_minus/true"].num_items == 1
@@ -260,5 +260,7 @@ def test_a_judge_that_cannot_tell_is_called_out(text_lm):
          "shuffled_transcript": "same"}
     ]  # fmt: skip
     result = evaluate_judge(continuation_result(items), LocalJudge(text_lm))
-    assert any("cannot judge this" in note for note in result.notes)
+    assert result.scores["true_minus_shuffled"].value == 0
+    assert any("does not rate true continuations above shuffled ones" in note for note in result.notes)
+    assert not any("random" in note for note in result.notes)  # there are none in this run
     assert 0 < result.measurements["mean_digit_mass"] < 1

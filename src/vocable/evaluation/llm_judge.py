@@ -69,6 +69,8 @@ Beginning: {prompt}
 Continuation: {continuation}
 Rating:"""
 DIGITS = "12345"
+CHECKED_AGAINST = ("shuffled", "random")
+"""A judge that does not rate the true continuation above these cannot judge."""
 SCORE_LINE = re.compile(r"^\W*score\W*([1-5])(?:\s*(?:/|out of)\s*5)?\W*$", re.IGNORECASE | re.MULTILINE)
 PLACES = re.compile(r"\{(prompt|continuation)\}")
 
@@ -209,7 +211,7 @@ def evaluate_judge(
     systems: Sequence[str] | None = None,
     seed: int = 0,
     num_resamples: int = 2000,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda count, total: None,
 ) -> EvaluationResult:
     """Rate the transcripts of a continuation run: those of the model and of each anchor.
 
@@ -219,11 +221,12 @@ def evaluate_judge(
         systems: which to rate: "model" and names of anchors; None takes all that the run has.
         seed: of the bootstrap.
         num_resamples: of the bootstrap.
-        on_progress: called with the number of ratings done since the last call.
+        on_progress: called with the number of ratings done since the last call, and of all.
 
     Returns:
-        Scores `rating` (the model) and `rating/<anchor>`, and `rating_minus/<anchor>`, the paired difference. An empty
-        transcript and a reply without a score are counted as left out, not rated.
+        Scores `rating` (the model) and `rating/<anchor>`, and `rating_minus/<anchor>`, the paired difference; and, to
+        see what the judge can tell, `true_minus_shuffled` and `true_minus_random`. An empty transcript and a reply
+        without a score are counted as left out, not rated.
 
     Raises:
         ConfigError: the result is of another benchmark, or lacks a system.
@@ -238,20 +241,19 @@ def evaluate_judge(
         row: dict[str, Any] = {"id": item["id"], "speaker": item.get("speaker")}
         for system in chosen:
             row |= _rated(item, system, judge, excluded)
-            if on_progress is not None:
-                on_progress(1)
+            on_progress(1, len(chosen) * len(continuations.items))
         rows.append(row)
-    settings = {"seed": seed, "num_resamples": num_resamples}
+    scores = _judge_scores(rows, chosen, {"seed": seed, "num_resamples": num_resamples})
     return EvaluationResult(
         benchmark="judge",
-        scores=_judge_scores(rows, chosen, settings),
+        scores=scores,
         conventions={**judge.conventions, "continuations": dict(continuations.conventions)},
         fingerprints=continuations.fingerprints,
         weights={"judge": dict(judge.weights)},
         seed=seed,
         seconds=time.perf_counter() - started,
         excluded=dict(excluded),
-        notes=_judge_notes(rows, chosen, judge, excluded),
+        notes=_judge_notes(scores, judge, excluded),
         measurements=_judge_measurements(rows, chosen, judge, excluded),
         items=rows,
     )
@@ -300,35 +302,36 @@ def _judge_scores(
             meaning=f"mean rating from 1 to 5, {system}",
             **settings,
         )
-    for system in systems if "model" in systems else ():
-        both = [row for row in rows if row["rating"] is not None and row[column(system, "rating")] is not None]
-        if system != "model" and both:
-            scores[f"rating_minus/{system}"] = mean_score(
-                [row["rating"] - row[column(system, "rating")] for row in both],
+    pairs = {f"rating_minus/{system}": ("model", system) for system in systems if system != "model"}
+    pairs |= {f"true_minus_{system}": ("true", system) for system in CHECKED_AGAINST}
+    for name, (first, second) in pairs.items():
+        columns = column(first, "rating"), column(second, "rating")
+        both = [row for row in rows if all(row.get(one) is not None for one in columns)]
+        if both:
+            scores[name] = mean_score(
+                [row[columns[0]] - row[columns[1]] for row in both],
                 [row["speaker"] for row in both],
                 better="higher",
-                meaning=f"rating of the model minus rating of {system}, paired by prompt",
+                meaning=f"rating of {first} minus rating of {second}, paired by prompt",
                 **settings,
             )
     return scores
 
 
-def _judge_notes(
-    rows: Sequence[Mapping[str, Any]], systems: Sequence[str], judge: ContinuationJudge, excluded: Mapping[str, int]
-) -> list[str]:
+def _judge_notes(scores: Mapping[str, Score], judge: ContinuationJudge, excluded: Mapping[str, int]) -> list[str]:
     notes = []
     failures = sum(count for reason, count in excluded.items() if reason.endswith("no score in the reply"))
     if failures:
         notes.append(f"{failures} replies hold no score; they are left out, which favours what the judge could rate.")
     if isinstance(judge, LocalJudge):
         notes.append(f"{judge.name} is a text model of no great size: read its ratings of the anchors first.")
-        means = {}
-        for system in ("true", "shuffled"):
-            found = [row[column(system, "rating")] for row in rows if row.get(column(system, "rating")) is not None]
-            if system in systems and found:
-                means[system] = sum(found) / len(found)
-        if len(means) == 2 and means["true"] <= means["shuffled"]:
-            notes.append("It rates true continuations no higher than foreign ones: it cannot judge this.")
+    for system in CHECKED_AGAINST:
+        check = scores.get(f"true_minus_{system}")
+        if check is not None and (check.low is None or check.low <= 0):
+            notes.append(
+                f"It does not rate true continuations above {system} ones beyond chance ({check}): its ratings of the "
+                "model say nothing."
+            )
     return notes
 
 
