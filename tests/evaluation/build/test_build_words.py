@@ -142,6 +142,7 @@ def test_pseudo_words_are_matched_and_are_no_words(seed, share):
         assert [kind(phone) for phone in pseudo] == [kind(phone) for phone in word]
         assert sum(a != b for a, b in zip(word, pseudo)) == max(1, round(len(word) / 3))
         assert set(trigrams(pseudo)) <= attested
+        assert pair.negative[0].text not in lexicon.pronunciations  # a synthesiser that reads letters says no word
         made.append(unmarked(pseudo))
     assert not set(made) & real and len(made) == len(set(made))
     assert planned.matching["max_abs_delta_log_p"] <= 1.0

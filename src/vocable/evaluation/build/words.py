@@ -14,9 +14,12 @@ from typing import Any, NamedTuple
 
 from vocable.errors import ConfigError
 from vocable.evaluation.build.lexicon import Lexicon, Pronunciation
-from vocable.evaluation.build.phonotactics import PseudoWordConfig, PseudoWordMaker
+from vocable.evaluation.build.phonotactics import PseudoWord, PseudoWordConfig, PseudoWordMaker
 from vocable.evaluation.build.plan import PlannedPair, SpokenText, check_count, draw_evenly
 from vocable.evaluation.build.spelling import Speller
+
+SPELLING_TRIALS = 5
+"""Pseudo-words that are tried for a word until one is not spelled like a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +70,11 @@ def plan_word_pairs(lexicon: Lexicon, config: WordPairsConfig) -> PlannedWords:
         if len(pairs) == config.num_pairs:
             break
         phones = lexicon.pronunciations[word][0]
-        pseudo = maker.make(phones, generator)
-        if pseudo is None:
+        found = _pseudo_word(word, phones, lexicon, maker, speller, generator)
+        if found is None:
             skipped += 1
             continue
-        spelling = speller.spell(word, phones, pseudo.phones)
+        pseudo, spelling = found
         pairs.append(_pair(word, phones, spelling, pseudo.phones, lexicon.band(word), len(pairs)))
         deltas.append(pseudo.delta)
     if not pairs:
@@ -88,6 +91,25 @@ def plan_word_pairs(lexicon: Lexicon, config: WordPairsConfig) -> PlannedWords:
         "num_words_without_pseudo_word": skipped,
     }
     return PlannedWords(pairs, matching)
+
+
+def _pseudo_word(
+    word: str,
+    phones: Pronunciation,
+    lexicon: Lexicon,
+    maker: PseudoWordMaker,
+    speller: Speller,
+    generator: random.Random,
+) -> tuple[PseudoWord, str] | None:
+    """A pseudo-word and its spelling, which is no word either: `cave` would be read as one."""
+    for _ in range(SPELLING_TRIALS):
+        pseudo = maker.make(phones, generator)
+        if pseudo is None:
+            return None
+        spelling = speller.spell(word, phones, pseudo.phones)
+        if spelling not in lexicon.pronunciations:
+            return pseudo, spelling
+    return None
 
 
 def _is_eligible(word: str, lexicon: Lexicon, config: WordPairsConfig) -> bool:
