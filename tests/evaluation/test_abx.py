@@ -325,6 +325,22 @@ def test_what_is_missing_is_counted_and_saved(tmp_path):
     assert len({row["id"] for row in loaded.items}) == len(loaded.items)
 
 
+def test_two_tokenizers_are_compared_cell_by_cell():
+    from vocable.evaluation.comparison import compare_results
+
+    generator = torch.Generator().manual_seed(9)
+    other = [(name, torch.randint(0, 4, (50, 1), generator=generator)) for name, _ in make_files()]
+    config = AbxConfig(num_resamples=5, kernel="torch")
+    results = {"a": evaluate_abx(make_items(), make_files(), 10.0, config)}
+    results["b"] = evaluate_abx(make_items(), other, 10.0, config)
+    comparison = compare_results(results)
+    assert comparison.content == "context"
+    for difference in comparison.differences:
+        expected = [results[name].scores[difference.measure].value for name in "ab"]
+        assert difference.values == pytest.approx(expected)
+    assert {difference.measure for difference in comparison.differences} == {"within", "across"}
+
+
 def test_nothing_to_compare_is_an_error():
     with pytest.raises(ConfigError, match="1 of 1 items have frames, and no speaker says two phones"):
         evaluate_abx([AbxItem("f0", 0, 1, "a", "b", "c", "s")], make_files(), 10.0, AbxConfig(kernel="torch"))

@@ -101,7 +101,8 @@ def evaluate_abx(
         if cells:
             errors = _fastabx_errors if kernel == "fastabx" else _own_errors
             found = errors(cells, tokens, distance, device)
-            rows += [_row(cell, speakers, error) for cell, error in zip(cells, found)]
+            weights = _CellTable(cells, found).weights()
+            rows += [_row(cell, speakers, *numbers) for cell, *numbers in zip(cells, found, weights)]
             scores[speakers] = abx_score(cells, found, speakers, config.num_resamples, config.seed)
         else:
             reasons[f"no cell {speakers} speakers"] += 1
@@ -175,6 +176,12 @@ class _CellTable:
         error = np.bincount(self._pair_of_group, group_weight * group_error, self._num_pairs)
         there = weight > 0
         return float((error[there] / weight[there]).mean()) if there.any() else float("nan")
+
+    def weights(self) -> np.ndarray:
+        """How much each cell counts in `mean`, (cells,); they sum to 1."""
+        in_group = np.bincount(self._group, minlength=self._num_groups)
+        in_pair = np.bincount(self._pair_of_group, minlength=self._num_pairs)
+        return 1 / (in_group[self._group] * in_pair[self._pair_of_group[self._group]] * self._num_pairs)
 
     def over_contexts(self, times: np.ndarray) -> float:
         """With each context counted so many times."""
@@ -277,19 +284,21 @@ def _choose_kernel(kernel: Kernel, distance: str, tokens: Sequence[Tensor]) -> s
     return "fastabx" if kernel == "fastabx" or (kernel == "auto" and installed and fits) else "torch"
 
 
-def _row(cell: AbxCell, speakers: str, error: float) -> dict[str, Any]:
+def _row(cell: AbxCell, speakers: str, error: float, weight: float) -> dict[str, Any]:
+    """A cell; the score is the sum of `weighted_error` over the sum of `weight`."""
     before, after = cell.context
     return {
         "id": f"{speakers}|{cell.phone_a}-{cell.phone_b}|{before}_{after}|{cell.speaker}|{cell.x_speaker}",
         "speakers": speakers,
         "phone_a": cell.phone_a,
         "phone_b": cell.phone_b,
-        "previous": before,
-        "following": after,
+        "context": f"{before}_{after}",
         "speaker": cell.speaker,
         "x_speaker": cell.x_speaker,
         "num_triples": cell.num_triples,
         "error": float(error),
+        "weight": float(weight),
+        "weighted_error": float(weight * error),
     }
 
 

@@ -10,6 +10,7 @@ A score that is no mean and no ratio of sums over items (a perplexity of the who
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,6 +65,16 @@ class Measure:
         return ItemScores([pair[0] for pair in pairs if pair], [pair[1] for pair in pairs if pair])
 
 
+RATIOS: Mapping[str, Measure] = {
+    "within": Measure(name="within", numerators=("weighted_error",), denominators=("weight",)),
+    "across": Measure(name="across", numerators=("weighted_error",), denominators=("weight",)),
+    "duration_consistency": Measure(
+        name="duration_consistency", numerators=("words_consistent",), denominators=("words_matched",)
+    ),
+}
+"""Scores that are ratios of sums: ABX, whose rows say how much a cell counts, and duration consistency."""
+
+
 def find_measures(results: Sequence[EvaluationResult], wanted: Sequence[str] | None = None) -> list[Measure]:
     """The scores that all results have and that are sums over items, the headline score first.
 
@@ -114,7 +125,7 @@ def _reported(results: Sequence[EvaluationResult]) -> Iterator[Measure]:
     for name, score in results[0].scores.items():
         if NOT_OF_MODELS.fullmatch(name) or not all(name in result.scores for result in results):
             continue
-        found = _error_rate(name) or _mean_of_column(name, results)
+        found = _error_rate(name) or _known_ratio(name, results) or _mean_of_column(name, results)
         if found is not None and all(any(found.of(item) for item in result.items) for result in results):
             yield Measure(
                 name=name,
@@ -138,6 +149,15 @@ def _error_rate(name: str) -> Measure | None:
         denominators=(f"{prefix}_reference_length",),
         where=("reference_source", source),
     )
+
+
+def _known_ratio(name: str, results: Sequence[EvaluationResult]) -> Measure | None:
+    """A ratio of `RATIOS` whose columns are there; of ABX, the rows of its own speakers."""
+    measure = RATIOS.get(name)
+    if measure is None or not all(c in result.items[0] for result in results for c in measure.denominators):
+        return None
+    where = ("speakers", name) if name in ("within", "across") else None
+    return dataclasses.replace(measure, where=where)
 
 
 def _mean_of_column(name: str, results: Sequence[EvaluationResult]) -> Measure | None:

@@ -19,7 +19,7 @@ from vocable.evaluation.results import EvaluationResult, load_result
 Items = Sequence[Mapping[str, Any]]
 
 GROUP_COLUMNS = ("phenomenon", "type", "band", "version", "task", "kind", "condition", "voice", "speaker", "language")
-CONTENT_COLUMNS = ("word", "sentence", "story")
+CONTENT_COLUMNS = ("word", "sentence", "story", "context")
 """Items that share one of these say the same in several voices, and are one piece of evidence."""
 OF_THE_MODEL = (
     *("model", "lm", "language_model", "tokenizer", "tokenizer_encoder", "judge_and_tokenizer_encoder", "vocoder"),
