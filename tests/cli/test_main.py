@@ -1,5 +1,6 @@
 """The command line itself: finding commands, arguments, errors, exit codes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,33 @@ def test_every_command_has_a_summary_and_documents_its_arguments():
         for parameter in inspect.signature(function).parameters:
             if parameter != "overrides":
                 assert f"{parameter}: " in text, f"{name}: {parameter} is not documented"
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(before, after):
+    """The setting counts only if it is there when torch is loaded: the command line must not have loaded it."""
+    code = "import os, sys; from vocable import cli; loaded = 'torch' in sys.modules; cli.main(['--version'])\n"
+    code += "print(loaded, os.environ['OMP_WAIT_POLICY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if before is None else {"OMP_WAIT_POLICY": before}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines()[-1] == f"False {after}"
+
+
+def test_a_list_may_stand_before_required_options(monkeypatch):
+    calls = []
+
+    def compare(files: list[str], *, out: Path, names: list[str] | None = None) -> None:
+        """Compare.
+
+        Args:
+            files: Files.
+            out: A folder.
+            names: Names.
+        """
+        calls.append((files, out, names))
+
+    monkeypatch.setattr(cli, "find_commands", lambda: {"compare": compare})
+    assert cli.main(["compare", "a", "b", "--out", "c", "--names", "[x, y]"]) == 0
+    assert cli.main(["compare", "--out=c", "a"]) == 0
+    assert calls == [(["a", "b"], Path("c"), ["x", "y"]), (["a"], Path("c"), None)]

@@ -26,6 +26,9 @@ OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code (2: the user's input was wrong)."""
+    # Before torch is imported: threads that wait sleep instead of spinning, or one busy neighbour takes the core of a
+    # thread that all others spin for, and a run becomes many times slower (docs/decisions.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments in (["--version"], ["-V"]):
         print(f"vocable {__version__}")
