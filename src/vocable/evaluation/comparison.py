@@ -47,8 +47,8 @@ class CompareConfig:
     groups: tuple[str, ...] | None = None
     """Item columns for the tables by group; None takes the known ones that are there."""
     content: str | None = None
-    """Item column that says which items have the same content; None takes word, sentence, story or context (of a phone),
-    where one is there."""
+    """Item column that says which items have the same content; None takes word, sentence, story or context (of
+    a phone), where one is there."""
     conventions: Literal["refuse", "allow"] = "refuse"
     """What to do when the results were not measured alike."""
     num_resamples: int = 2000
