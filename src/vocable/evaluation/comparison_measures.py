@@ -30,8 +30,9 @@ ACCURACIES = {
 EDITS = ("substitutions", "deletions", "insertions")
 LEVELS = {"wer": "word", "cer": "character"}
 ERROR_RATE = re.compile(r"(wer|cer)_(\w+?)(_to_asr)?")
-NOT_OF_MODELS = re.compile(r"\w+_topline|(wer|cer)_loss")
-"""Scores of the recordings, and differences to these: two models on equal recordings differ as without them."""
+NOT_OF_MODELS = re.compile(r"\w+_topline|(wer|cer)_loss|\w+/(true|resynthesised|shuffled|copy|random)")
+"""Scores of the recordings and of anchors, and differences to these: two models on equal recordings differ as without
+them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
