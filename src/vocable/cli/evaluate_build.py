@@ -53,6 +53,7 @@ def build_words(
     from vocable.evaluation.build.lexicon import read_counts, read_lexicon
     from vocable.evaluation.build.words import WordPairsConfig, plan_word_pairs
 
+    speech = _speech(out, command, speed, format)
     given = read_counts(counts) if counts is not None else None
     loaded = read_lexicon(lexicon, given, vowels.split() if vowels is not None else None)
     if min_count is None:
@@ -71,7 +72,6 @@ def build_words(
         "matching": planned.matching,
         "num_bad_lexicon_lines": loaded.num_bad_lines,
     }
-    speech = _speech(command, speed, format)
     _speak(planned.pairs, out, "swuggy", speech, card, voices, voices_per_item, command, language, licence,
            num_processes)  # fmt: skip
 
@@ -115,6 +115,7 @@ def build_sentences(
     from vocable.evaluation.build.sentence_maker import make_sentence_pairs
     from vocable.evaluation.build.sentences import plan_sentence_pairs, read_sentence_pairs
 
+    speech = _speech(out, command, speed, format)
     found, num_bad = read_sentence_pairs(texts, strict) if texts is not None else (make_sentence_pairs(None, seed), 0)
     planned = plan_sentence_pairs(found, num_pairs, seed, max_words)
     card = {
@@ -124,7 +125,6 @@ def build_sentences(
     }
     if licence is None and texts is None:
         licence = "Apache-2.0"
-    speech = _speech(command, speed, format)
     _speak(planned, out, "sblimp", speech, card, voices, voices_per_item, command, language, licence,
            num_processes)  # fmt: skip
 
@@ -176,6 +176,7 @@ def build_stories(
     if recordings is not None:
         _cut_recordings(recordings, out, num_stories, context_utterances, seed, strict)
         return
+    speech = _speech(out, command, speed, format)
     if texts is None:
         stories, num_bad = make_stories(400 if num_stories is None else num_stories, seed), 0
     else:
@@ -190,7 +191,6 @@ def build_stories(
     }
     if licence is None and texts is None:
         licence = "Apache-2.0"
-    speech = _speech(command, speed, format)
     _speak(planned, out, "storycloze", speech, card, voices, voices_per_item, command, language, licence,
            num_processes)  # fmt: skip
 
@@ -318,9 +318,11 @@ def _voices(voices: str | None, command: str | None) -> tuple[str, ...]:
     return DEFAULT_VOICES if command is None else ("default",)
 
 
-def _speech(command: str | None, speed: float, format: Literal["flac", "opus"]):
-    from vocable.evaluation.build.speak import SpeechConfig
+def _speech(out: Path, command: str | None, speed: float, format: Literal["flac", "opus"]):
+    """The settings of the speech, after a look at the folder: planning words takes a while."""
+    from vocable.evaluation.build.speak import SpeechConfig, check_folder
 
+    check_folder(out)
     return SpeechConfig(command=command, speed=speed, format=format)
 
 
