@@ -10,8 +10,9 @@ from evaluation.comparison_results import pair_result, pair_row, resynthesis_res
 from vocable.errors import ConfigError
 from vocable.evaluation.bootstrap import bootstrap_mean
 from vocable.evaluation.comparison import CompareConfig, compare_results
+from vocable.evaluation.comparison_measures import find_measures, unpaired_scores
 from vocable.evaluation.comparison_pairing import load_results
-from vocable.evaluation.results import save_result
+from vocable.evaluation.results import mean_score, ratio_score, save_result
 
 WARM = [1, 1, 0, 1, 0.5, 1, 1, 0, 1, 1, 1, 0]
 COLD = [0, 1, 0, 1, 0.0, 0, 1, 1, 0, 0, 0.5, 0]
@@ -149,6 +150,32 @@ def test_other_conventions_are_refused_or_named():
     one, two = (resynthesis_result([1], [2], ["a"], [0.5], weights=weights) for weights in judges)
     with pytest.raises(ConfigError, match="weights of transcriber is"):
         compare_results({"one": one, "two": two})
+
+
+def test_conventions_within_conventions_are_compared_one_by_one():
+    nested = [{"continuations": {"lm": lm, "sampling": {"top_k": 50}}} for lm in ("warm", "cold")]
+    results = {lm["continuations"]["lm"]: pair_result(WARM, conventions=lm) for lm in nested}
+    assert compare_results(results).differing == {}  # the model itself may differ
+    nested[1]["continuations"]["sampling"] = {"top_k": 5}
+    with pytest.raises(ConfigError, match=r"continuations\.sampling\.top_k is 50 in warm, 5 in cold"):
+        compare_results(results)
+
+
+def test_a_score_belongs_to_the_columns_that_give_it():
+    rows = [{"id": str(i), "nll_alone": 2.0 * i, "tokens_alone": i + 1, "mos": i / 2, "other": -i} for i in range(4)]
+    per_token = ratio_score([0, 2, 4, 6], [1, 2, 3, 4], better="lower", meaning="nats per token")
+    scores = {
+        "nats": per_token,
+        "quality": mean_score([0, 0.5, 1, 1.5], better="higher", meaning="found by its value"),
+        "other": mean_score([1.0, 2.0], better="lower", meaning="not what the column of this name holds"),
+    }
+    results = [pair_result([1], scores=scores, items=rows) for _ in range(2)]
+    measures = find_measures(results)
+    assert [(m.name, m.numerators, m.denominators) for m in measures] == [
+        ("nats", ("nll_alone",), ("tokens_alone",)),
+        ("quality", ("mos",), ()),
+    ]
+    assert unpaired_scores(results, measures) == ["other"]
 
 
 def test_results_are_named_by_what_tells_them_apart(tmp_path):

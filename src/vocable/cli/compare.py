@@ -79,15 +79,15 @@ def _print_differences(comparison, console) -> None:
 
     from vocable.evaluation.comparison_page import interval, show
 
-    table = Table(title=f"{comparison.benchmark}: {comparison.num_common} common items")
-    for column in ("score", "models", "values", "difference", "95 %", "p (Holm)", "better"):
-        table.add_column(column)
+    pair = comparison.models if len(comparison.models) == 2 else None
+    title = f"{comparison.benchmark}: {comparison.num_common} common items"
+    table = Table(title=f"{title}, {pair[0]} - {pair[1]}" if pair else title)
+    for column in ("score", *(pair or ("models", "first", "second")), "difference", "95 %", "p (Holm)", "better"):
+        table.add_column(column, overflow="fold")
     for d in comparison.differences:
-        models = f"{d.first} - {d.second}"
-        values = f"{show(d.values[0])} - {show(d.values[1])}"
-        better = d.favours or "not shown"
-        row = (d.measure, models, values, show(d.difference), interval(d.low, d.high), show(d.p_holm), better)
-        table.add_row(*row)
+        models = () if pair else (f"{d.first} - {d.second}",)
+        numbers = (*map(show, d.values), show(d.difference), interval(d.low, d.high), show(d.p_holm))
+        table.add_row(d.measure, *models, *numbers, d.favours or "not shown")
     console.print(table, markup=False)
     for note in comparison.notes:
         console.print(f"Note: {note}", markup=False)

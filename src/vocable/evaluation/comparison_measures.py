@@ -79,7 +79,8 @@ RATIOS: Mapping[str, Measure] = {
 def find_measures(results: Sequence[EvaluationResult], wanted: Sequence[str] | None = None) -> list[Measure]:
     """The scores that all results have and that are sums over items, the headline score first.
 
-    A score belongs to the column of its name, or else to the column whose mean it is in every result.
+    A score belongs to the column whose mean it is in every result (to the one of its name, where several fit), or to a
+    column of log-likelihoods and one of tokens.
 
     Args:
         results: of one benchmark.
@@ -162,12 +163,14 @@ def _known_ratio(name: str, results: Sequence[EvaluationResult]) -> Measure | No
 
 
 def _mean_of_column(name: str, results: Sequence[EvaluationResult]) -> Measure | None:
+    """The column whose mean is the score in every result, first the one of its name; or log-likelihood per token."""
     columns = list(dict.fromkeys(column for item in results[0].items for column in item))
-    for column in [name] * (name in columns) + columns:
-        measure = Measure(name=name, numerators=(column,))
-        if column == name or _matches(measure, name, results):
-            return measure
-    return None
+    candidates = [Measure(name=name, numerators=(column,)) for column in [name] * (name in columns) + columns]
+    for column in columns:
+        tokens = column.replace("nll", "tokens")
+        if tokens != column and tokens in columns:
+            candidates.append(Measure(name=name, numerators=(column,), denominators=(tokens,)))
+    return next((measure for measure in candidates if _matches(measure, name, results)), None)
 
 
 def _matches(measure: Measure, name: str, results: Sequence[EvaluationResult]) -> bool:

@@ -9,7 +9,7 @@ only one result has is left out and counted, and what was not measured alike is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,23 @@ def differing_conventions(results: Mapping[str, EvaluationResult]) -> dict[str, 
     described = {}
     for name, result in results.items():
         judges = {f"weights of {role}": weights for role, weights in result.weights.items() if role not in OF_THE_MODEL}
-        switches = {key: value for key, value in result.conventions.items() if key not in OF_THE_MODEL}
-        described[name] = switches | judges
+        described[name] = dict(_switches(result.conventions)) | judges
     keys = dict.fromkeys(key for values in described.values() for key in values)
     found = {key: {name: values.get(key) for name, values in described.items()} for key in keys}
     return {
         key: values for key, values in found.items() if any(v != next(iter(values.values())) for v in values.values())
     }
+
+
+def _switches(conventions: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Conventions that must agree; those within a convention under dotted names."""
+    for key, value in conventions.items():
+        if key in OF_THE_MODEL:
+            continue
+        if isinstance(value, Mapping):
+            yield from _switches(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def common_items(results: Mapping[str, EvaluationResult]) -> tuple[dict[str, list[Mapping[str, Any]]], Counter[str]]:
