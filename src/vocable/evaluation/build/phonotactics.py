@@ -78,7 +78,7 @@ class PseudoWordConfig:
     """Share of the phones that are replaced, at least one of them."""
     close_nats: float = 0.1
     """Pseudo-words whose log-probability differs from the word's by less are equally good: one is drawn."""
-    max_nats: float = 1.0
+    max_nats: float = 0.5
     """A word without a pseudo-word this close is skipped."""
     num_position_sets: int = 12
     """Sets of positions that are tried, in random order."""
