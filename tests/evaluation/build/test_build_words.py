@@ -166,7 +166,6 @@ def test_seeds_reproduce_and_matter(lexicon):
 
 
 def test_words_are_drawn_evenly_from_the_bands():
-    # all words of one shape are equally frequent in every band, so that few are skipped for want of a pseudo-word
     lexicon = made_up_lexicon(share=0.5)
     words = sorted(lexicon.pronunciations)
     lexicon = replace(lexicon, counts={word: (0, 3, 9, 50, 200)[place % 5] for place, word in enumerate(words)})
@@ -174,7 +173,7 @@ def test_words_are_drawn_evenly_from_the_bands():
     pairs = plan_word_pairs(lexicon, WordPairsConfig(num_pairs=20, min_count=1, pseudo_words=loose)).pairs
     counts = Counter(pair.group["band"] for pair in pairs)
     assert set(counts) == {"1-5", "6-20", "21-100", ">100"}  # none out of vocabulary
-    assert max(counts.values()) - min(counts.values()) <= 3
+    assert max(counts.values()) - min(counts.values()) <= 1  # though some words have no pseudo-word
     all_bands = plan_word_pairs(lexicon, WordPairsConfig(num_pairs=20, pseudo_words=loose)).pairs
     assert "oov" in {pair.group["band"] for pair in all_bands}
 

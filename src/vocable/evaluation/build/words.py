@@ -66,17 +66,21 @@ def plan_word_pairs(lexicon: Lexicon, config: WordPairsConfig) -> PlannedWords:
     pairs: list[PlannedPair] = []
     deltas: list[float] = []
     skipped = 0
-    for word in draw_evenly(words, None, key=lexicon.band, seed=config.seed):
-        if len(pairs) == config.num_pairs:
-            break
-        phones = lexicon.pronunciations[word][0]
-        found = _pseudo_word(word, phones, lexicon, maker, speller, generator)
-        if found is None:
+    rows = _words_by_band(words, lexicon, config.seed)
+    while rows and len(pairs) < config.num_pairs:
+        band = next(iter(rows))
+        row = rows.pop(band)
+        while row:  # until a word of this band has a pseudo-word: bands stay even
+            word = row.pop(0)
+            phones = lexicon.pronunciations[word][0]
+            found = _pseudo_word(word, phones, lexicon, maker, speller, generator)
+            if found is not None:
+                pseudo, spelling = found
+                pairs.append(_pair(word, phones, spelling, pseudo.phones, band, len(pairs)))
+                deltas.append(pseudo.delta)
+                rows[band] = row  # last in the queue
+                break
             skipped += 1
-            continue
-        pseudo, spelling = found
-        pairs.append(_pair(word, phones, spelling, pseudo.phones, lexicon.band(word), len(pairs)))
-        deltas.append(pseudo.delta)
     if not pairs:
         raise ConfigError(
             f"The lexicon {lexicon.name} yields no pair: {len(words)} words have {config.min_phones} to "
@@ -91,6 +95,14 @@ def plan_word_pairs(lexicon: Lexicon, config: WordPairsConfig) -> PlannedWords:
         "num_words_without_pseudo_word": skipped,
     }
     return PlannedWords(pairs, matching)
+
+
+def _words_by_band(words: list[str], lexicon: Lexicon, seed: int) -> dict[str | None, list[str]]:
+    """The words of every frequency band, in random order."""
+    rows: dict[str | None, list[str]] = {}
+    for word in draw_evenly(words, None, key=lexicon.band, seed=seed):
+        rows.setdefault(lexicon.band(word), []).append(word)
+    return rows
 
 
 def _pseudo_word(
