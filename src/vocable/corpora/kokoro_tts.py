@@ -24,6 +24,9 @@ from vocable.types import Phone, Word
 SAMPLE_RATE = 24_000
 FRAME_SAMPLES = 600
 """One duration frame of the model; the sum of all durations times this is the exact length of the audio."""
+LEAD_FRAMES = 2
+"""The sound of a symbol comes about 50 ms before its place in the sum of durations. Measured: units of Whisper tiny.en
+know most about phones that are moved by 48 ms, and after pauses the sound begins 45 ms before the phone (median)."""
 MAX_PHONEMES = 510
 STYLE_DIM = 256
 STRESS_MARKS = "ˈˌ"
@@ -102,8 +105,9 @@ class Kokoro:
         words = phonemize(text, voice_accent(voice))
         symbols, spans = phoneme_string(words)
         waveform, frames = self._run(symbols, voice, text)
-        times = word_times([word.word for word in words], spans, frames[1:-1], first_frame=int(frames[0]))
-        phones = phone_times(symbols, frames[1:-1], first_frame=int(frames[0]))
+        first_frame = max(0, int(frames[0]) - LEAD_FRAMES)
+        times = word_times([word.word for word in words], spans, frames[1:-1], first_frame)
+        phones = phone_times(symbols, frames[1:-1], first_frame)
         return Speech(waveform, SAMPLE_RATE, times, phones)
 
     def speak_symbols(self, symbols: str, voice: str) -> Speech:
