@@ -22,7 +22,8 @@ from vocable.errors import ConfigError, OutputError
 from vocable.evaluation.bootstrap import bootstrap_ratio
 
 FORMAT = "vocable.evaluation/1"
-PACKAGES = ("vocable", "torch", "transformers", "numpy", "jiwer", "soundfile", "soxr", "tokenizers")
+PACKAGES = ("vocable", "torch", "transformers", "numpy", "soundfile", "soxr", "tokenizers")
+PACKAGES += ("jiwer", "onnxruntime", "pystoi", "pesq", "fastabx")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
