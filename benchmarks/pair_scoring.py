@@ -20,8 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vocable.audio.io import write_audio
 from vocable.evaluation.once import encode_once
-from vocable.evaluation.pair_rows import Row
-from vocable.evaluation.pair_scoring import NeuralScorer
+from vocable.evaluation.pairs.rows import Row
+from vocable.evaluation.pairs.scoring import NeuralScorer
 from vocable.features import EncoderConfig, load_encoder
 from vocable.lm.packed import enable_packing
 from vocable.lm.shapes import SHAPES, shape_config

@@ -47,10 +47,10 @@ def compare(
     from rich.console import Console
 
     from vocable.errors import ConfigError
-    from vocable.evaluation.comparison import CompareConfig, compare_results
-    from vocable.evaluation.comparison_examples import no_sounds, sounds_of_manifest, sounds_of_pairs
-    from vocable.evaluation.comparison_page import write_comparison_page
-    from vocable.evaluation.comparison_pairing import load_results
+    from vocable.evaluation.comparison.compare import CompareConfig, compare_results
+    from vocable.evaluation.comparison.examples import no_sounds, sounds_of_manifest, sounds_of_pairs
+    from vocable.evaluation.comparison.page import write_comparison_page
+    from vocable.evaluation.comparison.pairing import load_results
     from vocable.evaluation.results import check_output, write_text
 
     if pairs is not None and manifest is not None:
@@ -77,7 +77,7 @@ def compare(
 def _print_differences(comparison, console) -> None:
     from rich.table import Table
 
-    from vocable.evaluation.comparison_page import interval, show
+    from vocable.evaluation.comparison.page import interval, show
 
     pair = comparison.models if len(comparison.models) == 2 else None
     title = f"{comparison.benchmark}: {comparison.num_common} common items"

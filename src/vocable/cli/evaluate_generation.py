@@ -241,7 +241,7 @@ def _load_spoken_lm(lm: Path, tokenizer: Path | None, vocoder: Path | None, devi
 
     from vocable.errors import ConfigError
     from vocable.evaluation.continuation import SpokenLM
-    from vocable.evaluation.pair_models import find_lm, find_tokenizer
+    from vocable.evaluation.pairs.models import find_lm, find_tokenizer
     from vocable.lm.checkpoint import load_lm, read_card
     from vocable.quickstart.vocoder import vocoder_for
     from vocable.systems import twist

@@ -79,9 +79,9 @@ def _command(benchmark: str) -> Callable[..., None]:
         overwrite: bool = False,
     ) -> None:
         from vocable.cli.showing import best_device, print_scores, progress
-        from vocable.evaluation.pair_benchmarks import run_pair_benchmark
-        from vocable.evaluation.pair_models import PairModelConfig
-        from vocable.evaluation.pair_scoring import PairScoringConfig
+        from vocable.evaluation.pairs.benchmarks import run_pair_benchmark
+        from vocable.evaluation.pairs.models import PairModelConfig
+        from vocable.evaluation.pairs.scoring import PairScoringConfig
         from vocable.evaluation.results import check_output, save_result
         from vocable.training.logs import quiet_transformers
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vocable.errors import ManifestError
-from vocable.evaluation.gold_csv import WAVE
-from vocable.evaluation.pair_scores import accuracy, accuracy_by, macro_accuracy, mean_over_voices
 from vocable.evaluation.pairs import PairItem, PairSet, Segment
+from vocable.evaluation.pairs.gold_csv import WAVE
+from vocable.evaluation.pairs.tables import accuracy, accuracy_by, macro_accuracy, mean_over_voices
 from vocable.evaluation.results import Score
 from vocable.types import Utterance
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vocable.evaluation.gold_csv import find_gold, pairs_from_gold, read_gold
-from vocable.evaluation.pair_scores import accuracy, accuracy_by, grouped, macro_accuracy, mean_over_voices
 from vocable.evaluation.pairs import PairSet
+from vocable.evaluation.pairs.gold_csv import find_gold, pairs_from_gold, read_gold
+from vocable.evaluation.pairs.tables import accuracy, accuracy_by, grouped, macro_accuracy, mean_over_voices
 from vocable.evaluation.results import Score
 
 NAMES = ("phenomenon", "type", "sentence")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vocable.errors import ManifestError
-from vocable.evaluation.gold_csv import find_gold, pairs_from_gold, read_gold
-from vocable.evaluation.pair_scores import accuracy, accuracy_by, mean_over_voices
 from vocable.evaluation.pairs import PairSet
+from vocable.evaluation.pairs.gold_csv import find_gold, pairs_from_gold, read_gold
+from vocable.evaluation.pairs.tables import accuracy, accuracy_by, mean_over_voices
 from vocable.evaluation.results import Score
 
 BANDS = ("oov", "1-5", "6-20", "21-100", ">100")

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vocable.errors import ManifestError
-from vocable.evaluation.pairs import PairItem, PairSet, Segment
+from vocable.evaluation.pairs.items import PairItem, PairSet, Segment
 from vocable.types import Utterance
 
 WAVE = (".wav", ".flac", ".ogg", ".opus", ".mp3")

@@ -9,9 +9,9 @@ from scipy import stats
 from evaluation.comparison_results import pair_result, pair_row, resynthesis_result
 from vocable.errors import ConfigError
 from vocable.evaluation.bootstrap import bootstrap_mean
-from vocable.evaluation.comparison import CompareConfig, compare_results
-from vocable.evaluation.comparison_measures import find_measures, unpaired_scores
-from vocable.evaluation.comparison_pairing import load_results
+from vocable.evaluation.comparison.compare import CompareConfig, compare_results
+from vocable.evaluation.comparison.measures import find_measures, unpaired_scores
+from vocable.evaluation.comparison.pairing import load_results
 from vocable.evaluation.results import mean_score, ratio_score, save_result
 
 WARM = [1, 1, 0, 1, 0.5, 1, 1, 0, 1, 1, 1, 0]

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from vocable.errors import ConfigError
 from vocable.evaluation.bootstrap import bootstrap_ratio
-from vocable.evaluation.comparison_measures import Measure, find_measures, unpaired_scores
-from vocable.evaluation.comparison_pairing import (
+from vocable.evaluation.comparison.measures import Measure, find_measures, unpaired_scores
+from vocable.evaluation.comparison.pairing import (
     CONTENT_COLUMNS,
     GROUP_COLUMNS,
     Items,

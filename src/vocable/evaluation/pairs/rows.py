@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vocable.errors import ConfigError
-from vocable.evaluation.pairs import Segment
+from vocable.evaluation.pairs.items import Segment
 from vocable.lm.checkpoint import LMCard
 from vocable.lm.scoring import Boundary
 from vocable.types import SpeechTokens

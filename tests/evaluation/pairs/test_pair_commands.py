@@ -106,7 +106,7 @@ def test_text_topline_and_cascade(run, data, utterances, tmp_path, monkeypatch, 
     topline = load_result(tmp_path / "text" / "storycloze.json")
     assert len(topline.items) == 6
     heard = transcribe_once(list(utterances.values()), tiny_transcriber, tmp_path / "cache")
-    monkeypatch.setattr("vocable.evaluation.pair_models.load_whisper", lambda *_, **__: tiny_transcriber)
+    monkeypatch.setattr("vocable.evaluation.pairs.models.load_whisper", lambda *_, **__: tiny_transcriber)
     monkeypatch.setattr(tiny_transcriber, "transcribe", lambda _: pytest.fail("transcribed again"))
     empty = {name for name, text in heard.items() if not text.strip()}
     assert score(data, tmp_path / "asr", "--model", "asr", *model) == 0

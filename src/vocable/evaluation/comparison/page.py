@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from vocable.errors import missing_extra
-from vocable.evaluation.comparison import Comparison, Difference
-from vocable.evaluation.comparison_examples import Example, SoundSource, most_different, no_sounds
+from vocable.evaluation.comparison.compare import Comparison, Difference
+from vocable.evaluation.comparison.examples import Example, SoundSource, most_different, no_sounds
 from vocable.evaluation.figures import Estimate, Panel, forest_plot
 from vocable.evaluation.results import write_text
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def write_comparison_page(

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from vocable.errors import ConfigError
 from vocable.evaluation.once import Progress, encode_once, transcribe_once
-from vocable.evaluation.pair_rows import EmptyRows, RowBuilder, TextRows, UnitRows
-from vocable.evaluation.pair_scoring import NeuralScorer, NgramScorer, PairScorer, PairScoringConfig, RandomScorer
-from vocable.evaluation.pairs import PairSet
+from vocable.evaluation.pairs.items import PairSet
+from vocable.evaluation.pairs.rows import EmptyRows, RowBuilder, TextRows, UnitRows
+from vocable.evaluation.pairs.scoring import NeuralScorer, NgramScorer, PairScorer, PairScoringConfig, RandomScorer
 from vocable.evaluation.text_lm import load_text_lm
 from vocable.evaluation.transcribe import load_whisper
 from vocable.evaluation.weights import weights_record

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vocable.evaluation.once import Progress
-from vocable.evaluation.pair_models import PairModelConfig, load_pair_model
-from vocable.evaluation.pair_scoring import PairScoringConfig, ScoreTable, evaluate_pairs
-from vocable.evaluation.pairs import PairSet, is_pair_set, read_pair_set
+from vocable.evaluation.pairs.items import PairSet, is_pair_set, read_pair_set
+from vocable.evaluation.pairs.models import PairModelConfig, load_pair_model
+from vocable.evaluation.pairs.scoring import PairScoringConfig, ScoreTable, evaluate_pairs
 from vocable.evaluation.results import EvaluationResult
 from vocable.evaluation.salmon import read_salmon, salmon_scores
 from vocable.evaluation.sblimp import read_sblimp, sblimp_scores

@@ -15,9 +15,9 @@ import torch
 from vocable.audio.io import encode_audio, read_utterance
 from vocable.audio.manifest import read_manifest
 from vocable.errors import AudioFormatError
-from vocable.evaluation.comparison import Comparison
-from vocable.evaluation.comparison_measures import Measure
-from vocable.evaluation.comparison_pairing import CONTENT_COLUMNS, GROUP_COLUMNS
+from vocable.evaluation.comparison.compare import Comparison
+from vocable.evaluation.comparison.measures import Measure
+from vocable.evaluation.comparison.pairing import CONTENT_COLUMNS, GROUP_COLUMNS
 from vocable.evaluation.pairs import PairSet, Segment, read_pair_set
 from vocable.types import Utterance
 

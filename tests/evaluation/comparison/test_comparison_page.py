@@ -12,9 +12,9 @@ from evaluation.comparison_results import pair_result, pair_row, resynthesis_res
 from vocable import cli
 from vocable.audio.io import write_audio
 from vocable.audio.manifest import write_manifest
-from vocable.evaluation.comparison import compare_results
-from vocable.evaluation.comparison_examples import most_different, sounds_of_manifest
-from vocable.evaluation.comparison_page import render_comparison_page
+from vocable.evaluation.comparison.compare import compare_results
+from vocable.evaluation.comparison.examples import most_different, sounds_of_manifest
+from vocable.evaluation.comparison.page import render_comparison_page
 from vocable.evaluation.pairs import PairItem, PairSet, Segment, write_pair_set
 from vocable.evaluation.results import save_result
 from vocable.types import Utterance

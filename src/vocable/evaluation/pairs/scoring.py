@@ -17,8 +17,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from vocable.errors import ManifestError
-from vocable.evaluation.pair_rows import Row, RowBuilder, UnusableError
-from vocable.evaluation.pairs import PairItem, PairSet
+from vocable.evaluation.pairs.items import PairItem, PairSet
+from vocable.evaluation.pairs.rows import Row, RowBuilder, UnusableError
 from vocable.evaluation.results import EvaluationResult, Score
 from vocable.lm.branches import Tree, join_rows, tree_nll
 from vocable.lm.ngram import NgramLM

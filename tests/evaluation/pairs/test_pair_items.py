@@ -5,8 +5,8 @@ import json
 import pytest
 
 from vocable.errors import ManifestError, UnknownNameError
-from vocable.evaluation.pair_benchmarks import read_benchmark
 from vocable.evaluation.pairs import PairItem, PairSet, Segment, read_pair_set, write_pair_set
+from vocable.evaluation.pairs.benchmarks import read_benchmark
 from vocable.types import Utterance
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vocable.evaluation.pair_scores import macro_accuracy
+from vocable.evaluation.pairs.tables import macro_accuracy
 from vocable.evaluation.salmon import salmon_scores
 from vocable.evaluation.sblimp import sblimp_scores
 from vocable.evaluation.storycloze import storycloze_scores

@@ -5,8 +5,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.pair_rows import Row, TextRows, UnitRows
-from vocable.evaluation.pair_scoring import (
+from vocable.evaluation.pairs import PairItem, PairSet, Segment
+from vocable.evaluation.pairs.rows import Row, TextRows, UnitRows
+from vocable.evaluation.pairs.scoring import (
     NeuralScorer,
     NgramScorer,
     PairScoringConfig,
@@ -14,7 +15,6 @@ from vocable.evaluation.pair_scoring import (
     credit,
     evaluate_pairs,
 )
-from vocable.evaluation.pairs import PairItem, PairSet, Segment
 from vocable.evaluation.storycloze import storycloze_scores
 from vocable.lm.checkpoint import LMCard
 from vocable.lm.ngram import NgramLM
@@ -106,7 +106,7 @@ def test_sum_and_mean_disagree_on_halves_of_unequal_length():
     """Two tokens at 1 nat each against six at 0.5: the sum prefers the short half, the mean the long one."""
 
     def scorer(pairs):
-        from vocable.evaluation.pair_scoring import HalfNLL
+        from vocable.evaluation.pairs.scoring import HalfNLL
 
         return [(HalfNLL(2.0, 2), HalfNLL(3.0, 6)) for _ in pairs]
 
@@ -201,7 +201,7 @@ def test_text_rows_share_their_context():
     assert torch.equal(one.token_ids[: one.first_scored], other.token_ids[: other.first_scored])
     assert one.first_scored == 1 + 2
     for name, reason in (("e", "no text"), ("quiet", "empty")):
-        from vocable.evaluation.pair_rows import UnusableError
+        from vocable.evaluation.pairs.rows import UnusableError
 
         with pytest.raises(UnusableError, match=reason):
             rows((context, Segment(speech=name)), False)
