@@ -78,9 +78,9 @@ def _command(benchmark: str) -> Callable[..., None]:
         cache: Path | None = None,
         overwrite: bool = False,
     ) -> None:
-        from vocable.cli.showing import best_device, print_scores, progress
+        from vocable.cli.showing import best_device, print_scores, progress_bars
         from vocable.evaluation.pairs.benchmarks import run_pair_benchmark
-        from vocable.evaluation.pairs.models import PairModelConfig
+        from vocable.evaluation.pairs.models import PairModelConfig, Watch
         from vocable.evaluation.pairs.scoring import PairScoringConfig
         from vocable.evaluation.results import check_output, save_result
         from vocable.training.logs import quiet_transformers
@@ -107,8 +107,8 @@ def _command(benchmark: str) -> Callable[..., None]:
             max_tokens=max_tokens,
             seed=seed,
         )
-        with progress("Encoding speech") as watch:
-            result = run_pair_benchmark(benchmark, data, loading, scoring, modalities, watch)
+        with progress_bars("Encoding speech", "Scoring") as bars:
+            result = run_pair_benchmark(benchmark, data, loading, scoring, modalities, Watch(*bars))
         path = save_result(result, out, overwrite=True)
         print_scores(result, items="pairs")
         print(f"Results: {path}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vocable.evaluation.results import EvaluationResult
@@ -17,17 +17,31 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+Advance = Callable[..., None]
+"""Called with the number of items done, and with their total if only the work itself knows it."""
+
+
 @contextlib.contextmanager
-def progress(description: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """Show a progress bar; gives a function to call with the number of items done, and with their total if only the
-    work itself knows it.
-    """
+def progress_bars(*descriptions: str) -> Iterator[list[Advance]]:
+    """Show a bar for each stage of the work, from the moment that it has begun."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda count, total=total: bar.update(task, advance=count, total=total)
+    with Progress(*columns) as bars:
+        tasks = [bars.add_task(description, total=None, visible=False) for description in descriptions]
+
+        def advance(task: Any) -> Advance:
+            return lambda count, total=None: bars.update(task, advance=count, total=total, visible=True)
+
+        yield [advance(task) for task in tasks]
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int | None = None) -> Iterator[Advance]:
+    """Show one bar; see `Advance`."""
+    with progress_bars(description) as (advance,):
+        advance(0, total)
+        yield advance
 
 
 def print_scores(result: EvaluationResult, items: str = "utterances") -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from vocable.errors import ManifestError
 from vocable.evaluation.pairs import PairItem, PairSet, Segment
 from vocable.evaluation.pairs.gold_csv import WAVE
-from vocable.evaluation.pairs.tables import accuracy, accuracy_by, mean_over_voices
+from vocable.evaluation.pairs.tables import accuracy_in_clusters
 from vocable.evaluation.results import Score
 from vocable.types import Utterance
 
@@ -96,13 +96,21 @@ def with_modalities(pair_set: PairSet, modalities: Modalities) -> PairSet:
 
 
 def storycloze_scores(items: Sequence[Mapping[str, Any]], column: str) -> dict[str, Score]:
-    """Return the accuracy over stories, for each version apart where the set holds both, voices averaged first."""
-    stories = mean_over_voices(items, column, ("version", "story"))
-    versions = {key: None if key[0] is None else str(key[0]) for key in stories}
-    by_version = accuracy_by(stories, versions, "right endings preferred, version")
-    if len(by_version) == 1 and None not in versions.values():
-        return by_version
-    return {"all": accuracy(list(stories.values()), "right endings preferred"), **by_version}
+    """Return the accuracy over pairs, for each version apart where the set holds both.
+
+    Intervals draw whole stories: pairs of one story, or of one story in several voices, are one piece of evidence.
+    """
+    versions: dict[str | None, list[Mapping[str, Any]]] = {}
+    for item in items:
+        versions.setdefault(item.get("version"), []).append(item)
+    scores = {
+        name: accuracy_in_clusters(members, column, "story", f"right endings preferred, version {name}")
+        for name, members in versions.items()
+        if name is not None
+    }
+    if len(versions) == 1 and scores:
+        return scores
+    return {"all": accuracy_in_clusters(items, column, "story", "right endings preferred"), **scores}
 
 
 def _as(segment: Segment, kind: str, pair_set: PairSet) -> Segment | None:

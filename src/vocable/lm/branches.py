@@ -7,7 +7,7 @@ The two halves of a minimal pair, or the endings of a story, often begin with th
 side by side in one row, as documents do (packed.py); losses are those that each prefix + branch has alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,6 +70,7 @@ def tree_nll(
     *,
     max_tokens: int = 4096,
     classes: Int[Tensor, " vocabulary"] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> list[TreeNLL]:
     """Score every token of every tree but the first of its prefix.
 
@@ -79,6 +80,7 @@ def tree_nll(
         max_tokens: tokens in one forward pass; a longer tree is a pass of its own.
         classes: a class of each token id, e.g. speech or text; each token's probability is then taken among the ids
             of its own class only (the others' logits are masked). None: among all ids.
+        on_progress: called after each forward pass with the number of trees that it scored.
 
     Raises:
         ConfigError: a prefix is empty, or a tree is longer than the model's positions.
@@ -97,6 +99,8 @@ def tree_nll(
                 chosen = [kind[place] for place in batch]
                 for index, losses in zip(chosen, _score_row(model, [trees[i] for i in chosen], classes)):
                     found[index] = losses
+                if on_progress is not None:
+                    on_progress(len(chosen))
     model.train(was_training)
     return found
 

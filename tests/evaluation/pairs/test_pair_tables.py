@@ -54,6 +54,16 @@ def test_storycloze_versions_apart():
     assert list(storycloze_scores(both[1:], "correct")) == ["topic"]
 
 
+def test_pairs_of_one_story_are_drawn_together():
+    names = ("version", "story", "correct")
+    many = rows(["topic"] * 60, [str(i // 10) for i in range(60)], [i // 10 % 2 for i in range(60)], names=names)
+    apart = [{**row, "story": row["id"]} for row in many]
+    clustered, single = (storycloze_scores(items, "correct")["topic"] for items in (many, apart))
+    assert clustered.value == single.value == 0.5 and clustered.num_items == 60
+    # six stories that are right or wrong as a whole: as wide as six coin flips, not sixty
+    assert clustered.high - clustered.low > 2 * (single.high - single.low)
+
+
 def test_salmon_mean_over_tasks():
     scores = salmon_scores(rows(["s", "s", "s", "r"], [1, 1, 0, 0], names=("task", "correct")), "correct")
     assert scores["mean"].value == pytest.approx((2 / 3 + 0) / 2)

@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from vocable.evaluation.once import Progress
 from vocable.evaluation.pairs.items import PairSet, is_pair_set, read_pair_set
-from vocable.evaluation.pairs.models import PairModelConfig, load_pair_model
+from vocable.evaluation.pairs.models import UNWATCHED, PairModelConfig, Watch, load_pair_model
 from vocable.evaluation.pairs.scoring import PairScoringConfig, ScoreTable, evaluate_pairs
 from vocable.evaluation.results import EvaluationResult
 from vocable.evaluation.salmon import read_salmon, salmon_scores
@@ -55,7 +54,7 @@ def run_pair_benchmark(
     model: PairModelConfig,
     scoring: PairScoringConfig,
     modalities: Modalities | None = None,
-    on_progress: Progress | None = None,
+    watch: Watch = UNWATCHED,
 ) -> EvaluationResult:
     """Read a benchmark, load a model, score the pairs.
 
@@ -65,7 +64,7 @@ def run_pair_benchmark(
         model: what is scored.
         scoring: the conventions.
         modalities: context and ending each as speech or text; None takes the pairs as they are.
-        on_progress: called as utterances are encoded or transcribed, with how many, and their total.
+        watch: who is told of progress.
 
     Raises:
         UnknownNameError, ManifestError, ConfigError, FingerprintError: see `read_benchmark`, `load_pair_model` and
@@ -74,7 +73,7 @@ def run_pair_benchmark(
     pair_set = read_benchmark(benchmark, folder)
     if modalities is not None:
         pair_set = with_modalities(pair_set, modalities)
-    loaded = load_pair_model(pair_set, model, scoring, on_progress)
+    loaded = load_pair_model(pair_set, model, scoring, watch)
     card = {key: value for key, value in pair_set.card.items() if key in ("layout", "source", "modalities", "seed")}
     result = evaluate_pairs(
         pair_set,

@@ -58,6 +58,18 @@ class PairModelConfig:
     """Where tokens and transcripts are kept for the next model."""
 
 
+class Watch(NamedTuple):
+    """Who is told how far long work has come: called with what was done since the last call, and the total."""
+
+    encoding: Progress | None = None
+    """Of utterances, while they are encoded or transcribed."""
+    scoring: Progress | None = None
+    """Of rows."""
+
+
+UNWATCHED = Watch()
+
+
 class PairModel(NamedTuple):
     """All that `evaluate_pairs` needs to know of a model."""
 
@@ -72,7 +84,7 @@ def load_pair_model(
     pair_set: PairSet,
     config: PairModelConfig,
     scoring: PairScoringConfig,
-    on_progress: Progress | None = None,
+    watch: Watch = UNWATCHED,
 ) -> PairModel:
     """Load what `config.model` names, and encode or transcribe what the pairs say.
 
@@ -80,7 +92,7 @@ def load_pair_model(
         pair_set: the pairs.
         config: what to load.
         scoring: how rows will be scored.
-        on_progress: called as utterances are encoded or transcribed, with how many, and their total.
+        watch: who is told of progress.
 
     Raises:
         UnknownNameError: the model is neither a folder nor a control.
@@ -88,8 +100,8 @@ def load_pair_model(
         ConfigError: something that the model needs was not named.
     """
     if Path(config.model).is_dir():
-        return _load_lm(pair_set, config, scoring, on_progress)
-    return look_up("model folder or control", config.model, CONTROLS)(pair_set, config, scoring, on_progress)
+        return _load_lm(pair_set, config, scoring, watch)
+    return look_up("model folder or control", config.model, CONTROLS)(pair_set, config, scoring, watch)
 
 
 def find_lm(run: Path) -> Path:
@@ -120,14 +132,14 @@ def find_tokenizer(lm: Path, fingerprint: str) -> Path:
     )
 
 
-def _load_lm(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, on_progress: Any) -> PairModel:
+def _load_lm(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, watch: Watch) -> PairModel:
     folder = find_lm(Path(config.model))
     model, card = load_lm(folder, dtype=config.dtype, device=config.device)
     tokenizer_folder = config.tokenizer or find_tokenizer(folder, card.tokenizer_fingerprint)
     tokenizer = load_tokenizer(tokenizer_folder, device=config.device)
     owner = f"The language model {folder}"
     check_fingerprint(card.tokenizer_fingerprint, tokenizer.fingerprint, owner, f"the tokenizer {tokenizer_folder}")
-    tokens = encode_once(pair_set.spoken(), tokenizer, config.cache, on_progress=on_progress)
+    tokens = encode_once(pair_set.spoken(), tokenizer, config.cache, on_progress=watch.encoding)
     return PairModel(
         UnitRows(tokens, card, config.boundary),
         NeuralScorer(
@@ -135,6 +147,7 @@ def _load_lm(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringCon
             share_prefixes=scoring.share_prefixes,
             max_tokens=scoring.max_tokens,
             classes=_speech_ids(card.vocabulary) if scoring.text_logits == "masked" else None,
+            on_progress=watch.scoring,
         ),
         {"tokenizer": tokenizer.fingerprint},
         {"model": {**weights_record(str(folder), folder), "dtype": str(model.dtype).removeprefix("torch.")}},
@@ -149,7 +162,7 @@ def _speech_ids(vocabulary: UnitVocabulary) -> Tensor:
     return classes
 
 
-def _load_ngram(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, on_progress: Any) -> PairModel:
+def _load_ngram(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, watch: Watch) -> PairModel:
     if config.train_tokens is None:
         raise ConfigError(f"{config.model} counts training units: name their token shards with --train-tokens.")
     shards = TokenShards(config.train_tokens)
@@ -163,7 +176,7 @@ def _load_ngram(pair_set: PairSet, config: PairModelConfig, scoring: PairScoring
     card = LMCard(vocabulary=vocabulary, layout=layout.card(), tokenizer_fingerprint=tokenizer.fingerprint)
     order = 1 if config.model == "unigram" else 2
     ngram = NgramLM([layout.build(tokens) for _, tokens in shards], vocabulary.size, order)
-    tokens = encode_once(pair_set.spoken(), tokenizer, config.cache, on_progress=on_progress)
+    tokens = encode_once(pair_set.spoken(), tokenizer, config.cache, on_progress=watch.encoding)
     return PairModel(
         UnitRows(tokens, card, config.boundary),
         NgramScorer(ngram=ngram),
@@ -173,29 +186,30 @@ def _load_ngram(pair_set: PairSet, config: PairModelConfig, scoring: PairScoring
     )
 
 
-def _load_random(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, on_progress: Any) -> PairModel:
+def _load_random(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, watch: Watch) -> PairModel:
     scorer = RandomScorer(seed=scoring.seed)
     return PairModel(EmptyRows(), scorer, {}, {"model": {"control": "random", "seed": scoring.seed}}, [])
 
 
-def _load_text(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, on_progress: Any) -> PairModel:
+def _load_text(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, watch: Watch) -> PairModel:
     texts = {utterance.id: utterance.text for utterance in pair_set.spoken()}
-    return _text_model(texts, config, scoring, {}, [])
+    return _text_model(texts, config, scoring, watch, {}, [])
 
 
-def _load_cascade(
-    pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, on_progress: Any
-) -> PairModel:
+def _load_cascade(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, watch: Watch) -> PairModel:
     transcriber = load_whisper(config.transcriber, device=config.device)
-    heard = transcribe_once(pair_set.spoken(), transcriber, config.cache, on_progress)
+    heard = transcribe_once(pair_set.spoken(), transcriber, config.cache, watch.encoding)
     weights = {"transcriber": dict(transcriber.weights)}
-    return _text_model(heard, config, scoring, weights, ["Texts are what the recogniser heard, errors included."])
+    return _text_model(
+        heard, config, scoring, watch, weights, ["Texts are what the recogniser heard, errors included."]
+    )
 
 
 def _text_model(
     texts: Mapping[str, str | None],
     config: PairModelConfig,
     scoring: PairScoringConfig,
+    watch: Watch,
     weights: dict[str, Any],
     notes: list[str],
 ) -> PairModel:
@@ -204,7 +218,10 @@ def _text_model(
     return PairModel(
         TextRows(loaded.tokenizer, texts, config.boundary),
         NeuralScorer(
-            model=loaded.model, share_prefixes=scoring.share_prefixes, max_tokens=min(scoring.max_tokens, 1024)
+            model=loaded.model,
+            share_prefixes=scoring.share_prefixes,
+            max_tokens=min(scoring.max_tokens, 1024),  # logits over a text vocabulary are big
+            on_progress=watch.scoring,
         ),
         {},
         {"model": {"control": config.model, "text_model": dict(loaded.weights)}, **weights},
@@ -218,7 +235,7 @@ def _default_cache() -> Path:
     return cache_folder()
 
 
-CONTROLS: dict[str, Callable[[PairSet, PairModelConfig, PairScoringConfig, Any], PairModel]] = {
+CONTROLS: dict[str, Callable[[PairSet, PairModelConfig, PairScoringConfig, Watch], PairModel]] = {
     "unigram": _load_ngram,
     "bigram": _load_ngram,
     "random": _load_random,

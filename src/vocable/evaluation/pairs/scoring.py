@@ -72,11 +72,15 @@ class NeuralScorer:
     max_tokens: int = 4096
     classes: Int[Tensor, " vocabulary"] | None = None
     """See `tree_nll`."""
+    on_progress: Callable[[int, int], None] | None = None
+    """Called after each forward pass with the number of rows or shared pairs it scored, and their total."""
 
     def __call__(self, pairs: Sequence[tuple[Row, Row]]) -> list[tuple[HalfNLL, HalfNLL]]:
         """See `PairScorer`."""
         trees, homes = self._trees(pairs)
-        losses = tree_nll(self.model, trees, max_tokens=self.max_tokens, classes=self.classes)
+        show = self.on_progress
+        watch = None if show is None else lambda count: show(count, len(trees))
+        losses = tree_nll(self.model, trees, max_tokens=self.max_tokens, classes=self.classes, on_progress=watch)
         results = []
         for pair, places in zip(pairs, homes):
             halves = []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from vocable.evaluation.bootstrap import bootstrap_mean
 from vocable.evaluation.results import Score, mean_score
 
 
@@ -27,6 +29,18 @@ def mean_over_voices(
 def accuracy(values: Sequence[float], meaning: str) -> Score:
     """Mean credit with its interval over the things said; chance is 0.5."""
     return mean_score(values, better="higher", meaning=f"{meaning}; chance 0.5")
+
+
+def accuracy_in_clusters(items: Sequence[Mapping[str, Any]], column: str, cluster: str, meaning: str) -> Score:
+    """Mean credit over items; the interval draws whole clusters, such as all pairs cut from one story."""
+    values = [float(item[column]) for item in items]
+    clusters = [item["id"] if item.get(cluster) is None else item[cluster] for item in items]
+    interval = bootstrap_mean(values, clusters)
+    return replace(
+        accuracy(values, meaning),
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+    )
 
 
 def accuracy_by(
