@@ -326,7 +326,7 @@ def test_what_is_missing_is_counted_and_saved(tmp_path):
 
 
 def test_two_tokenizers_are_compared_cell_by_cell():
-    from vocable.evaluation.comparison import compare_results
+    from vocable.evaluation.comparison.compare import compare_results
 
     generator = torch.Generator().manual_seed(9)
     other = [(name, torch.randint(0, 4, (50, 1), generator=generator)) for name, _ in make_files()]
