@@ -80,9 +80,9 @@ def test_speech_is_encoded_once_for_all_models(run, data, tmp_path, monkeypatch,
     second = load_result(tmp_path / "b" / "storycloze.json")
     assert [i["nll_positive"] for i in first.items] == [i["nll_positive"] for i in second.items]
     assert first.scores["spoken_sum"] == second.scores["spoken"]
-    assert first.fingerprints == {
-        "tokenizer": json.loads((run / "tokenizer" / "config.json").read_text())["fingerprint"]
-    }
+    assert first.fingerprints == second.fingerprints
+    saved = json.loads((run / "tokenizer" / "config.json").read_text())
+    assert first.fingerprints["tokenizer"] == saved["fingerprint"]
     shards = ("--train-tokens", str(run / "tokens"), "--tokenizer", str(run / "tokenizer"))
     for control in ("unigram", "bigram"):
         assert score(data, tmp_path / control, "--model", control, *shards) == 0
@@ -111,7 +111,7 @@ def test_text_topline_and_cascade(run, data, utterances, tmp_path, monkeypatch, 
     empty = {name for name, text in heard.items() if not text.strip()}
     assert score(data, tmp_path / "asr", "--model", "asr", *model) == 0
     cascade = load_result(tmp_path / "asr" / "storycloze.json")
-    assert cascade.weights["transcriber"] == dict(tiny_transcriber.weights)
+    assert cascade.weights["model"]["transcriber"] == dict(tiny_transcriber.weights)
     assert cascade.excluded.get("a text or transcript is empty", 0) == 6 - len(cascade.items)
     assert len(cascade.items) == 6 or empty
 

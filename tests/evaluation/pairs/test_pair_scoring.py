@@ -67,7 +67,9 @@ def evaluate(pair_set, tokens, model, boundary="bos", **settings):
     config = PairScoringConfig(**settings)
     scorer = NeuralScorer(model=model, share_prefixes=config.share_prefixes, max_tokens=config.max_tokens)
     rows = UnitRows(tokens, CARD, boundary)
-    return evaluate_pairs(pair_set, rows, scorer, storycloze_scores, config, fingerprints={}, weights={})
+    return evaluate_pairs(
+        pair_set, rows, scorer, storycloze_scores, config, fingerprints={}, weights={}, boundary=boundary
+    )
 
 
 @pytest.mark.parametrize("boundary", ["none", "bos", "bos_eos"])
@@ -117,12 +119,14 @@ def test_sum_and_mean_disagree_on_halves_of_unequal_length():
         def __call__(self, segments, ending_only):
             return Row(torch.tensor([1, 2]), 1)
 
-        def conventions(self):
+        def description(self):
             return {}
 
     for normalise, headline in (("sum", 1.0), ("mean", 0.0)):
         config = PairScoringConfig(normalise=normalise)
-        result = evaluate_pairs(pair_set, Rows(), scorer, storycloze_scores, config, fingerprints={}, weights={})
+        result = evaluate_pairs(
+            pair_set, Rows(), scorer, storycloze_scores, config, fingerprints={}, weights={}, boundary="bos"
+        )
         assert result.scores["all"].value == headline
         assert result.scores["all_sum" if normalise == "mean" else "all_mean"].value == 1 - headline
         assert result.scores["all"].low is None  # one item: its spread is unknown

@@ -16,6 +16,7 @@ from vocable.evaluation.sblimp import read_sblimp, sblimp_scores
 from vocable.evaluation.storycloze import Modalities, read_storycloze, storycloze_scores, with_modalities
 from vocable.evaluation.swuggy import read_swuggy, swuggy_scores
 from vocable.registry import look_up
+from vocable.tokens.fingerprint import fingerprint
 
 
 class PairBenchmark(NamedTuple):
@@ -74,7 +75,7 @@ def run_pair_benchmark(
     if modalities is not None:
         pair_set = with_modalities(pair_set, modalities)
     loaded = load_pair_model(pair_set, model, scoring, watch)
-    card = {key: value for key, value in pair_set.card.items() if key in ("layout", "source", "modalities", "seed")}
+    card = {key: value for key, value in pair_set.card.items() if key in ("layout", "name", "modalities", "seed")}
     result = evaluate_pairs(
         pair_set,
         loaded.rows,
@@ -83,6 +84,13 @@ def run_pair_benchmark(
         scoring,
         fingerprints=loaded.fingerprints,
         weights=loaded.weights,
+        boundary=model.boundary,
         notes=loaded.notes,
     )
-    return replace(result, conventions={**result.conventions, "data": {"folder": str(folder), **card}})
+    pairs = fingerprint({item.id: [item.voice, dict(item.group)] for item in pair_set.items})
+    return replace(
+        result,
+        conventions={**result.conventions, "data": card},
+        fingerprints={**result.fingerprints, "pairs": pairs},
+        measurements={**result.measurements, "data": str(folder)},
+    )

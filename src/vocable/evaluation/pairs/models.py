@@ -199,7 +199,7 @@ def _load_text(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringC
 def _load_cascade(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, watch: Watch) -> PairModel:
     transcriber = load_whisper(config.transcriber, device=config.device)
     heard = transcribe_once(pair_set.spoken(), transcriber, config.cache, watch.encoding)
-    weights = {"transcriber": dict(transcriber.weights)}
+    weights = {"transcriber": dict(transcriber.weights)}  # part of the model here, not a judge
     return _text_model(
         heard, config, scoring, watch, weights, ["Texts are what the recogniser heard, errors included."]
     )
@@ -224,7 +224,7 @@ def _text_model(
             on_progress=watch.scoring,
         ),
         {},
-        {"model": {"control": config.model, "text_model": dict(loaded.weights)}, **weights},
+        {"model": {"control": config.model, "text_model": dict(loaded.weights), **weights}},
         notes,
     )
 

@@ -43,8 +43,8 @@ class RowBuilder(Protocol):
         """
         ...
 
-    def conventions(self) -> dict[str, Any]:
-        """Return what changes a score: boundary symbols, layout, joins."""
+    def description(self) -> dict[str, Any]:
+        """Return how the model reads a half: layout, joins."""
         ...
 
 
@@ -73,9 +73,9 @@ class UnitRows:
             context = len(self.layout.build(SpeechTokens(codes=torch.cat(codes[:-1])[None])))
         return _checked(torch.cat([before, units, after]), len(before) + context)
 
-    def conventions(self) -> dict[str, Any]:
-        """Boundary symbols and layout."""
-        return {"boundary": self.boundary, "layout": dict(self.card.layout), "segments": "encoded apart, units joined"}
+    def description(self) -> dict[str, Any]:
+        """Layout and joins."""
+        return {"layout": dict(self.card.layout), "segments": "encoded apart, units joined"}
 
     def _frames(self, segment: Segment) -> Tensor:
         if segment.speech is None:
@@ -115,9 +115,9 @@ class TextRows:
         context = sum(len(part) for part in parts[:-1]) if ending_only else 0
         return _checked(torch.cat([before, *parts, after]), len(before) + context)
 
-    def conventions(self) -> dict[str, Any]:
-        """Boundary symbols and joins."""
-        return {"boundary": self.boundary, "segments": "tokenized apart, joined by a space"}
+    def description(self) -> dict[str, Any]:
+        """Joins."""
+        return {"segments": "tokenized apart, joined by a space"}
 
     def _symbols(self) -> tuple[Tensor, Tensor]:
         """Start and end symbol, as far as the boundary asks for them; a model without a start symbol uses its end."""
@@ -137,8 +137,8 @@ class EmptyRows:
         """See `RowBuilder`."""
         return Row(torch.zeros(2, dtype=torch.long), 1)
 
-    def conventions(self) -> dict[str, Any]:
-        """None: nothing is read."""
+    def description(self) -> dict[str, Any]:
+        """Nothing is read."""
         return {}
 
 

@@ -22,6 +22,7 @@ from vocable.evaluation.pairs.rows import Row, RowBuilder, UnusableError
 from vocable.evaluation.results import EvaluationResult, Score
 from vocable.lm.branches import Tree, join_rows, tree_nll
 from vocable.lm.ngram import NgramLM
+from vocable.lm.scoring import Boundary
 
 MIN_SHARED_TOKENS = 16
 """A prefix shorter than this is read twice: handling the fork costs more than reading it."""
@@ -161,6 +162,7 @@ def evaluate_pairs(
     *,
     fingerprints: Mapping[str, str],
     weights: Mapping[str, Any],
+    boundary: Boundary,
     notes: Sequence[str] = (),
 ) -> EvaluationResult:
     """Score every pair of a set, and sum up as its benchmark does.
@@ -196,10 +198,10 @@ def evaluate_pairs(
             "scored": config.scored,
             "text_logits": config.text_logits,
             "ties": 0.5,
-            **rows.conventions(),
+            "boundary": boundary,
         },
         fingerprints=fingerprints,
-        weights=weights,
+        weights={**weights, "model": {**weights.get("model", {}), "rows": rows.description()}},
         seed=config.seed,
         seconds=time.perf_counter() - started,
         excluded=dict(excluded),
