@@ -28,7 +28,8 @@ from vocable.corpora.spoken_stories import level_and_trim
 from vocable.engine.local import run_jobs
 from vocable.errors import AudioFormatError, ConfigError, OutputError, VocableError
 from vocable.evaluation.build.plan import PlannedPair, SpokenText
-from vocable.evaluation.pairs import PAIRS, PairItem, PairSet, Segment, write_pair_set
+from vocable.evaluation.pairs import PairItem, PairSet, Segment, write_pair_set
+from vocable.evaluation.pairs.items import PAIRS
 from vocable.types import Utterance
 
 DEFAULT_VOICES = ("af_heart", "am_michael", "af_bella", "am_fenrir")
