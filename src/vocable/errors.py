@@ -26,6 +26,10 @@ class ManifestError(VocableError, ValueError):
     """A manifest, or a line of it, is broken."""
 
 
+class AlignmentError(VocableError, ValueError):
+    """A text and its audio, or two lists of words, cannot be aligned."""
+
+
 class FingerprintError(VocableError, ValueError):
     """Two parts (tokens, codebook, language model, vocoder) were not made for each other."""
 

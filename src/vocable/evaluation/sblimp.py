@@ -8,7 +8,6 @@ first; others report the macro mean over phenomena. Both are here, and they diff
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from vocable.evaluation.pairs.gold_csv import find_gold, pairs_from_gold, read_g
 from vocable.evaluation.pairs.tables import accuracy, accuracy_by, grouped, macro_accuracy, mean_over_voices
 from vocable.evaluation.results import Score
 
-NAMES = ("phenomenon", "type", "sentence")
+SENTENCE = ("phenomenon", "type", "sentence")
 """What identifies a sentence pair, whatever the voice."""
 
 
@@ -30,13 +29,12 @@ def read_sblimp(folder: Path, split: str = "dev") -> PairSet:
     path = find_gold(folder, "syntactic", split)
     rows = read_gold(path, ("id", "filename", "voice", "type", "subtype", "correct"))
     group = {"type": "phenomenon", "subtype": "type", "id": "sentence"}
-    pair_set = pairs_from_gold("sblimp", path, rows, ("type", "subtype", "id", "voice"), group)
-    return replace(pair_set, items=list(pair_set.items))
+    return pairs_from_gold("sblimp", path, rows, ("type", "subtype", "id", "voice"), group)
 
 
 def sblimp_scores(items: Sequence[Mapping[str, Any]], column: str) -> dict[str, Score]:
     """Return the accuracy over sentence pairs, its macro mean over phenomena, and each phenomenon."""
-    sentences = mean_over_voices(items, column, NAMES)
+    sentences = mean_over_voices(items, column, SENTENCE)
     scores = {"pairs": accuracy(list(sentences.values()), "grammatical sentences preferred")}
     by_phenomenon = grouped({key: value for key, value in sentences.items() if key[0] is not None}, 0)
     if len(by_phenomenon) > 1:

@@ -16,12 +16,14 @@ from typing import Any
 from vocable.errors import ManifestError
 from vocable.evaluation.pairs import PairSet
 from vocable.evaluation.pairs.gold_csv import find_gold, pairs_from_gold, read_gold
-from vocable.evaluation.pairs.tables import accuracy, accuracy_by, mean_over_voices
+from vocable.evaluation.pairs.tables import accuracy, accuracy_by, mean_over_voices, thing_said
 from vocable.evaluation.results import Score
 
 BANDS = ("oov", "1-5", "6-20", "21-100", ">100")
 FIRST_COUNTS = (1, 5, 20, 100)
 """Smallest count of each band after the first."""
+WORD = ("word",)
+"""What identifies a word and its pseudo-word, whatever the voice."""
 
 
 def frequency_band(count: float) -> str:
@@ -48,8 +50,8 @@ def swuggy_scores(items: Sequence[Mapping[str, Any]], column: str) -> dict[str, 
     In-vocabulary is the mean over the words of all bands but `oov`, which equals the toolkit's mean of bands weighted
     by their counts.
     """
-    words = mean_over_voices(items, column, ("word",))
-    bands = {(item.get("word") or item["id"],): item.get("band") for item in items}
+    words = mean_over_voices(items, column, WORD)
+    bands = {thing_said(item, WORD): item.get("band") for item in items}
     scores = {"all": accuracy(list(words.values()), "words preferred to pseudo-words")}
     known = {key: value for key, value in words.items() if bands[key] is not None}
     seen = [value for key, value in known.items() if bands[key] != "oov"]

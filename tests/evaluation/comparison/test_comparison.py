@@ -13,6 +13,9 @@ from vocable.evaluation.comparison.compare import CompareConfig, compare_results
 from vocable.evaluation.comparison.measures import find_measures, unpaired_scores
 from vocable.evaluation.comparison.pairing import load_results
 from vocable.evaluation.results import mean_score, ratio_score, save_result
+from vocable.evaluation.sblimp import sblimp_scores
+from vocable.evaluation.storycloze import storycloze_scores
+from vocable.evaluation.swuggy import swuggy_scores
 
 WARM = [1, 1, 0, 1, 0.5, 1, 1, 0, 1, 1, 1, 0]
 COLD = [0, 1, 0, 1, 0.0, 0, 1, 1, 0, 0, 0.5, 0]
@@ -84,12 +87,60 @@ def test_error_rates_are_ratios_of_sums_and_holm_covers_all_scores():
 
 
 def test_one_sentence_in_several_voices_is_one_piece_of_evidence():
-    rows = [[pair_row(i, correct, sentence=f"s{i // 4}") for i in range(12)] for correct in (1, 0)]
+    names = [{"sentence": f"s{i // 4}", "phenomenon": f"p{i // 4}"} for i in range(12)]
+    rows = [[pair_row(i, correct, **names[i]) for i in range(12)] for correct in (1, 0)]
     comparison = compare_results({"a": pair_result(None, rows[0]), "b": pair_result(None, rows[1])})
     (found,) = comparison.differences
     assert comparison.content == "sentence" and found.num_differing == 3 and found.num_items == 12
     assert found.p_permutation == pytest.approx(2 / 2**3) and found.p_mcnemar is None
     assert any("same sentence count as one" in note for note in comparison.notes)
+
+
+def test_sentences_are_numbered_within_their_type():
+    rows = [
+        [pair_row(i, correct, sentence=str(i // 4), phenomenon=f"p{i % 4}", type="t") for i in range(12)]
+        for correct in (1, 0)
+    ]
+    comparison = compare_results({"a": pair_result(None, rows[0]), "b": pair_result(None, rows[1])})
+    (found,) = comparison.differences
+    assert comparison.content is None and found.num_differing == 12 and found.p_mcnemar is not None
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "table", "name", "said"),
+    [
+        ("swuggy", swuggy_scores, "all", "word"),
+        ("sblimp", sblimp_scores, "pairs", "sentence"),
+        ("storycloze", storycloze_scores, "topic", "story"),
+    ],
+)
+def test_scores_of_pair_benchmarks_are_those_of_the_result(benchmark, table, name, said):
+    """As many pairs of a word, sentence or story as it has voices or endings: here one, two, three, ..."""
+    things = [thing for thing in range(8) for _ in range(1 + thing % 4)]
+    fixed = {"version": "topic"} if benchmark == "storycloze" else {}
+    results = {}
+    for model, outcome in {"a": lambda i: i * 7 % 5 < 3, "b": lambda i: i * 11 % 7 < 3}.items():
+        rows = [
+            pair_row(i, float(outcome(i)), **fixed, **{said: f"x{thing}"}, phenomenon=f"p{thing % 2}")
+            for i, thing in enumerate(things)
+        ]
+        results[model] = pair_result(None, rows, benchmark=benchmark, scores=table(rows, "correct"))
+    comparison = compare_results(results)
+    (found,) = comparison.differences
+    reported = [result.scores[name] for result in results.values()]
+    assert found.measure == "accuracy" and comparison.content == said
+    assert found.values == pytest.approx([score.value for score in reported])
+    mean_of_pairs = [sum(item["correct"] for item in result.items) / len(things) for result in results.values()]
+    assert (found.values == pytest.approx(mean_of_pairs)) == (benchmark == "storycloze")
+    for model, score in zip(results, reported):  # the same draws: of whole words, sentences or stories
+        mine = comparison.scores["accuracy"][model]
+        assert (mine.low, mine.high) == pytest.approx((score.low, score.high))
+    assert name not in comparison.reported
+    # by voice: in each, a thing is there once or twice; the mean is again over things
+    voices = [group for group in comparison.groups if group.group[0] == "voice"]
+    for group in voices:
+        items = [item for item in results["a"].items if item["voice"] == group.group[1]]
+        assert group.values[0] == pytest.approx(table(items, "correct")[name].value)
 
 
 def test_three_models_are_compared_two_by_two():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,12 +20,14 @@ from vocable.evaluation.bootstrap import bootstrap_ratio
 from vocable.evaluation.comparison.measures import Measure, find_measures, unpaired_scores
 from vocable.evaluation.comparison.pairing import (
     CONTENT_COLUMNS,
+    CONTENT_KEYS,
     GROUP_COLUMNS,
     Items,
     common_items,
     differing_conventions,
     unlike_message,
 )
+from vocable.evaluation.pairs.tables import thing_said
 from vocable.evaluation.results import EvaluationResult, Score, ratio_score
 from vocable.evaluation.significance import (
     bootstrap_difference,
@@ -187,8 +189,7 @@ def _content_column(items: Mapping[str, Items], wanted: str | None) -> str | Non
     if wanted is not None and not any(wanted in row for row in rows):
         raise ConfigError(f"content is {wanted!r}, but items have no such column. Columns: {', '.join(rows[0])}.")
     for column in CONTENT_COLUMNS if wanted is None else (wanted,):
-        values = [row[column] for row in rows if row.get(column) is not None]
-        if len(set(values)) < len(values):
+        if len(set(_contents(rows, column))) < len(rows):
             return column
     return None
 
@@ -299,9 +300,10 @@ def _group_columns(rows: Items, wanted: Sequence[str] | None) -> list[str]:
     return [column for column, count in counts.items() if 2 <= count <= MAX_GROUPS]
 
 
-def _contents(rows: Items, column: str) -> list[tuple[str, str]]:
-    """Items without a value are each a content of their own."""
-    return [("id", str(row["id"])) if row.get(column) is None else (column, str(row[column])) for row in rows]
+def _contents(rows: Items, column: str) -> list[tuple[Hashable, ...]]:
+    """What each item says; items without a value are each a content of their own."""
+    keys = CONTENT_KEYS.get(column, (column,))
+    return [(row.get(column) is None, *thing_said(row, keys)) for row in rows]
 
 
 def _speakers(rows: Items) -> list[str] | None:

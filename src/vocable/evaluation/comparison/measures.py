@@ -13,13 +13,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from vocable.errors import ConfigError
+from vocable.evaluation.pairs.tables import thing_said
 from vocable.evaluation.results import EvaluationResult
+from vocable.evaluation.sblimp import SENTENCE
 from vocable.evaluation.significance import ItemScores
+from vocable.evaluation.swuggy import WORD
 from vocable.registry import unknown_name_message
 
 ACCURACIES = {
@@ -27,6 +31,8 @@ ACCURACIES = {
     "correct_sum": ("accuracy_sum", "the same, by summed log-likelihood"),
     "correct_mean": ("accuracy_mean", "the same, by log-likelihood per token"),
 }
+VOICES_FIRST = {"swuggy": WORD, "sblimp": SENTENCE}
+"""Benchmarks whose accuracy is a mean over things said, not over pairs; see `Measure.said`."""
 EDITS = ("substitutions", "deletions", "insertions")
 LEVELS = {"wer": "word", "cer": "character"}
 ERROR_RATE = re.compile(r"(wer|cer)_(\w+?)(_to_asr)?")
@@ -46,6 +52,9 @@ class Measure:
     """Columns whose sum is the denominator; without any, the score is a mean."""
     where: tuple[str, str] | None = None
     """Only items that hold this value in this column."""
+    said: tuple[str, ...] = ()
+    """Columns that name the thing said; items that say the same are averaged first, and count as one. Without any,
+    every item counts."""
     better: Literal["higher", "lower"] | None = None
     meaning: str = ""
 
@@ -60,10 +69,13 @@ class Measure:
         return float(sum(above)), float(sum(below))
 
     def scores(self, items: Sequence[Mapping[str, Any]]) -> ItemScores:
-        """All items' numbers; every item must have been scored."""
+        """All items' numbers; every item must have been scored. Of n items that say the same, each counts 1 / n."""
         pairs = [self.of(item) for item in items]
         assert all(pair is not None for pair in pairs)
-        return ItemScores([pair[0] for pair in pairs if pair], [pair[1] for pair in pairs if pair])
+        names = [thing_said(item, self.said) for item in items]
+        times = Counter(names)
+        found = [(pair, times[name]) for pair, name in zip(pairs, names) if pair]
+        return ItemScores([above / n for (above, _), n in found], [below / n for (_, below), n in found])
 
 
 RATIOS: Mapping[str, Measure] = {
@@ -120,7 +132,8 @@ def unpaired_scores(results: Sequence[EvaluationResult], measures: Sequence[Meas
 def _accuracies(results: Sequence[EvaluationResult]) -> Iterator[Measure]:
     for column, (name, meaning) in ACCURACIES.items():
         if all(any(_is_number(item.get(column)) for item in result.items) for result in results):
-            yield Measure(name=name, numerators=(column,), better="higher", meaning=meaning)
+            said = VOICES_FIRST.get(results[0].benchmark, ())
+            yield Measure(name=name, numerators=(column,), said=said, better="higher", meaning=meaning)
 
 
 def _reported(results: Sequence[EvaluationResult]) -> Iterator[Measure]:

@@ -15,12 +15,15 @@ from typing import Any
 
 from vocable.errors import ConfigError
 from vocable.evaluation.results import EvaluationResult, load_result
+from vocable.evaluation.sblimp import SENTENCE
 
 Items = Sequence[Mapping[str, Any]]
 
 GROUP_COLUMNS = ("phenomenon", "type", "band", "version", "task", "kind", "condition", "voice", "speaker", "language")
 CONTENT_COLUMNS = ("word", "sentence", "story", "context")
 """Items that share one of these say the same in several voices, and are one piece of evidence."""
+CONTENT_KEYS = {"sentence": SENTENCE}
+"""Contents whose column alone does not name them: sentences are numbered within their type."""
 OF_THE_MODEL = (
     *("model", "lm", "language_model", "tokenizer", "tokenizer_encoder", "judge_and_tokenizer_encoder", "vocoder"),
     *("layout", "voice", "intervals", "num_utterances", "device", "dtype", "batch_size"),

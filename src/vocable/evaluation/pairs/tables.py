@@ -15,15 +15,20 @@ from vocable.evaluation.results import Score, mean_score
 def mean_over_voices(
     items: Sequence[Mapping[str, Any]], column: str, keys: Sequence[str]
 ) -> dict[tuple[Hashable, ...], float]:
-    """Average credits of the items that agree in `keys`: one value per thing said, however many voices say it.
-
-    The last key names the thing; an item without it is a thing of its own.
-    """
+    """Average credits of the items that say the same (`thing_said`): one value, however many voices say it."""
     found: dict[tuple[Hashable, ...], list[float]] = {}
     for item in items:
-        *groups, name = (item.get(key) for key in keys)
-        found.setdefault((*groups, item["id"] if name is None else name), []).append(float(item[column]))
+        found.setdefault(thing_said(item, keys), []).append(float(item[column]))
     return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+def thing_said(item: Mapping[str, Any], keys: Sequence[str]) -> tuple[Hashable, ...]:
+    """What the item says, whatever the voice: its values of `keys`, of which the last names it.
+
+    An item without that name, or without keys, is a thing of its own, called by its id.
+    """
+    *groups, name = (item.get(key) for key in keys or ("id",))
+    return (*groups, item["id"] if name is None else name)
 
 
 def accuracy(values: Sequence[float], meaning: str) -> Score:
