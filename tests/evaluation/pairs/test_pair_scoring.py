@@ -165,7 +165,7 @@ def test_a_single_segment_has_no_ending(model, tmp_path):
         evaluate(pair_set, tokens, model, scored="ending")
     text = PairSet(benchmark="storycloze", items=[PairItem(id="p", positive=(Segment(text="a"),),
                    negative=(Segment(text="b"),))], utterances={})  # fmt: skip
-    with pytest.raises(ConfigError, match="written text, which a unit language model cannot read"):
+    with pytest.raises(ConfigError, match=r"written text, which a unit language model cannot read.*--model text"):
         evaluate(text, tokens, model)
 
 
@@ -204,6 +204,8 @@ def test_text_rows_share_their_context():
     assert one.token_ids[0] == 0 and one.token_ids[-1] == 0
     assert torch.equal(one.token_ids[: one.first_scored], other.token_ids[: other.first_scored])
     assert one.first_scored == 1 + 2
+    shouted, said = (rows((Segment(text=text),), False).token_ids for text in ("THE DOG", "the dog"))
+    assert torch.equal(shouted, said) and not torch.equal(said, rows((Segment(text="The dog"),), False).token_ids)
     for name, reason in (("e", "no text"), ("quiet", "empty")):
         from vocable.evaluation.pairs.rows import UnusableError
 

@@ -120,8 +120,8 @@ def read_pair_set(folder: Path) -> PairSet:
     missing = [name for name in (MANIFEST, PAIRS, CARD) if not (folder / name).is_file()]
     if missing:
         raise ManifestError(
-            f"{folder} is no pair set: {', '.join(missing)} not found. Make one with 'vocable evaluate build', or name "
-            "the layout of a published set with --layout."
+            f"{folder} is no pair set: {', '.join(missing)} not found. Make one with 'vocable evaluate build', or "
+            "name the folder of one."
         )
     card = _parse(folder / CARD, (folder / CARD).read_text(encoding="utf-8"), None)
     utterances = {utterance.id: utterance for utterance in read_manifest(folder / MANIFEST)}

@@ -81,7 +81,7 @@ class UnitRows:
         if segment.speech is None:
             raise ConfigError(
                 "The pair holds written text, which a unit language model cannot read. Score it with a text model "
-                "(--control text), or with a model that reads both."
+                "(--model text), or with a model that reads both."
             )
         tokens = self.tokens.get(segment.speech)
         if tokens is None or tokens.codes.shape[1] == 0:
@@ -94,7 +94,8 @@ class TextRows:
     """Rows for a text language model: what the segments say, in written form.
 
     The texts of spoken segments are those of the manifest (the topline), or what a recogniser heard (the cascade).
-    Each segment is tokenized apart, with a space between, so that halves which share a context share its tokens.
+    Each segment is tokenized apart, with a space between, so that halves which share a context share its tokens. A text
+    in capitals alone, as LibriSpeech writes them, is lowercased: text models hardly know such text.
     """
 
     def __init__(self, tokenizer: Any, texts: Mapping[str, str | None], boundary: Boundary) -> None:
@@ -110,14 +111,14 @@ class TextRows:
                 raise UnusableError("an utterance has no text")
             if not text.strip():
                 raise UnusableError("a text or transcript is empty")
-            words = (" " if place else "") + text.strip()
+            words = (" " if place else "") + (text.lower() if text.isupper() else text).strip()
             parts.append(torch.tensor(self.tokenizer(words, add_special_tokens=False)["input_ids"]).long())
         context = sum(len(part) for part in parts[:-1]) if ending_only else 0
         return _checked(torch.cat([before, *parts, after]), len(before) + context)
 
     def description(self) -> dict[str, Any]:
         """Joins."""
-        return {"segments": "tokenized apart, joined by a space"}
+        return {"segments": "tokenized apart, joined by a space", "capitals": "lowercased where nothing else is there"}
 
     def _symbols(self) -> tuple[Tensor, Tensor]:
         """Start and end symbol, as far as the boundary asks for them; a model without a start symbol uses its end."""
