@@ -1,5 +1,6 @@
 """Stories: our own templates, files in the published layouts, and topic pairs cut from recordings."""
 
+import dataclasses
 import logging
 from collections import Counter
 from pathlib import Path
@@ -146,6 +147,12 @@ def test_recordings_give_the_next_utterance_and_one_of_another_chapter():
         assert other_speaker == speaker == item.voice and other_chapter != chapter
     wrong_counts = Counter(item.negative[-1].speech for item in pair_set.items)
     assert set(wrong_counts.values()) == {1}  # every ending is wrong as often as right
+
+
+def test_recordings_without_texts_will_do():
+    silent = [dataclasses.replace(one, text=None) for one in chapters()]
+    config = RecordedStoriesConfig(context_utterances=2)
+    assert cut_stories(silent, config).items == cut_stories(chapters(), config).items
 
 
 def test_a_gap_in_the_numbers_breaks_a_passage():

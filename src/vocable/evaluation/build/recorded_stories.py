@@ -147,7 +147,7 @@ def _wrong_ending(
         for other in passages
         if other.place.voice == passage.place.voice
         and other.place.story != passage.place.story
-        and other.ending.text != passage.ending.text
+        and (other.ending.text is None or other.ending.text != passage.ending.text)
     ]
     if not candidates:
         return None
