@@ -34,13 +34,15 @@ def frequency_band(count: float) -> str:
 def read_swuggy(folder: Path, split: str = "dev") -> PairSet:
     """Read the published layout: lexical/<split>/gold.csv (id, filename, voice, frequency, ..., correct) and wav files.
 
+    A word without a frequency is in no band.
+
     Raises:
         ManifestError: gold.csv is missing, lacks a column, or no pair in it is whole.
     """
     path = find_gold(folder, "lexical", split)
     rows = read_gold(path, ("id", "filename", "voice", "frequency", "correct"))
     pair_set = pairs_from_gold("swuggy", path, rows, ("id", "voice"), {"id": "word", "frequency": "band"})
-    items = [replace(item, group={**item.group, "band": _band(path, item.group)}) for item in pair_set.items]
+    items = [replace(item, group=_with_band(path, item.group)) for item in pair_set.items]
     return replace(pair_set, items=items)
 
 
@@ -63,8 +65,11 @@ def swuggy_scores(items: Sequence[Mapping[str, Any]], column: str) -> dict[str, 
     }
 
 
-def _band(path: Path, group: Mapping[str, str]) -> str:
+def _with_band(path: Path, group: Mapping[str, str]) -> dict[str, str]:
+    """The group with its band in the place of its frequency, where there is one."""
+    if "band" not in group:
+        return dict(group)
     try:
-        return frequency_band(float(group.get("band", "0")))
+        return {**group, "band": frequency_band(float(group["band"]))}
     except ValueError as error:
         raise ManifestError(f"{path}: the frequency {group['band']!r} is no number.") from error

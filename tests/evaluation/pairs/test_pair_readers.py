@@ -44,6 +44,11 @@ def test_swuggy_joins_by_id_and_voice_in_any_order(tmp_path, shuffle):
         assert item.voice == voice
 
 
+def test_a_word_without_a_frequency_is_in_no_band(tmp_path):
+    write_gold(tmp_path, SWUGGY, [row.replace(",250,", ",,") for row in WORDS])
+    assert [item.group.get("band") for item in read_swuggy(tmp_path).items] == ["oov"] * 2 + ["1-5"] * 2 + [None] * 2
+
+
 def test_frequency_bands_are_right_open():
     counts = (0, 1, 4, 5, 19, 20, 99, 100, 10_000)
     names = ["oov", "1-5", "1-5", "6-20", "6-20", "21-100", "21-100", ">100", ">100"]
