@@ -79,3 +79,8 @@ def test_macro_interval_draws_within_groups():
     half = 1.96 * np.sqrt(sum(variances)) / 2
     assert found.low == pytest.approx(found.value - half, abs=0.006)
     assert found.high == pytest.approx(found.value + half, abs=0.006)
+
+
+def test_macro_interval_needs_two_items_a_group():
+    found = macro_accuracy({"a": [1.0, 0.0], "b": [1.0]}, "")
+    assert (found.value, found.low, found.high) == (0.75, None, None)

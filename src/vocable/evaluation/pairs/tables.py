@@ -63,6 +63,8 @@ def accuracy_by(
 def macro_accuracy(values: Mapping[str, Sequence[float]], meaning: str, num_resamples: int = 2000) -> Score:
     """Mean over groups of the mean credit of each; the interval draws items within groups, which stay as they are.
 
+    With one item in a group its spread is unknown, and there is no interval.
+
     Source: stratified bootstrap (Efron and Tibshirani, 1993, chapter 8).
     """
     means = [sum(found) / len(found) for found in values.values()]
@@ -71,12 +73,13 @@ def macro_accuracy(values: Mapping[str, Sequence[float]], meaning: str, num_resa
     for found in values.values():
         picks = rng.integers(0, len(found), (num_resamples, len(found)))
         drawn += np.asarray(found)[picks].mean(axis=1) / len(values)
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    alone = any(len(found) < 2 for found in values.values())
+    low, high = (None, None) if alone else np.quantile(drawn, [0.025, 0.975]).tolist()
     return Score(
         value=sum(means) / len(means),
         num_items=sum(len(found) for found in values.values()),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         better="higher",
         meaning=f"{meaning}; chance 0.5",
     )
