@@ -1,0 +1,191 @@
+"""`vocable align`: when each word is spoken; and how well two sets of word times agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vocable.types import Utterance
+
+
+def align(
+    manifest: Path,
+    out: Path,
+    *,
+    aligner: str,
+    language: str = "en",
+    device: str = "cpu",
+    tier: str | None = None,
+    times_from: Literal["utterance", "file"] = "utterance",
+    max_missing: float = 0.5,
+    max_seconds: float = 120.0,
+    strict: bool = False,
+    compare: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Find the time of every word of a manifest's texts; writes the manifest with `words`.
+
+    Beside OUT: OUT.report.jsonl (words that were read otherwise than written, letters or words that were left out,
+    interpolated times) and rejected.jsonl (utterances without a result). A run that was stopped goes on where it was.
+
+    Args:
+        manifest: Utterances with text.
+        out: The manifest to write.
+        aligner: ctc:NAME (a CTC recogniser of transformers), posteriors:FOLDER (log posteriors that you made),
+            pocketsphinx, whisper:NAME, textgrid:FOLDER, ctm:FILE, or whisperx:FOLDER (also JSON of Whisper and
+            transformers).
+        language: Of utterances whose line names none; decides how numbers are read.
+        device: For ctc and whisper, such as cuda.
+        tier: For textgrid, the tier with the words; without it "words", or the only one.
+        times_from: For textgrid, ctm and whisperx: entries are named after, and times count from, the utterance or its
+            whole audio file.
+        max_missing: Share of the words of an utterance that may be interpolated before it is rejected.
+        max_seconds: For ctc: longer utterances are rejected.
+        strict: Stop at the first utterance that cannot be aligned, and at a letter that a CTC vocabulary lacks.
+        compare: Also print how well the result agrees with the words that the manifest has already.
+        overwrite: Replace OUT and begin anew.
+    """
+    from vocable.alignment.aligner import AlignerConfig, open_aligner
+    from vocable.alignment.run import AlignConfig, align_manifest
+    from vocable.alignment.stamp_aligner import StampAligner
+    from vocable.audio.manifest import read_manifest
+    from vocable.cli.showing import progress
+
+    config = AlignConfig(default_language=language, max_missing=max_missing, strict=strict)
+    utterances = read_manifest(manifest, strict=strict)
+    opened = open_aligner(
+        AlignerConfig(
+            aligner=aligner,
+            strict_symbols=strict,
+            max_seconds=max_seconds,
+            device=device,
+            tier=tier,
+            times_from=times_from,
+        )
+    )
+    with progress("Aligning", len(utterances)) as advance:
+        report = align_manifest(utterances, opened, out, config, overwrite, on_progress=advance)
+    kept = f", {report.num_kept} of them by an earlier run" if report.num_kept else ""
+    words = f"{report.num_words} words, {report.num_interpolated} of them interpolated"
+    print(f"{out}: {report.num_aligned} utterances{kept}; {words}")
+    print(f"{report.path}: {report.num_notes} words with a note")
+    if report.num_rejected:
+        print(f"{out.parent / 'rejected.jsonl'}: {report.num_rejected} left out, with the reasons")
+    unasked = opened.unasked() if isinstance(opened, StampAligner) else []
+    if unasked:
+        print(f"{len(unasked)} of the aligner's entries belong to no utterance, such as {unasked[0]}")
+    if compare:
+        print_agreement(utterances, read_manifest(out), str(manifest), str(out))
+
+
+def align_compare(first: Path, second: Path, out: Path | None = None) -> None:
+    """Measure how well the word times of two manifests agree; the first one is taken as the reference.
+
+    Args:
+        first: A manifest with words.
+        second: Another one with words of the same utterances.
+        out: Where to write the numbers as JSON.
+    """
+    from vocable.audio.manifest import read_manifest
+
+    record = print_agreement(read_manifest(first), read_manifest(second), str(first), str(second))
+    if out is not None:
+        import json
+
+        from vocable.audio.files import replace_file
+
+        with replace_file(out) as file:
+            file.write(json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n")
+        print(f"Results: {out}")
+
+
+def print_agreement(
+    first: Sequence[Utterance], second: Sequence[Utterance], first_name: str, second_name: str
+) -> dict[str, Any]:
+    """Print the agreement of two lists of utterances, with intervals; return the numbers.
+
+    Raises:
+        AlignmentError: no utterance has words in both.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    record = agreement_record(first, second)
+    title = f"{second_name} against {first_name}: {record['num_utterances']} utterances, {record['num_words']} words"
+    table = Table(title=title)
+    for column in ("measure", "value", "95 % over utterances", "over speakers"):
+        table.add_column(column)
+    for measure in record["measures"]:
+        is_time = measure["unit"] == "seconds"
+        table.add_row(
+            measure["name"],
+            _show(measure["value"], is_time) + (" ms" if is_time else ""),
+            *(_show_interval(measure[key], is_time) for key in ("interval", "speaker_interval")),
+        )
+    console = Console()
+    console.print(table, markup=False)
+    if record["left_out"]:
+        console.print(
+            f"Left out: {record['left_out']} utterances that only one has, or has without words.", markup=False
+        )
+    return record
+
+
+def agreement_record(first: Sequence[Utterance], second: Sequence[Utterance]) -> dict[str, Any]:
+    """Work out the agreement of the utterances that both lists have, with bootstrap intervals.
+
+    Raises:
+        AlignmentError: no utterance has words in both.
+    """
+    from vocable.alignment.agreement import agreement, median_deviation, word_deviations
+    from vocable.errors import AlignmentError
+    from vocable.evaluation.bootstrap import bootstrap_ratio
+
+    others = {utterance.id: utterance for utterance in second if utterance.words}
+    pairs = [(mine, others[mine.id]) for mine in first if mine.words and mine.id in others]
+    if not pairs:
+        raise AlignmentError(
+            "No utterance has words in both manifests. Do their ids differ? Make word times: vocable align"
+        )
+    deviations = [word_deviations(mine, theirs, mine.language or "en") for mine, theirs in pairs]
+    speakers = [mine.speaker or mine.id for mine, _ in pairs]
+    measures = []
+    for measure in agreement(deviations):
+        sums = measure.numerators, measure.denominators
+        intervals = (
+            [bootstrap_ratio(*sums, clusters) for clusters in (None, speakers)] if sum(sums[1]) else [None, None]
+        )
+        measures.append(
+            {
+                "name": measure.name,
+                "unit": measure.unit,
+                "value": measure.value,
+                "interval": intervals[0],
+                "speaker_interval": intervals[1] if any(mine.speaker for mine, _ in pairs) else None,
+            }
+        )
+    median = {"name": "median absolute deviation", "unit": "seconds", "value": median_deviation(deviations)}
+    measures.insert(4, {**median, "interval": None, "speaker_interval": None})
+    return {
+        "num_utterances": len(pairs),
+        "num_words": sum(d.num_words for d in deviations),
+        "num_boundaries": sum(len(d.boundaries) for d in deviations),
+        "left_out": len({u.id for u in first} | {u.id for u in second}) - len(pairs),
+        "measures": measures,
+    }
+
+
+def _show(value: float | None, is_time: bool) -> str:
+    if value is None:
+        return "-"
+    return f"{1000 * value:.1f}" if is_time else f"{value:.3f}"
+
+
+def _show_interval(interval: tuple[float, float] | None, is_time: bool) -> str:
+    return "-" if interval is None else " to ".join(_show(end, is_time) for end in interval)
+
+
+COMMANDS = {"align": align, "align compare": align_compare}
