@@ -20,8 +20,10 @@ def random_trees():
 @pytest.mark.parametrize("name", ["opt", "qwen2", "bloom"])
 @pytest.mark.parametrize("max_tokens", [9, 10_000])
 def test_trees_score_as_whole_rows_do(make_model, name, max_tokens):
-    model, trees = make_model(name), random_trees()
-    for tree, found in zip(trees, tree_nll(model, trees, max_tokens=max_tokens), strict=True):
+    model, trees, told = make_model(name), random_trees(), []
+    scored = tree_nll(model, trees, max_tokens=max_tokens, on_progress=told.append)
+    assert sum(told) == len(trees)
+    for tree, found in zip(trees, scored, strict=True):
         assert len(found.branches) == len(tree.branches)
         for branch, losses in zip(tree.branches, found.branches):
             (alone,) = token_nll(model, [torch.cat([tree.prefix, branch])], "none")

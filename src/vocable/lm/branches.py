@@ -86,12 +86,17 @@ def tree_nll(
         ConfigError: a prefix is empty, or a tree is longer than the model's positions.
     """
     _check(model, trees)
+    found: list[TreeNLL]
     was_training = model.training
     model.eval()
     if not enable_packing(model):
-        trees, found = list(trees), _score_apart(model, trees, max_tokens, classes)
+        found = []
+        for tree in trees:
+            found.append(_score_apart(model, tree, classes))
+            if on_progress is not None:
+                on_progress(1)
     else:
-        found: list[TreeNLL] = [TreeNLL(torch.empty(0), ())] * len(trees)
+        found = [TreeNLL(torch.empty(0), ())] * len(trees)
         forked = [index for index, tree in enumerate(trees) if len(tree.branches) > 1]
         plain = [index for index, tree in enumerate(trees) if len(tree.branches) <= 1]
         for kind in (forked, plain):
@@ -167,18 +172,15 @@ def _losses(logits: Tensor, before: Tensor, targets: Tensor, classes: Tensor | N
     return torch.cat(parts) if parts else torch.zeros(0)
 
 
-def _score_apart(model: nn.Module, trees: Sequence[Tree], max_tokens: int, classes: Tensor | None) -> list[TreeNLL]:
+def _score_apart(model: nn.Module, tree: Tree, classes: Tensor | None) -> TreeNLL:
     """The same losses from one plain forward pass per prefix + branch."""
-    device, results = next(model.parameters()).device, []
-    for tree in trees:
-        parts = []
-        for branch in tree.branches or (tree.prefix[:0],):
-            row = torch.cat([tree.prefix, branch]).long().to(device)
-            logits = model(input_ids=row[None], use_cache=False).logits[0]
-            losses = _losses(logits, torch.arange(len(row) - 1, device=device), row[1:], classes).cpu()
-            parts.append(losses.split([len(tree.prefix) - 1, len(branch)]))
-        results.append(TreeNLL(parts[0][0], tuple(after for _, after in parts) if tree.branches else ()))
-    return results
+    device, parts = next(model.parameters()).device, []
+    for branch in tree.branches or (tree.prefix[:0],):
+        row = torch.cat([tree.prefix, branch]).long().to(device)
+        logits = model(input_ids=row[None], use_cache=False).logits[0]
+        losses = _losses(logits, torch.arange(len(row) - 1, device=device), row[1:], classes).cpu()
+        parts.append(losses.split([len(tree.prefix) - 1, len(branch)]))
+    return TreeNLL(parts[0][0], tuple(after for _, after in parts) if tree.branches else ())
 
 
 def _check(model: nn.Module, trees: Sequence[Tree]) -> None:
