@@ -37,7 +37,7 @@ ARGUMENTS = """
         tokenizer: Folder of the tokenizer; without it, the one beside the model.
         train_tokens: Token shards that unigram and bigram count.
         text_model: The text model of text and asr.
-        transcriber: The recogniser of asr.
+        transcriber: The recogniser of asr; it listens for the language that the set's manifest names, or English.
         boundary: Symbols around a row: none (the first token is not scored), bos, or bos_eos (the end is scored too).
         normalise: The headline: mean log-likelihood per token, or sum.
         scored: The whole of each half, or only its last segment (ending), given what comes before.
@@ -47,7 +47,7 @@ ARGUMENTS = """
         dtype: Type of the model's weights: float32 or bfloat16. Without it, as saved.
         max_tokens: Tokens in one forward pass.
         device: Where to compute, such as cpu or cuda. Without it, a GPU if there is one.
-        seed: Of the bootstrap.
+        seed: Of the random control.
         cache: Folder for tokens and transcripts. Without it, that of the assets.
         overwrite: Replace an earlier result in the same folder.
     """

@@ -1,14 +1,16 @@
 """The pair commands, from a folder of sound to a result file; audio is encoded once, whatever is scored on it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from tiny import save_tiny_lm
 from vocable.audio.io import read_utterance, write_audio
+from vocable.audio.manifest import write_manifest
 from vocable.cli import main
-from vocable.errors import ManifestError
+from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.once import encode_once, transcribe_once
 from vocable.evaluation.pairs import PairItem, PairSet, Segment, write_pair_set
 from vocable.evaluation.results import load_result
@@ -114,6 +116,22 @@ def test_text_topline_and_cascade(run, data, utterances, tmp_path, monkeypatch, 
     assert cascade.weights["model"]["transcriber"] == dict(tiny_transcriber.weights)
     assert cascade.excluded.get("a text or transcript is empty", 0) == 6 - len(cascade.items)
     assert len(cascade.items) == 6 or empty
+
+
+def test_the_recogniser_is_told_the_language_of_the_set(run, data, utterances, tmp_path, monkeypatch, capsys):
+    def refuse(name, language, device):
+        raise ConfigError(f"asked for {language}")
+
+    monkeypatch.setattr("vocable.evaluation.pairs.models.load_whisper", refuse)
+    for marks, message in (
+        ((None, None), "asked for en"),
+        (("de", "de-AT"), "asked for de"),
+        (("de", "en"), "several languages (de, en)"),
+    ):
+        marked = [replace(u, language=marks[i % 2]) for i, u in enumerate(utterances.values())]
+        write_manifest(marked, data / "manifest.jsonl")
+        assert score(data, tmp_path / "out", "--model", "asr") == 2
+        assert message in capsys.readouterr().err
 
 
 def test_changed_audio_is_encoded_again(utterances, tiny_tokenizer, tmp_path, make_speechlike):

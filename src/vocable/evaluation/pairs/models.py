@@ -197,12 +197,25 @@ def _load_text(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringC
 
 
 def _load_cascade(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, watch: Watch) -> PairModel:
-    transcriber = load_whisper(config.transcriber, device=config.device)
+    transcriber = load_whisper(config.transcriber, language=_language(pair_set), device=config.device)
     heard = transcribe_once(pair_set.spoken(), transcriber, config.cache, watch.encoding)
     weights = {"transcriber": dict(transcriber.weights)}  # part of the model here, not a judge
     return _text_model(
         heard, config, scoring, watch, weights, ["Texts are what the recogniser heard, errors included."]
     )
+
+
+def _language(pair_set: PairSet) -> str:
+    """What is spoken, as the utterances say; English where none does.
+
+    Raises:
+        ConfigError: they say several.
+    """
+    codes = {utterance.language.lower() for utterance in pair_set.spoken() if utterance.language}
+    found = sorted({code.replace("_", "-").split("-")[0] for code in codes}) or ["en"]
+    if len(found) > 1:
+        raise ConfigError(f"The pairs are in several languages ({', '.join(found)}); asr listens for one at a time.")
+    return found[0]
 
 
 def _text_model(

@@ -46,7 +46,7 @@ class PairScoringConfig:
     max_tokens: int = 4096
     """Tokens in one forward pass."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Of the random control. Intervals have a fixed seed, so that results differ by their items alone."""
 
 
 class HalfNLL(NamedTuple):
