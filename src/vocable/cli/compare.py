@@ -34,7 +34,7 @@ def compare(
         groups: Item columns to make tables of, such as '[phenomenon]'. Without it, the known ones that are there.
         content: Item column that tells which items say the same in several voices, and so count as one piece of
             evidence. Without it, word, sentence or story where there is one.
-        pairs: Folder of the pair set that was scored; puts both halves of the pairs on the page.
+        pairs: Folder of the benchmark or pair set that was scored; puts both halves of the pairs on the page.
         manifest: Manifest of the recordings that were judged; puts them on the page.
         conventions: refuse or allow results that were not measured alike.
         num_examples: Items on the page for each pair of models.
@@ -51,6 +51,7 @@ def compare(
     from vocable.evaluation.comparison.examples import no_sounds, sounds_of_manifest, sounds_of_pairs
     from vocable.evaluation.comparison.page import write_comparison_page
     from vocable.evaluation.comparison.pairing import load_results
+    from vocable.evaluation.pairs.benchmarks import read_benchmark
     from vocable.evaluation.results import check_output, write_text
 
     if pairs is not None and manifest is not None:
@@ -64,10 +65,12 @@ def compare(
         seed=seed,
     )
     check_output(out, "comparison", overwrite)
-    find_sounds = sounds_of_pairs(pairs) if pairs else sounds_of_manifest(manifest) if manifest else no_sounds
+    find_sounds = sounds_of_manifest(manifest) if manifest is not None else no_sounds
     console = Console()
     with console.status("Comparing"):
         comparison = compare_results(load_results(results, names), config)
+        if pairs is not None:
+            find_sounds = sounds_of_pairs(read_benchmark(comparison.benchmark, pairs))
         write_comparison_page(comparison, out / "comparison.html", find_sounds, num_examples)
     write_text(json.dumps(comparison.record(), indent=2, ensure_ascii=False) + "\n", out / "comparison.json")
     _print_differences(comparison, console)

@@ -17,6 +17,7 @@ from vocable.evaluation.comparison.examples import most_different, sounds_of_man
 from vocable.evaluation.comparison.page import render_comparison_page
 from vocable.evaluation.pairs import PairItem, PairSet, Segment, write_pair_set
 from vocable.evaluation.results import save_result
+from vocable.evaluation.sblimp import read_sblimp
 from vocable.types import Utterance
 
 WARM = [1, 1, 0, 1, 0.5, 1, 1, 0, 1, 1, 1, 0]
@@ -101,13 +102,33 @@ def test_the_command_writes_a_page_with_the_numbers_and_both_halves(tmp_path, pa
     assert cli.main([*arguments, "--overwrite"]) == 0
 
 
+def test_published_layouts_are_played_too(tmp_path, make_speechlike, capsys):
+    folder = tmp_path / "syntactic" / "dev"
+    folder.mkdir(parents=True)
+    lines = ["id,filename,voice,type,subtype,correct,transcription"]
+    for row in (f"{i},{i}{c},v0,p0,t,{c},said {i}{c}" for i in range(3) for c in (1, 0)):
+        lines.append(row)
+        write_audio(folder / f"{row.split(',')[1]}.wav", make_speechlike(8_000), 16_000)
+    (folder / "gold.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    names = [item.id for item in read_sblimp(tmp_path).items]
+    for model, values in (("warm", (1, 0, 1)), ("cold", (0, 0, 1))):
+        rows = [pair_row(i, value, id=name) for i, (name, value) in enumerate(zip(names, values))]
+        save_result(pair_result(None, rows), tmp_path / model)
+    paths = [str(tmp_path / model / "sblimp.json") for model in ("warm", "cold")]
+    assert cli.main(["compare", *paths, "--out", str(tmp_path / "out"), "--pairs", str(tmp_path)]) == 0
+    page = Page((tmp_path / "out" / "comparison.html").read_text(encoding="utf-8"))
+    assert len(page.sounds) == 2 and "said 01" in page.text and "said 00" in page.text
+
+
 def test_errors_of_the_command_are_one_line(tmp_path, capsys):
     warm = str(save_result(pair_result(WARM), tmp_path / "warm"))
+    cold = str(save_result(pair_result(COLD), tmp_path / "cold"))
     other = str(save_result(resynthesis_result([1], [2], ["a"], [0.5]), tmp_path / "other"))
     for words, message in [
         ([warm, other], "different benchmarks"),
         ([warm], "1 result given"),
         ([warm, other, "--pairs", "a", "--manifest", "b"], "not both"),
+        ([warm, cold, "--pairs", str(tmp_path / "none")], "no gold.csv for syntactic"),
         ([warm, other, "--manifest", str(tmp_path / "none.jsonl")], "none.jsonl"),
     ]:
         assert cli.main(["compare", *words, "--out", str(tmp_path / "out")]) == 2

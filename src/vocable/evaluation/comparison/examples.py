@@ -18,7 +18,7 @@ from vocable.errors import AudioFormatError
 from vocable.evaluation.comparison.compare import Comparison
 from vocable.evaluation.comparison.measures import Measure
 from vocable.evaluation.comparison.pairing import CONTENT_COLUMNS, GROUP_COLUMNS
-from vocable.evaluation.pairs import PairSet, Segment, read_pair_set
+from vocable.evaluation.pairs import PairSet, Segment
 from vocable.types import Utterance
 
 SOUND_RATE = 16_000
@@ -55,18 +55,13 @@ def no_sounds(_: str) -> list[Sound]:
     return []
 
 
-def sounds_of_pairs(folder: Path) -> SoundSource:
-    """Both halves of each pair of a pair set; the segments of a half are joined, written ones are shown.
-
-    Raises:
-        ManifestError: the folder is not a pair set.
-    """
-    pair_set = read_pair_set(folder)
+def sounds_of_pairs(pair_set: PairSet) -> SoundSource:
+    """Both halves of each pair of a set; the segments of a half are joined, written ones are shown."""
     items = {item.id: item for item in pair_set.items}
 
     def find(name: str) -> list[Sound]:
         if name not in items:
-            return [Sound("pair", "", None, f"not in {folder}")]
+            return [Sound("pair", "", None, "not in this pair set")]
         halves = (("positive half", items[name].positive), ("negative half", items[name].negative))
         return [_half(title, segments, pair_set) for title, segments in halves]
 
