@@ -146,7 +146,7 @@ def test_phones_reach_a_program_that_reads_them(program, tmp_path):
     config = SpeechConfig(command=command(program, "{phones}"))
     report = speak_pairs(planned, tmp_path / "out", "swuggy", config, {})
     assert sorted(spoken_texts(program)) == ["x:K AE1 K", "x:K AE1 T"]
-    assert {u.extra["phones"] for u in report.pair_set.utterances.values()} == {"K AE1 K", "K AE1 T"}
+    assert {u.extra["pronunciation"] for u in report.pair_set.utterances.values()} == {"K AE1 K", "K AE1 T"}
     assert {u.text for u in report.pair_set.utterances.values()} == {"cat", "cack"}
     with pytest.raises(ConfigError, match="reads phones, but for 'it was late' there are none"):
         speak_pairs(deal_voices(PAIRS, ["x"]), tmp_path / "other", "storycloze", config, {})

@@ -241,7 +241,7 @@ def _utterance(name: str, job: SegmentJob, language: str | None, licence: str | 
         language=language,
         speaker=job.voice,
         licence=licence,
-        extra={} if job.said.phones is None else {"phones": " ".join(job.said.phones)},
+        extra={} if job.said.phones is None else {"pronunciation": " ".join(job.said.phones)},
     )
 
 
