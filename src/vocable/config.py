@@ -96,15 +96,20 @@ def _refuse_unknown_keys(kind: type, values: Mapping[str, Any], prefix: str, sou
             raise ConfigError(
                 f"{source}: unknown setting {prefix + str(key)!r}.{hint} Known: {', '.join(sorted(known))}."
             )
-        child = _dataclass_in(hints[key])
+        child = _dataclass_in(hints[key], value)
         if child is not None and isinstance(value, Mapping):
             _refuse_unknown_keys(child, value, prefix=f"{prefix}{key}.", source=source)
 
 
-def _dataclass_in(hint: Any) -> type | None:
-    """The dataclass in a type hint such as `LMConfig` or `LMConfig | None`."""
+def _dataclass_in(hint: Any, value: Any = None) -> type | None:
+    """The dataclass in a type hint such as `LMConfig` or `LMConfig | None`; of several, that of the value's `kind`."""
     choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    return next((choice for choice in choices if isinstance(choice, type) and dataclasses.is_dataclass(choice)), None)
+    found = [choice for choice in choices if isinstance(choice, type) and dataclasses.is_dataclass(choice)]
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    named = [choice for choice in found if kind is not None and getattr(choice, "__dataclass_fields__", {}).get("kind")]
+    return next(
+        (choice for choice in named if choice.__dataclass_fields__["kind"].default == kind), (found or [None])[0]
+    )
 
 
 def _plain(value: Any) -> Any:

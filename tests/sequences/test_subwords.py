@@ -164,7 +164,7 @@ def test_folder_round_trip(subwords, tmp_path):
 
 
 def test_broken_folders_are_refused(tmp_path):
-    with pytest.raises(AssetError, match="no unit subwords here.*vocable subwords fit"):
+    with pytest.raises(AssetError, match=r"no unit subwords here.*vocable subwords fit"):
         UnitSubwords.load(tmp_path)
     one = UnitSubwords.fit(corpus(), CARD, SubwordConfig(vocabulary_size=30)).save(tmp_path / "one")
     two = UnitSubwords.fit(corpus(), CARD, SubwordConfig(vocabulary_size=31)).save(tmp_path / "two")
@@ -173,7 +173,7 @@ def test_broken_folders_are_refused(tmp_path):
         UnitSubwords.load(one)
     card = json.loads((one / "subwords.json").read_text())
     (one / "subwords.json").write_text(json.dumps(card | {"format": 2}))
-    with pytest.raises(AssetError, match="format 2, this version reads format 1"):
+    with pytest.raises(AssetError, match="format 2; this version reads 1"):
         UnitSubwords.load(one)
 
 

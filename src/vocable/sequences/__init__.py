@@ -1,6 +1,7 @@
 """Speech tokens to the token ids that a language model reads, and back; many short documents in one row.
 
 SpeechTokens -> layout.build -> token_ids -> pack_documents -> PackedBatch -> lm/
+SpeechTokens, words, text -> joint layout -> token_ids -> Mixture -> ...
 """
 
 from vocable.sequences.layouts import LAYOUTS, Layout, UnitsLayout, layout_from_card

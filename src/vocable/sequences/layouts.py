@@ -2,8 +2,8 @@
 
     SpeechTokens  7 7 7 2 2 9   <->   token_ids  <s> 9 4 11 <s>
 
-A layout is a value with `build` and `revert`. Layouts for text and for speech mixed with text join this table later;
-what uses them (packing, training, generation) sees token ids only.
+A layout is a value with `build` and `revert`; what uses it (packing, training, generation) sees token ids only. Layouts
+for text and for speech mixed with text are in joint_layouts.py; the table here names them all.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vocable.config import config_from_dict, config_to_dict
 from vocable.registry import look_up
+from vocable.sequences.joint_layouts import JOINT_LAYOUTS
 from vocable.sequences.vocabulary import UnitVocabulary
 from vocable.tokens.runs import Runs, collapse_runs, expand_runs
 from vocable.types import SpeechTokens
@@ -86,7 +87,7 @@ class UnitsLayout:
         return {"name": "units", **config_to_dict(self)}
 
 
-LAYOUTS: dict[str, Callable[..., Layout]] = {"units": UnitsLayout}
+LAYOUTS: dict[str, Callable[..., Layout]] = {"units": UnitsLayout, **JOINT_LAYOUTS}
 
 
 def layout_from_card(card: Mapping[str, Any]) -> Layout:

@@ -1,0 +1,87 @@
+"""What goes into a row of speech and text, and what comes out: an example, and segments with their modality.
+
+JointExample -> layout (joint_layouts.py) -> JointSequence: token ids, and Segments that say what each stretch holds
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from vocable.sequences.spans import Modality
+from vocable.types import SpeechTokens, Utterance, Word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointExample:
+    """What a row is made of; a layout asks for what it needs."""
+
+    id: str = ""
+    """Decides, with seed and epoch, what is drawn."""
+    tokens: SpeechTokens | None = None
+    frame_rate: float | None = None
+    """Frames per second of the tokens; needed where units are cut at word borders."""
+    text: str | None = None
+    words: tuple[Word, ...] | None = None
+    """With their times, in seconds from the start of the tokens."""
+
+    @classmethod
+    def of(cls, utterance: Utterance, tokens: SpeechTokens | None, frame_rate: float | None) -> "JointExample":
+        """Take id, text and words from an utterance."""
+        return cls(id=utterance.id, tokens=tokens, frame_rate=frame_rate, text=utterance.text, words=utterance.words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A stretch of a row in one modality, without the symbols around it."""
+
+    modality: Modality
+    start: int
+    """Its first position in the row."""
+    stop: int
+    """One past its last."""
+    tokens: SpeechTokens | None = None
+    """Of a speech segment. Built: as in the utterance, with durations; reverted: what the row says, so without."""
+    text: str | None = None
+    """Of a text segment; begins with the blank that divides it from the word before."""
+    words: tuple[Word, ...] | None = None
+    """Which words it holds, where a layout cuts at words; None for a reverted row."""
+    frames: tuple[int, int] | None = None
+    """First frame of a built speech segment, and one past its last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointSequence:
+    """A row, and the segments that it is made of."""
+
+    token_ids: Int[Tensor, " positions"]
+    segments: tuple[Segment, ...]
+
+    @property
+    def text(self) -> str:
+        """All that is written, joined."""
+        return "".join(segment.text or "" for segment in self.segments)
+
+    @property
+    def tokens(self) -> SpeechTokens:
+        """All that is spoken, joined; runs that meet at a seam stay apart. Durations where all segments have them."""
+        parts = [segment.tokens for segment in self.segments if segment.tokens is not None]
+        if not parts:
+            return SpeechTokens(codes=torch.zeros(1, 0, dtype=torch.int64))
+        durations = [part.durations for part in parts if part.durations is not None]
+        return SpeechTokens(
+            codes=torch.cat([part.codes for part in parts], dim=1),
+            durations=torch.cat(durations) if len(durations) == len(parts) else None,
+        )
+
+
+class Part(NamedTuple):
+    """A special symbol, or the content of a segment, before it has a place in a row."""
+
+    special: int | None = None
+    tokens: SpeechTokens | None = None
+    text: str | None = None
+    words: tuple[Word, ...] | None = None
+    frames: tuple[int, int] | None = None
