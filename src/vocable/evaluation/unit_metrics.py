@@ -8,7 +8,6 @@ A codebook of 500 whose units have perplexity 60 is, for a language model, a cod
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -134,18 +133,3 @@ def entropy(counts: Int[Tensor, "rows ids"]) -> Float[Tensor, " rows"]:
     """Entropy of each row's distribution, in nats, float64."""
     shares = counts.double() / counts.sum(-1, keepdim=True)
     return torch.special.entr(shares).sum(-1)
-
-
-def shard_statistics(folder: Path) -> UnitStatistics:
-    """Code usage of token shards on disk, read one utterance at a time.
-
-    Raises:
-        ConfigError: the shards hold no tokens.
-    """
-    from vocable.tokens.shards import TokenShards
-
-    shards = TokenShards(folder)
-    counter = UnitCounter(shards.card["codebook_size"], shards.card.get("num_codebooks", 1))
-    for _, tokens in shards:
-        counter.add(tokens)
-    return counter.statistics(shards.card.get("frame_rate"))
