@@ -212,6 +212,19 @@ def test_conventions_within_conventions_are_compared_one_by_one():
         compare_results(results)
 
 
+def test_models_of_retention_may_differ_but_not_what_they_were_before():
+    def result(after, before):
+        return pair_result(
+            WARM,
+            conventions={"after_text_lm": after, "before_text_lm": before, "after_text_lm_opening": "bos"},
+            weights={"after": {"name": after}, "before": {"name": before}},
+        )
+
+    assert compare_results({"a": result("a", "text"), "b": result("b", "text")}).differing == {}
+    with pytest.raises(ConfigError, match="before_text_lm is 'text' in a, 'other' in b"):
+        compare_results({"a": result("a", "text"), "b": result("b", "other")})
+
+
 def test_a_score_belongs_to_the_columns_that_give_it():
     rows = [{"id": str(i), "nll_alone": 2.0 * i, "tokens_alone": i + 1, "mos": i / 2, "other": -i} for i in range(4)]
     per_token = ratio_score([0, 2, 4, 6], [1, 2, 3, 4], better="lower", meaning="nats per token")

@@ -26,6 +26,7 @@ CONTENT_KEYS = {"sentence": SENTENCE}
 """Contents whose column alone does not name them: sentences are numbered within their type."""
 OF_THE_MODEL = (
     *("model", "lm", "language_model", "tokenizer", "tokenizer_encoder", "judge_and_tokenizer_encoder", "vocoder"),
+    *("after", "after_text_lm"),  # of retention
     *("layout", "voice", "intervals", "num_utterances", "device", "dtype", "batch_size"),
 )
 """Conventions that may differ: they describe what is compared, or change no number of an item."""
