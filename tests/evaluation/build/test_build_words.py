@@ -92,6 +92,9 @@ def test_counting_words(tmp_path):
     assert read_counts(write(tmp_path / "c.tsv", "Zwölf\t12\n")) == {"zwölf": 12}
     with pytest.raises(ConfigError, match=r"c\.tsv, line 2"):
         read_counts(write(tmp_path / "c.tsv", "a\t1\nb\tmany\n"))
+    for line in ('{"id": "a"', "[1]"):
+        with pytest.raises(ConfigError, match="line 2: not a line of a manifest"):
+            read_counts(write(tmp_path / "m.jsonl", '{"text": "a"}\n' + line + "\n"))
 
 
 def test_phone_model_by_hand():

@@ -14,7 +14,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,13 +115,13 @@ def read_counts(path: Path) -> dict[str, int]:
     """Count words: in the texts of a manifest (.jsonl), in `word<TAB>count` lines (.tsv), or in any other text.
 
     Raises:
-        ConfigError: the file is missing, or a line of a .tsv holds no count.
+        ConfigError: the file is missing, a line of a manifest is no JSON object, or one of a .tsv holds no count.
     """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such file to count words in.")
     if path.suffix == ".jsonl":
-        return count_words(json.loads(line).get("text") or "" for line in read_text(path).splitlines() if line.strip())
+        return count_words(_texts(path))
     if path.suffix != ".tsv":
         return count_words(read_text(path).splitlines())
     counts: Counter[str] = Counter()
@@ -130,6 +130,15 @@ def read_counts(path: Path) -> dict[str, int]:
             raise ConfigError(f"{path}, line {number}: {row!r} is not word<TAB>count.")
         counts[normalise(row[0])] += int(row[1])
     return dict(counts)
+
+
+def _texts(path: Path) -> Iterator[str]:
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line.strip():
+            try:
+                yield json.loads(line).get("text") or ""
+            except (ValueError, AttributeError) as error:
+                raise ConfigError(f"{path}, line {number}: not a line of a manifest ({error}).") from error
 
 
 def count_words(texts: Iterable[str]) -> dict[str, int]:
