@@ -102,6 +102,9 @@ def test_a_reply_is_asked_for_once_and_the_key_is_not_on_disk(server, make_judge
     again = make_judge()  # a new run over the same folder
     assert again.rate("a", "b").value == 2 and again.num_requests == 0 and len(server.requests) == 1
     assert make_judge(temperature=1.0).rate("a", "b").value == 5  # another temperature is another question
+    server.answers = ["Score: 1"]
+    elsewhere = make_judge(base_url=server.url.replace("127.0.0.1", "localhost"))
+    assert elsewhere.rate("a", "b").value == 1  # and so is another service, whatever it calls its model
     assert KEY not in judge.replies.path.read_text() and "Score: 2" in judge.replies.path.read_text()
 
 

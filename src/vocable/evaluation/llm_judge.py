@@ -99,7 +99,7 @@ class ContinuationJudge(Protocol):
 
 
 class EndpointJudge:
-    """Asks a service; each reply is kept under the hash of model, message, temperature and length limit."""
+    """Asks a service; each reply is kept under the hash of its address, model, message, temperature and length limit."""
 
     def __init__(self, config: EndpointConfig, replies: Path, question: str = QUESTION) -> None:
         self.config = config
@@ -135,7 +135,8 @@ class EndpointJudge:
     def key(self, message: str) -> str:
         """What a reply is kept under."""
         config = self.config
-        return sha256(json.dumps([config.model, message, config.temperature, config.max_tokens]))
+        address = config.base_url.rstrip("/")
+        return sha256(json.dumps([address, config.model, message, config.temperature, config.max_tokens]))
 
 
 class LocalJudge:
