@@ -14,10 +14,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vocable.errors import AssetError, ConfigError
+from vocable.lm.checkpoint import CARD_NAME
 from vocable.lm.packed import enable_packing
 
 Opening = Literal["bos", "none"]
-CARD_NAME = "vocable.json"
 
 
 class TextLM(NamedTuple):
