@@ -32,6 +32,11 @@ def test_a_failing_program_is_quoted():
         CommandSynthesizer(command("import sys; sys.exit('no such voice ' + sys.argv[3])")).speak("hello", "anna")
 
 
+def test_a_wav_that_is_none_is_an_error_of_that_text():
+    with pytest.raises(ConfigError, match="wrote no readable wav for 'hello' as 'anna'"):
+        CommandSynthesizer(command("import sys; open(sys.argv[1], 'w').write('junk')")).speak("hello", "anna")
+
+
 def test_a_command_without_a_wav_is_refused():
     with pytest.raises(ConfigError, match=r"lacks \{wav\}"):
         CommandSynthesizer("say {text}")

@@ -63,7 +63,12 @@ class CommandSynthesizer:
                     f"{self.arguments[0]} could not speak {text[:60]!r} as {voice!r}: "
                     f"{result.stderr.strip() or 'it wrote no wav file'}"
                 )
-            waveform, sample_rate = soundfile.read(wav, dtype="float32", always_2d=True)
+            try:
+                waveform, sample_rate = soundfile.read(wav, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                raise ConfigError(
+                    f"{self.arguments[0]} wrote no readable wav for {text[:60]!r} as {voice!r}: {error}"
+                ) from error
         return Speech(waveform.mean(axis=1), sample_rate, ())
 
     def _has(self, field: str) -> bool:
