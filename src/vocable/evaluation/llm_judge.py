@@ -99,7 +99,7 @@ class ContinuationJudge(Protocol):
 
 
 class EndpointJudge:
-    """Asks a service; each reply is kept under the hash of its address, model, message, temperature and length limit."""
+    """Asks a service; each reply is kept under the hash of address, model, message, temperature and length limit."""
 
     def __init__(self, config: EndpointConfig, replies: Path, question: str = QUESTION) -> None:
         self.config = config
