@@ -39,7 +39,7 @@ def read_storycloze(folder: Path, version: Literal["spoken", "topic"] | None = N
     """
     folder = Path(folder)
     files = {path.with_suffix(""): path for path in sorted(folder.rglob("*")) if path.suffix.lower() in WAVE}
-    version = version or _version_by_name(folder)
+    named = version or _version_by_name(folder)
     items, utterances, excluded = [], dict[str, Utterance](), dict[str, int]()
     for stem in sorted({_without_role(path) for path in files if _without_role(path) is not None}, key=str):
         found = {role: files.get(Path(f"{stem}_{role}")) for role in ("mutual", "correct", "incorrect")}
@@ -57,7 +57,7 @@ def read_storycloze(folder: Path, version: Literal["spoken", "topic"] | None = N
                 id=story,
                 positive=(*context, Segment(speech=f"{story}_correct")),
                 negative=(*context, Segment(speech=f"{story}_incorrect")),
-                group={"story": story, **({"version": version} if version else {})},
+                group={"story": story, **({"version": named} if named else {})},
             )
         )
     if not items:
