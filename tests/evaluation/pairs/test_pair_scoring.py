@@ -6,8 +6,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.pairs import PairItem, PairSet, Segment
-from vocable.evaluation.pairs.rows import Row, TextRows, UnitRows
+from vocable.evaluation.pairs.rows import EmptyRows, Row, TextRows, UnitRows
 from vocable.evaluation.pairs.scoring import (
+    HalfNLL,
     NeuralScorer,
     NgramScorer,
     PairScoringConfig,
@@ -108,8 +109,6 @@ def test_sum_and_mean_disagree_on_halves_of_unequal_length():
     """Two tokens at 1 nat each against six at 0.5: the sum prefers the short half, the mean the long one."""
 
     def scorer(pairs):
-        from vocable.evaluation.pairs.scoring import HalfNLL
-
         return [(HalfNLL(2.0, 2), HalfNLL(3.0, 6)) for _ in pairs]
 
     item = PairItem(id="p", positive=(Segment(text="a"),), negative=(Segment(text="b"),))
@@ -130,6 +129,32 @@ def test_sum_and_mean_disagree_on_halves_of_unequal_length():
         assert result.scores["all"].value == headline
         assert result.scores["all_sum" if normalise == "mean" else "all_mean"].value == 1 - headline
         assert result.scores["all"].low is None  # one item: its spread is unknown
+
+
+@pytest.mark.parametrize(
+    ("ties", "pairs", "notes"),
+    [
+        (40, 40, ["Every pair is a tie: this model cannot tell the halves apart, and 0.5 says no more than that."]),
+        (8, 40, ["8 of 40 pairs are ties, which count half."]),
+        (1, 40, []),
+        (0, 1, ["Only 1 pairs: intervals are rough."]),
+    ],
+)
+def test_ties_and_few_pairs_are_said(ties, pairs, notes):
+    items = [PairItem(id=str(i), positive=(Segment(text="a"),), negative=(Segment(text="b"),)) for i in range(pairs)]
+    result = evaluate_pairs(
+        PairSet(benchmark="storycloze", items=items, utterances={}),
+        EmptyRows(),
+        lambda rows: [(HalfNLL(1.0, 1), HalfNLL(1.0 + (i >= ties), 1)) for i in range(len(rows))],
+        storycloze_scores,
+        PairScoringConfig(),
+        fingerprints={},
+        weights={},
+        boundary="bos",
+        notes=["of the model"],
+    )
+    assert result.notes == ["of the model", *notes] and result.measurements["ties"] == ties
+    assert result.scores["all"].value == pytest.approx((pairs - ties / 2) / pairs)
 
 
 def test_credit():

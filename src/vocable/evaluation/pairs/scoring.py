@@ -205,14 +205,30 @@ def evaluate_pairs(
         seed=config.seed,
         seconds=time.perf_counter() - started,
         excluded=dict(excluded),
-        notes=notes,
+        notes=[*notes, *_notes(items)],
         measurements={
             "num_pairs": len(items),
-            "ties": sum(item["correct"] == 0.5 for item in items),
+            "ties": _num_ties(items),
             "scored_tokens": sum(item["tokens_positive"] + item["tokens_negative"] for item in items),
         },
         items=items,
     )
+
+
+def _num_ties(items: Sequence[Mapping[str, Any]]) -> int:
+    return sum(item["correct"] == 0.5 for item in items)
+
+
+def _notes(items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know before using the numbers."""
+    notes, ties = [], _num_ties(items)
+    if ties == len(items):
+        notes.append("Every pair is a tie: this model cannot tell the halves apart, and 0.5 says no more than that.")
+    elif ties > len(items) / 10:
+        notes.append(f"{ties} of {len(items)} pairs are ties, which count half.")
+    if len(items) < 30:
+        notes.append(f"Only {len(items)} pairs: intervals are rough.")
+    return notes
 
 
 def _item_row(item: PairItem, halves: tuple[HalfNLL, HalfNLL], config: PairScoringConfig) -> dict[str, Any]:
