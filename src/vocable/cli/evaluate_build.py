@@ -174,6 +174,8 @@ def build_stories(
     from vocable.evaluation.build.story_maker import make_stories
 
     if recordings is not None:
+        _refuse_with_recordings(texts=texts, versions=None if versions == "topic" else versions, voices=voices,
+                                command=command)  # fmt: skip
         _cut_recordings(recordings, out, num_stories, context_utterances, seed, strict)
         return
     speech = _speech(out, command, speed, format)
@@ -247,6 +249,14 @@ def build_consistency_command(
         read_manifest(manifest, strict), out, config, card, num_processes, progress="Cutting recordings"
     )
     _print_set(pair_set, out)
+
+
+def _refuse_with_recordings(**given: Any) -> None:
+    from vocable.errors import ConfigError
+
+    named = ", ".join(f"--{name}" for name, value in given.items() if value is not None)
+    if named:
+        raise ConfigError(f"Topic pairs are cut from --recordings as they are: leave out {named}.")
 
 
 def _cut_recordings(

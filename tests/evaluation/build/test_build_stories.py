@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from vocable.audio.manifest import write_manifest
+from vocable.cli import main
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.build.recorded_stories import RecordedStoriesConfig, cut_stories, find_place
 from vocable.evaluation.build.stories import Story, lend_endings, plan_story_pairs, read_story_file
 from vocable.evaluation.build.story_maker import load_templates, make_stories
+from vocable.evaluation.pairs import read_pair_set
 from vocable.types import Utterance
 
 OURS = make_stories(480)
@@ -179,3 +182,13 @@ def test_recordings_of_one_story_do_not_do():
         cut_stories(chapters()[:6], RecordedStoriesConfig())
     with pytest.raises(ConfigError, match="context_utterances is 0"):
         RecordedStoriesConfig(context_utterances=0)
+
+
+def test_the_command_cuts_recordings_and_refuses_what_it_would_not_use(tmp_path, capsys):
+    write_manifest(chapters(), tmp_path / "dev.jsonl")
+    arguments = ["evaluate", "build", "stories", str(tmp_path / "set"), "--recordings", str(tmp_path / "dev.jsonl")]
+    assert main([*arguments, "--versions", "spoken", "--voices", "anna"]) == 2
+    assert "leave out --versions, --voices" in capsys.readouterr().err
+    assert main([*arguments, "--versions", "topic", "--num-stories", "5"]) == 0
+    assert "5 pairs for the benchmark storycloze" in capsys.readouterr().out
+    assert [item.group["version"] for item in read_pair_set(tmp_path / "set").items] == ["topic"] * 5
