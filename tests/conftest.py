@@ -10,7 +10,10 @@ from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked while the tests run: in the stages, where tensors pass from one to the next.
 install_import_hook(
-    [f"vocable.{stage}" for stage in ("features", "tokens", "sequences", "lm", "synthesis", "types")],
+    [
+        f"vocable.{stage}"
+        for stage in ("features", "tokens", "sequences", "lm", "synthesis", "types", "alignment.ctc", "alignment.words")
+    ],
     "beartype.beartype",
 )
 

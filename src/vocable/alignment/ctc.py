@@ -72,18 +72,18 @@ def ctc_viterbi(
     num_labels = torch.tensor([len(sequence) for sequence in labels], device=log_probs.device)
     states = _with_blanks(labels, blank).to(log_probs.device)  # (batch, states)
     scores, moves = _forward(log_probs, states, lengths, blank)
+    for row, sequence in enumerate(labels):
+        if scores[row, 2 * len(sequence) - 1 : 2 * len(sequence) + 1].max() == float("-inf"):
+            raise AlignmentError(
+                f"Utterance {row} of the batch: every path of the labels has the probability 0. Is this its text?"
+            )
     paths = _trace_back(scores, moves, num_labels)  # (batch, frames), state of each frame
     chosen = log_probs[:, : paths.shape[1]].gather(2, states.gather(1, paths)[:, :, None])[:, :, 0]
     results = []
     for row, (sequence, length) in enumerate(zip(labels, frames)):
         path, label_states = paths[row, :length].contiguous(), 2 * torch.arange(len(sequence), device=paths.device) + 1
         spans = torch.stack([torch.searchsorted(path, label_states, right=right) for right in (False, True)], dim=1)
-        result = CTCPath(spans, chosen[row, :length])
-        if result.log_prob == float("-inf"):
-            raise AlignmentError(
-                f"Utterance {row} of the batch: every path of the labels has the probability 0. Is this its text?"
-            )
-        results.append(result)
+        results.append(CTCPath(spans, chosen[row, :length]))
     return results
 
 

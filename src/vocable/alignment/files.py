@@ -37,5 +37,5 @@ def find_file(files: Mapping[str, list[Path]], name: str) -> Path:
     found = files.get(name, [])
     if len(found) == 1:
         return found[0]
-    several = f"{len(found)} files: {found[0]}, {found[1]}" if found else "no file"
-    raise AlignmentError(f"There is {several} called {name!r}, without its suffix; there must be one.")
+    several = f"are {len(found)} files ({found[0]}, {found[1]})" if found else "is no file"
+    raise AlignmentError(f"There {several} called {name!r}, without its suffix; there must be one.")

@@ -3,7 +3,8 @@
     text   Grandma  Rose   paid     $5
     heard  grandma  Roes   paid  five dollars
 
-"Roes" stands where "Rose" does: it lends its time, with a note. "$5" and "five dollars" are the same when spoken. Both sides are compared by what is spoken for them (normalise.py), so digits match words.
+"Roes" stands where "Rose" does: it lends its time, with a note. "$5" and "five dollars" are the same when spoken: both
+sides are compared by what is said for them (normalise.py).
 """
 
 from __future__ import annotations

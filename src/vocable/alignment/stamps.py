@@ -47,8 +47,8 @@ def read_textgrid(path: Path, tier: str | None = None) -> list[Stamp]:
     except Exception as error:  # the library has many, down to IndexError
         raise AlignmentError(f"{path}: not a readable TextGrid: {type(error).__name__}: {error}") from error
     tiers = {found.name: found for found in grid.tiers if isinstance(found, IntervalTier)}
-    chosen = tiers[_word_tier(path, list(tiers), tier)]
-    return _checked((Stamp(e.label.strip(), float(e.start), float(e.end)) for e in chosen.entries), path)
+    entries: Any = tiers[_word_tier(path, list(tiers), tier)].entries
+    return _checked((Stamp(e.label.strip(), float(e.start), float(e.end)) for e in entries), path)
 
 
 def _word_tier(path: Path, names: list[str], wanted: str | None) -> str:
