@@ -97,6 +97,27 @@ def test_bpe_finds_the_syllables_and_shortens():
     assert len(subwords.encode(tokens).ids) < 0.6 * len(collapse_runs(tokens.units).units)
 
 
+def noisy_speech(seed, syllables):
+    """Sixty syllables of 2 to 5 units; every seventh unit is another one."""
+    syllable_draws = [random.Random(number) for number in range(60)]
+    language = [[draw.randrange(50) for _ in range(draw.randint(2, 5))] for draw in syllable_draws]
+    draw = random.Random(seed)
+    units = [unit for _ in range(syllables) for unit in draw.choice(language)]
+    return torch.tensor([unit if draw.random() > 0.15 else draw.randrange(50) for unit in units])
+
+
+@pytest.mark.parametrize("model", ["bpe", "unigram"])
+def test_long_utterances_do_not_hide_subwords(model):
+    data = [
+        (utterance, SpeechTokens(codes=noisy_speech(seed, 300)[None])) for seed, (utterance, _) in enumerate(corpus(12))
+    ]
+    config = SubwordConfig(vocabulary_size=200, model=model)
+    subwords = UnitSubwords.fit(data, CARD | {"codebook_size": 50}, config)
+    assert subwords.size == 200
+    found = subwords.encode(SpeechTokens(codes=noisy_speech(999, 400)[None]))
+    assert found.num_units.float().mean() > 1.5
+
+
 def test_longest_subword_is_limited():
     subwords = UnitSubwords.fit(corpus(), CARD, SubwordConfig(vocabulary_size=200, max_units=3))
     assert int(subwords.lengths.max()) == 3
@@ -109,7 +130,7 @@ def test_units_that_were_never_seen_are_subwords_too():
 
 
 def test_long_utterances_are_learned_from_whole():
-    frames = torch.cat([torch.zeros(3 * LINE_UNITS, dtype=torch.long), torch.tensor([7, 8, 9] * 50)])
+    frames = torch.cat([torch.zeros(3 * LINE_UNITS["bpe"], dtype=torch.long), torch.tensor([7, 8, 9] * 50)])
     config = SubwordConfig(vocabulary_size=30, over="frames")
     long = [(Utterance(id="a", audio=absolute("x.wav")), SpeechTokens(codes=frames[None]))]
     subwords = UnitSubwords.fit(long, CARD, config)
@@ -173,7 +194,7 @@ def test_broken_folders_are_refused(tmp_path):
         UnitSubwords.load(one)
     card = json.loads((one / "subwords.json").read_text())
     (one / "subwords.json").write_text(json.dumps(card | {"format": 2}))
-    with pytest.raises(AssetError, match="format 2; this version reads 1"):
+    with pytest.raises(AssetError, match="format 2, this version reads format 1"):
         UnitSubwords.load(one)
 
 

@@ -34,7 +34,10 @@ MAX_UNITS = sum(last - first + 1 for first, last in PRIVATE_AREAS)
 MODEL_NAME = "subwords.model"
 CARD_NAME = "subwords.json"
 FORMAT = 1
-LINE_UNITS = 4096  # training lines; SentencePiece's BPE counts places in a line with 16 bits, and holds lines in memory
+# Units in a training line. SentencePiece's BPE counts places in a line with 16 bits. Its unigram model, made for words,
+# finds next to nothing in long lines: on 22 minutes of speech, with 1,000 subwords asked for, 292 in whole utterances
+# and 1,000 in lines of 32 (docs/decisions.md).
+LINE_UNITS = {"bpe": 4096, "unigram": 32}
 
 Over = Literal["runs", "frames"]
 _CHARACTERS = np.concatenate([np.arange(first, last + 1, dtype=np.uint32) for first, last in PRIVATE_AREAS])
@@ -47,7 +50,7 @@ class SubwordConfig:
     vocabulary_size: int = 10_000
     """Subwords, single units included. A small corpus may hold fewer; `UnitSubwords.size` says how many there are."""
     model: Literal["bpe", "unigram"] = "bpe"
-    """SentencePiece's kind of model. Unread for SUTLM; BPE gives the number asked for, unigram often fewer."""
+    """SentencePiece's kind of model. Unread for SUTLM; of the same size, BPE's strings were shorter on speech."""
     over: Over = "runs"
     """Read units with their runs collapsed, or one unit a frame. Unread for SUTLM."""
     max_units: int = 16
@@ -322,7 +325,7 @@ def _training_lines(
             continue
         units = units_over(tokens, config.over).units
         check_units(units, codebook_size)
-        for line in units.split(LINE_UNITS):
+        for line in units.split(LINE_UNITS[config.model]):
             if len(line):
                 yield units_to_text(line)
 
@@ -356,7 +359,7 @@ def _train_sentencepiece(lines: Iterator[str], config: SubwordConfig) -> bytes:
         hard_vocab_limit=False,
         character_coverage=1.0,
         max_sentencepiece_length=config.max_units,
-        max_sentence_length=8 * LINE_UNITS,  # in bytes; longer lines would be left out silently
+        max_sentence_length=8 * max(LINE_UNITS.values()),  # in bytes; longer lines would be left out silently
         num_threads=config.num_threads,
         # a unit string has no spaces, scripts, digits or other spellings
         normalization_rule_name="identity",
