@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vocable.alignment.aligner import AlignerConfig, open_aligner
+from vocable.alignment.aligner import AlignerConfig, Found, open_aligner
 from vocable.alignment.ctc import ctc_viterbi
+from vocable.alignment.guessed_phones import guess_phones
 from vocable.alignment.normalise import spoken_words
 from vocable.alignment.words import word_labels
 from vocable.audio.io import read_utterance, write_audio
@@ -160,23 +161,33 @@ def test_pocketsphinx_is_close_to_the_synthesiser():
     assert aligner.find(first, spoken_words(first.text), "en").times == times  # nothing is carried over
 
 
-def test_pocketsphinx_leaves_out_what_its_dictionary_lacks():
+def test_pocketsphinx_guesses_what_its_dictionary_lacks():
     pytest.importorskip("pocketsphinx")
     aligner = open_aligner(AlignerConfig(aligner="pocketsphinx"))
     utterance = embedded(0)  # Anna had a blue kite with a long red tail.
-    words = spoken_words("Anna had a zyxwv kite's with a long red tail.")
+    words = spoken_words("Anna had a bloohe kite's with a ждб red tail.")
     times, notes, _ = aligner.find(utterance, words, "en")
-    assert [index for index, time in enumerate(times) if time is None] == [3]
+    assert [index for index, time in enumerate(times) if time is None] == [7]
     assert [(note.index, note.note) for note in notes] == [
-        (3, "the dictionary lacks 'zyxwv': it is left out of the search")
+        (3, "the dictionary lacks 'bloohe': read as B L UW HH"),
+        (7, "the dictionary lacks 'ждб': it is left out of the search"),
     ]
-    assert abs(times[5].start - utterance.words[5].start) < 0.1
+    assert abs(times[3].start - utterance.words[3].start) < 0.05
+    assert aligner.find(utterance, words, "en") == Found(times, notes, ())  # words are added once
     with pytest.raises(AlignmentError, match="in 'de'; this aligner knows English only"):
         aligner.find(utterance, words, "de")
-    with pytest.raises(AlignmentError, match="the dictionary has none of its words"):
-        aligner.find(utterance, spoken_words("zyxwv"), "en")
+    with pytest.raises(AlignmentError, match="none of its words can be pronounced"):
+        aligner.find(utterance, spoken_words("ждб"), "en")
     with pytest.raises(AlignmentError, match="no path through the words was found"):
         aligner.find(utterance, spoken_words(" ".join(["extraordinarily"] * 20)), "en")
+
+
+@pytest.mark.parametrize(
+    ("word", "phones"),
+    [("quenelles", "K W EH N EH L EH S"), ("café", "K AE F EH"), ("ghee", "IY"), ("made", "M AE D"), ("жa", None)],
+)
+def test_guessed_phones(word, phones):
+    assert guess_phones(word) == phones
 
 
 @pytest.mark.asset("openai/whisper-tiny.en")

@@ -2,8 +2,8 @@
 
     waveform 16 kHz + words -> hidden Markov models of their phones -> the best path -> word times, in steps of 10 ms
 
-Words that its dictionary lacks are left out of the search: the noise models between words take their sound, and their
-time is interpolated. Package: pocketsphinx 5 (BSD), extra `align`.
+A word that its dictionary lacks gets a guessed pronunciation, with a note. What is not in Latin letters is left out of the
+search, and its time is interpolated: noise models between words take its sound. Package: pocketsphinx 5 (BSD), extra `align`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vocable.alignment.aligner import Found
+from vocable.alignment.guessed_phones import guess_phones
 from vocable.alignment.normalise import SpokenWord
 from vocable.alignment.words import Timed, WordNote
 from vocable.audio.io import read_utterance
@@ -41,6 +42,7 @@ class PocketsphinxAligner:
             MissingDependencyError: pocketsphinx is not installed.
         """
         self._decoders: dict[int, Any] = {}
+        self._added: dict[str, tuple[str | None, bool]] = {}
         self._decoder(0)
 
     def find(self, utterance: Utterance, words: Sequence[SpokenWord], language: str) -> Found:
@@ -52,13 +54,14 @@ class PocketsphinxAligner:
         parts, notes = [], []
         for index, word in enumerate(words):
             for part in word.spoken:
-                if self._knows(part):
+                phones, is_guess = self._pronounce(part)
+                if phones is not None:
                     parts.append((part, index))
-                else:
-                    note = f"the dictionary lacks {part!r}: it is left out of the search"
-                    notes.append(WordNote(index, word.word, note))
+                if is_guess:
+                    remedy = "it is left out of the search" if phones is None else f"read as {phones}"
+                    notes.append(WordNote(index, word.word, f"the dictionary lacks {part!r}: {remedy}"))
         if not parts:
-            raise AlignmentError(f"{utterance.id}: the dictionary has none of its words.")
+            raise AlignmentError(f"{utterance.id}: none of its words can be pronounced.")
         text = [part for part, _ in parts]
         spans = next((spans for level in range(len(BEAMS)) if (spans := self._search(level, text, samples))), None)
         if spans is None:
@@ -84,18 +87,21 @@ class PocketsphinxAligner:
             return None
         return [(first / FRAMES_PER_SECOND, end / FRAMES_PER_SECOND) for first, end in found]
 
-    def _knows(self, word: str) -> bool:
-        """Whether the word has a pronunciation; possessives get that of their owner with an s."""
-        decoder = self._decoder(0)
-        if decoder.lookup_word(word) is not None:
-            return True
-        owner = word.removesuffix("'s")
-        phones = decoder.lookup_word(owner) if owner != word else None
-        if phones is None:
-            return False
-        for level in range(len(BEAMS)):
-            self._decoder(level).add_word(word, f"{phones} {_ending(phones.split()[-1])}", update=True)
-        return True
+    def _pronounce(self, word: str) -> tuple[str | None, bool]:
+        """The phones of a word, and whether they are guessed; a plural or possessive is its owner with an s."""
+        if word in self._added:
+            return self._added[word]
+        phones = self._decoder(0).lookup_word(word)
+        if phones is not None:
+            return phones, False
+        owner = re.sub("'?s$", "", word)
+        of_owner = self._decoder(0).lookup_word(owner) if len(owner) > 2 and owner != word else None
+        phones = guess_phones(word) if of_owner is None else f"{of_owner} {_ending(of_owner.split()[-1])}"
+        if phones is not None:
+            for level in range(len(BEAMS)):
+                self._decoder(level).add_word(word, phones, update=True)
+        self._added[word] = phones, of_owner is None
+        return self._added[word]
 
     def _decoder(self, level: int) -> Any:
         if level not in self._decoders:
@@ -109,7 +115,7 @@ class PocketsphinxAligner:
 
 
 def _ending(last_phone: str) -> str:
-    """How the s of a possessive sounds."""
+    """How the s of a plural or possessive sounds."""
     if last_phone in {"S", "Z", "SH", "ZH", "CH", "JH"}:
         return "IH Z"
     return "S" if last_phone in {"P", "T", "K", "F", "TH"} else "Z"
