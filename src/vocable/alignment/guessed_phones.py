@@ -2,8 +2,8 @@
 
     quenelles -> K W EH N EH L EH S
 
-One phone a letter or group of letters, longest group first; no claim to be right. In forced alignment a rough guess does
-far less harm than leaving the word out, which spoils the times of its neighbours (docs/experiments.md).
+One phone a letter or group of letters, longest group first; no claim to be right. In forced alignment a rough guess
+does far less harm than leaving the word out, which spoils the times of its neighbours (docs/experiments.md).
 """
 
 from __future__ import annotations

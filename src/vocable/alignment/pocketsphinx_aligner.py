@@ -2,8 +2,9 @@
 
     waveform 16 kHz + words -> hidden Markov models of their phones -> the best path -> word times, in steps of 10 ms
 
-A word that its dictionary lacks gets a guessed pronunciation, with a note. What is not in Latin letters is left out of the
-search, and its time is interpolated: noise models between words take its sound. Package: pocketsphinx 5 (BSD), extra `align`.
+A word that its dictionary lacks gets a guessed pronunciation, with a note. What is not in Latin letters is left out of
+the search, and its time is interpolated: noise models between words take its sound. Package: pocketsphinx 5 (BSD),
+extra `align`.
 """
 
 from __future__ import annotations
