@@ -203,7 +203,7 @@ def test_parts_that_do_not_belong_are_refused():
         units.bind(text_tokenizer(260))
     with pytest.raises(ConfigError, match="There are 60 subwords, but the vocabulary has 12 units"):
         units.bind(subwords=SUBWORDS["runs"])
-    with pytest.raises(FingerprintError, match="the unit subwords has"):
+    with pytest.raises(FingerprintError, match="the set of unit subwords has"):
         words.bind(subwords=SUBWORDS["frames"])
     with pytest.raises(ConfigError, match="over frames, but collapsed is True"):
         made_for = joint_vocabulary(text_tokenizer(), SUBWORDS["frames"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from sequences.joint_examples import text_tokenizer
 from vocable.audio.manifest import absolute
@@ -93,7 +94,12 @@ def test_for_a_tokenizer_and_padded_rows(subwords):
         joint_vocabulary(tokenizer, 12, text_rows=5)
 
 
-def test_text_fingerprint_tells_tokenizers_apart():
+def test_text_fingerprint_tells_tokenizers_apart(tmp_path):
+    text_tokenizer().save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    again.pad_token = again.eos_token
+    again(["a cat", "the mats were far away"], padding=True, truncation=True, max_length=3)
+    assert text_tokenizer_fingerprint(again) == text_tokenizer_fingerprint(text_tokenizer())
     assert text_tokenizer_fingerprint(text_tokenizer()) == text_tokenizer_fingerprint(text_tokenizer())
     assert text_tokenizer_fingerprint(text_tokenizer()) != text_tokenizer_fingerprint(text_tokenizer(260))
 

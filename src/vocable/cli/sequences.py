@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vocable.sequences.joint_layouts import JointLayout
     from vocable.sequences.joint_rows import JointExample, JointSequence
     from vocable.sequences.joint_vocabulary import JointVocabulary
 
@@ -49,7 +50,7 @@ def show(
     found = None
     if subwords is not None:
         found = UnitSubwords.load(subwords)
-        found.check(shards.fingerprint, f"the shards {tokens}")
+        found.check(shards.fingerprint, f"the shard folder {tokens}")
     reader = load_text_tokenizer(text_tokenizer)
     vocabulary = joint_vocabulary(reader, found or shards.card["codebook_size"])
     chosen = _with_overrides(layout, vocabulary, seed, overrides).bind(reader, found)
@@ -85,12 +86,12 @@ def leakage(train: Path, test: Path, min_text_words: int = 1) -> None:
     console.print(f"{report.num_train} and {report.num_test} utterances share no id, no speaker and no text.")
 
 
-def _with_overrides(name: str, vocabulary: JointVocabulary, seed: int, overrides: tuple[str, ...]):
+def _with_overrides(name: str, vocabulary: JointVocabulary, seed: int, overrides: tuple[str, ...]) -> JointLayout:
     """The preset, with settings of the command line on top, checked as any config."""
     import yaml
 
     from vocable.errors import ConfigError
-    from vocable.sequences.joint_layouts import make_layout
+    from vocable.sequences.joint_layouts import JointLayout, make_layout
     from vocable.sequences.layouts import layout_from_card
 
     card = make_layout(name, vocabulary, seed=seed).card()
@@ -107,7 +108,9 @@ def _with_overrides(name: str, vocabulary: JointVocabulary, seed: int, overrides
             card["spans"] = {}  # another policy has settings of its own
             place = card["spans"]
         place[last] = value
-    return layout_from_card(card)
+    layout = layout_from_card(card)
+    assert isinstance(layout, JointLayout)
+    return layout
 
 
 def _find_example(utterances, shards, id: str | None) -> JointExample:

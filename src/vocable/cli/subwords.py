@@ -82,7 +82,7 @@ def rate(subwords: Path, tokens: Path, text_tokenizer: str | None = None, out: P
     from vocable.tokens.shards import TokenShards
 
     found, shards = UnitSubwords.load(subwords), TokenShards(tokens)
-    found.check(shards.fingerprint, f"the shards {tokens}")
+    found.check(shards.fingerprint, f"the shard folder {tokens}")
     count = None
     if text_tokenizer is not None:
         reader = load_text_tokenizer(text_tokenizer)

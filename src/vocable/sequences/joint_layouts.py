@@ -75,7 +75,7 @@ class JointLayout:
                     f"{'units' if known.num_subwords is None else 'subwords'}. See joint_vocabulary."
                 )
             if known.subwords_fingerprint is not None:
-                expected, what = known.subwords_fingerprint, "the unit subwords"
+                expected, what = known.subwords_fingerprint, "the set of unit subwords"
                 check_fingerprint(expected, subwords.fingerprint, "the vocabulary", what)
             if (subwords.card.over == "runs") != self.collapsed:
                 raise ConfigError(

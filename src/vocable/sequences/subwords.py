@@ -231,7 +231,7 @@ class UnitSubwords:
         Raises:
             FingerprintError: the fingerprints differ.
         """
-        check_fingerprint(self.card.tokenizer_fingerprint, tokenizer_fingerprint, "These unit subwords", what)
+        check_fingerprint(self.card.tokenizer_fingerprint, tokenizer_fingerprint, "The set of unit subwords", what)
 
     def save(self, folder: Path | str) -> Path:
         """Write the SentencePiece model and its card; return the folder.
