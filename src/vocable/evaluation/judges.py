@@ -51,10 +51,10 @@ def load_judges(
     """
     from vocable.evaluation.metrics.mos_predictors import load_mos
     from vocable.evaluation.metrics.speaker import load_speaker_encoder
-    from vocable.evaluation.transcribe import load_whisper
+    from vocable.evaluation.transcribe_ctc import load_transcriber
 
     return Judges(
-        transcriber=load_whisper(transcriber, language=language, device=device),
+        transcriber=load_transcriber(transcriber, language=language, device=device),
         mos=load_mos(mos, device) if mos is not None else None,
         speaker=load_speaker_encoder(speaker, device) if speaker is not None else None,
     )

@@ -108,7 +108,7 @@ def test_text_topline_and_cascade(run, data, utterances, tmp_path, monkeypatch, 
     topline = load_result(tmp_path / "text" / "storycloze.json")
     assert len(topline.items) == 6
     heard = transcribe_once(list(utterances.values()), tiny_transcriber, tmp_path / "cache")
-    monkeypatch.setattr("vocable.evaluation.pairs.models.load_whisper", lambda *_, **__: tiny_transcriber)
+    monkeypatch.setattr("vocable.evaluation.pairs.models.load_transcriber", lambda *_, **__: tiny_transcriber)
     monkeypatch.setattr(tiny_transcriber, "transcribe", lambda _: pytest.fail("transcribed again"))
     empty = {name for name, text in heard.items() if not text.strip()}
     assert score(data, tmp_path / "asr", "--model", "asr", *model) == 0
@@ -122,7 +122,7 @@ def test_the_recogniser_is_told_the_language_of_the_set(run, data, utterances, t
     def refuse(name, language, device):
         raise ConfigError(f"asked for {language}")
 
-    monkeypatch.setattr("vocable.evaluation.pairs.models.load_whisper", refuse)
+    monkeypatch.setattr("vocable.evaluation.pairs.models.load_transcriber", refuse)
     for marks, message in (
         ((None, None), "asked for en"),
         (("de", "de-AT"), "asked for de"),

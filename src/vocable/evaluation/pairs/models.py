@@ -23,7 +23,7 @@ from vocable.evaluation.pairs.items import PairSet
 from vocable.evaluation.pairs.rows import EmptyRows, RowBuilder, TextRows, UnitRows
 from vocable.evaluation.pairs.scoring import NeuralScorer, NgramScorer, PairScorer, PairScoringConfig, RandomScorer
 from vocable.evaluation.text_lm import load_text_lm
-from vocable.evaluation.transcribe import load_whisper
+from vocable.evaluation.transcribe_ctc import load_transcriber
 from vocable.evaluation.weights import weights_record
 from vocable.lm.checkpoint import CARD_NAME, LMCard, load_lm
 from vocable.lm.ngram import NgramLM
@@ -197,7 +197,7 @@ def _load_text(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringC
 
 
 def _load_cascade(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, watch: Watch) -> PairModel:
-    transcriber = load_whisper(config.transcriber, language=_language(pair_set), device=config.device)
+    transcriber = load_transcriber(config.transcriber, language=_language(pair_set), device=config.device)
     heard = transcribe_once(pair_set.spoken(), transcriber, config.cache, watch.encoding)
     weights = {"transcriber": dict(transcriber.weights)}  # part of the model here, not a judge
     return _text_model(
