@@ -203,6 +203,12 @@ def test_other_conventions_are_refused_or_named():
         compare_results({"one": one, "two": two})
 
 
+def test_pairs_that_say_other_things_are_not_paired_by_their_ids():
+    results = {name: pair_result(WARM, fingerprints={"pairs": name}) for name in ("one", "two")}
+    with pytest.raises(ConfigError, match=r"pairs \(what they say\) is 'one' in one, 'two' in two"):
+        compare_results(results)
+
+
 def test_conventions_within_conventions_are_compared_one_by_one():
     nested = [{"continuations": {"lm": lm, "sampling": {"top_k": 50}}} for lm in ("warm", "cold")]
     results = {lm["continuations"]["lm"]: pair_result(WARM, conventions=lm) for lm in nested}

@@ -1,12 +1,14 @@
 """Pair sets: written and read again, and what is wrong with a folder or a line."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from vocable.errors import ManifestError, UnknownNameError
 from vocable.evaluation.pairs import PairItem, PairSet, Segment, read_pair_set, write_pair_set
 from vocable.evaluation.pairs.benchmarks import read_benchmark
+from vocable.evaluation.pairs.items import pair_fingerprint
 from vocable.types import Utterance
 
 
@@ -33,6 +35,15 @@ def test_what_is_written_is_read_again(tmp_path):
     assert [u.id for u in after.spoken()] == ["a", "b", "c"]
     assert (after.benchmark, after.card["seed"]) == ("storycloze", 3)
     assert read_benchmark("sblimp", tmp_path / "set").benchmark == "sblimp"
+
+
+def test_the_fingerprint_follows_what_is_said(tmp_path):
+    before = make_set(tmp_path)
+    assert pair_fingerprint(before) == pair_fingerprint(make_set(tmp_path / "elsewhere"))
+    texts = {**before.utterances, "c": replace(before.utterances["c"], text="other")}
+    assert pair_fingerprint(replace(before, utterances=texts)) != pair_fingerprint(before)
+    swapped = [before.items[0], replace(before.items[1], positive=before.items[1].negative)]
+    assert pair_fingerprint(replace(before, items=swapped)) != pair_fingerprint(before)
 
 
 def test_unusable_pairs_are_counted(tmp_path):

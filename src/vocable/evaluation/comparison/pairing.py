@@ -71,6 +71,8 @@ def differing_conventions(results: Mapping[str, EvaluationResult]) -> dict[str, 
     for name, result in results.items():
         judges = {f"weights of {role}": weights for role, weights in result.weights.items() if role not in OF_THE_MODEL}
         described[name] = dict(_switches(result.conventions)) | judges
+        if "pairs" in result.fingerprints:
+            described[name]["pairs (what they say)"] = result.fingerprints["pairs"]
     keys = dict.fromkeys(key for values in described.values() for key in values)
     found = {key: {name: values.get(key) for name, values in described.items()} for key in keys}
     return {

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from vocable.evaluation.pairs.items import PairSet, is_pair_set, read_pair_set
+from vocable.evaluation.pairs.items import PairSet, is_pair_set, pair_fingerprint, read_pair_set
 from vocable.evaluation.pairs.models import UNWATCHED, PairModelConfig, Watch, load_pair_model
 from vocable.evaluation.pairs.scoring import PairScoringConfig, ScoreTable, evaluate_pairs
 from vocable.evaluation.results import EvaluationResult
@@ -16,7 +16,6 @@ from vocable.evaluation.sblimp import read_sblimp, sblimp_scores
 from vocable.evaluation.storycloze import Modalities, read_storycloze, storycloze_scores, with_modalities
 from vocable.evaluation.swuggy import read_swuggy, swuggy_scores
 from vocable.registry import look_up
-from vocable.tokens.fingerprint import fingerprint
 
 
 class PairBenchmark(NamedTuple):
@@ -87,7 +86,7 @@ def run_pair_benchmark(
         boundary=model.boundary,
         notes=loaded.notes,
     )
-    pairs = fingerprint({item.id: [item.voice, dict(item.group)] for item in pair_set.items})
+    pairs = pair_fingerprint(pair_set)
     return replace(
         result,
         conventions={**result.conventions, "data": card},

@@ -18,6 +18,7 @@ from typing import Any
 from vocable.audio.files import replace_file
 from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.errors import ManifestError
+from vocable.tokens.fingerprint import fingerprint
 from vocable.types import Utterance
 
 MANIFEST, PAIRS, CARD = "manifest.jsonl", "pairs.jsonl", "card.json"
@@ -101,6 +102,8 @@ def write_pair_set(pair_set: PairSet, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_manifest(list(pair_set.utterances.values()), folder / MANIFEST)
     card = {"benchmark": pair_set.benchmark, "num_pairs": len(pair_set.items), **pair_set.card}
+    if pair_set.excluded:
+        card["left_out"] = dict(pair_set.excluded)
     with replace_file(folder / CARD) as file:
         file.write(json.dumps(card, indent=2, ensure_ascii=False).encode() + b"\n")
     with replace_file(folder / PAIRS) as file:
@@ -136,6 +139,22 @@ def read_pair_set(folder: Path) -> PairSet:
     benchmark = card.pop("benchmark", "pairs")
     card.pop("num_pairs", None)
     return PairSet(benchmark=benchmark, items=items, utterances=utterances, card=card, excluded=excluded)
+
+
+def pair_fingerprint(pair_set: PairSet) -> str:
+    """Hash what is said in every pair: ids, voices, and the text or the name of each segment."""
+
+    def said(segment: Segment) -> list[str | None]:
+        if segment.speech is None:
+            return [None, segment.text]
+        return [segment.speech, pair_set.utterances[segment.speech].text]
+
+    return fingerprint(
+        {
+            item.id: [item.voice, [said(segment) for segment in item.positive], [said(s) for s in item.negative]]
+            for item in pair_set.items
+        }
+    )
 
 
 def is_pair_set(folder: Path) -> bool:
