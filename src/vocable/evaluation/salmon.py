@@ -67,8 +67,12 @@ def read_salmon(folder: Path) -> PairSet:
 
 
 def salmon_scores(items: Sequence[Mapping[str, Any]], column: str) -> dict[str, Score]:
-    """Return the accuracy of each task, and the mean over tasks."""
-    pairs = mean_over_voices(items, column, ("task", "id"))
+    """Return the accuracy of each task, and the mean over tasks.
+
+    Pairs of one recording, as 'vocable evaluate build consistency' cuts them (the same halves, right once and wrong
+    once), are averaged first and count as one; published pairs count by themselves.
+    """
+    pairs = mean_over_voices(items, column, ("task", "recording"))
     tasks = {key: str(key[0]) for key in pairs}
     by_task = accuracy_by(pairs, tasks, "pairs preferred")
     if len(by_task) < 2:

@@ -203,6 +203,16 @@ def test_other_conventions_are_refused_or_named():
         compare_results({"one": one, "two": two})
 
 
+def test_a_content_column_with_one_value_makes_no_clusters():
+    results = {}
+    for name, corrects in (("warm", WARM), ("cold", COLD)):
+        rows = [{**pair_row(index, correct), "context": "_"} for index, correct in enumerate(corrects)]
+        results[name] = pair_result(corrects, rows=rows)
+    plain = compare_results({"warm": pair_result(WARM), "cold": pair_result(COLD)}).differences[0]
+    found = compare_results(results).differences[0]
+    assert (found.low, found.high, found.p_permutation) == (plain.low, plain.high, plain.p_permutation)
+
+
 def test_pairs_that_say_other_things_are_not_paired_by_their_ids():
     results = {name: pair_result(WARM, fingerprints={"pairs": name}) for name in ("one", "two")}
     with pytest.raises(ConfigError, match=r"pairs \(what they say\) is 'one' in one, 'two' in two"):

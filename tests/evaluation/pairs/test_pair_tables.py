@@ -70,6 +70,12 @@ def test_salmon_mean_over_tasks():
     assert scores["s"].value == pytest.approx(2 / 3) and scores["s"].num_items == 3
 
 
+def test_pairs_cut_from_one_recording_count_as_one():
+    names = ("task", "recording", "correct")
+    scores = salmon_scores(rows(["s"] * 6, ["a", "a", "b", "b", "c", "c"], [1, 0, 1, 1, 0, 0], names=names), "correct")
+    assert scores["s"].value == 0.5 and scores["s"].num_items == 3
+
+
 def test_macro_interval_draws_within_groups():
     rng = np.random.default_rng(1)
     values = {"a": rng.integers(0, 2, 400).tolist(), "b": rng.integers(0, 2, 100).tolist()}
@@ -79,6 +85,12 @@ def test_macro_interval_draws_within_groups():
     half = 1.96 * np.sqrt(sum(variances)) / 2
     assert found.low == pytest.approx(found.value - half, abs=0.006)
     assert found.high == pytest.approx(found.value + half, abs=0.006)
+
+
+def test_pairs_cut_from_one_recording_count_as_one():
+    names = ("task", "recording", "correct")
+    scores = salmon_scores(rows(["s"] * 6, ["a", "a", "b", "b", "c", "c"], [1, 0, 1, 1, 0, 0], names=names), "correct")
+    assert scores["s"].value == 0.5 and scores["s"].num_items == 3
 
 
 def test_macro_interval_needs_two_items_a_group():

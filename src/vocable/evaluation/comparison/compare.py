@@ -184,12 +184,16 @@ def corrected(differences: Sequence[Difference]) -> list[Difference]:
 
 
 def _content_column(items: Mapping[str, Items], wanted: str | None) -> str | None:
-    """The column whose values say which items are one piece of evidence; None where every item is."""
+    """The column whose values say which items are one piece of evidence; None where every item is.
+
+    A column with one value for all, such as the context of ABX without contexts, says nothing of that kind.
+    """
     rows = next(iter(items.values()))
     if wanted is not None and not any(wanted in row for row in rows):
         raise ConfigError(f"content is {wanted!r}, but items have no such column. Columns: {', '.join(rows[0])}.")
     for column in CONTENT_COLUMNS if wanted is None else (wanted,):
-        if len(set(_contents(rows, column))) < len(rows):
+        distinct = len(set(_contents(rows, column)))
+        if distinct < len(rows) and (distinct > 1 or wanted is not None):
             return column
     return None
 

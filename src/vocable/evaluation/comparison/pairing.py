@@ -20,8 +20,8 @@ from vocable.evaluation.sblimp import SENTENCE
 Items = Sequence[Mapping[str, Any]]
 
 GROUP_COLUMNS = ("phenomenon", "type", "band", "version", "task", "kind", "condition", "voice", "speaker", "language")
-CONTENT_COLUMNS = ("word", "sentence", "story", "context")
-"""Items that share one of these say the same in several voices, and are one piece of evidence."""
+CONTENT_COLUMNS = ("word", "sentence", "story", "context", "recording")
+"""Items that share one of these say the same in several voices, or were cut from the same: one piece of evidence."""
 CONTENT_KEYS = {"sentence": SENTENCE}
 """Contents whose column alone does not name them: sentences are numbered within their type."""
 OF_THE_MODEL = (
