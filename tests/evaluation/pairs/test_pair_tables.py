@@ -87,12 +87,6 @@ def test_macro_interval_draws_within_groups():
     assert found.high == pytest.approx(found.value + half, abs=0.006)
 
 
-def test_pairs_cut_from_one_recording_count_as_one():
-    names = ("task", "recording", "correct")
-    scores = salmon_scores(rows(["s"] * 6, ["a", "a", "b", "b", "c", "c"], [1, 0, 1, 1, 0, 0], names=names), "correct")
-    assert scores["s"].value == 0.5 and scores["s"].num_items == 3
-
-
 def test_macro_interval_needs_two_items_a_group():
     found = macro_accuracy({"a": [1.0, 0.0], "b": [1.0]}, "")
     assert (found.value, found.low, found.high) == (0.75, None, None)
