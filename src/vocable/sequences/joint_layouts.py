@@ -100,7 +100,7 @@ class JointLayout:
             parts.append(Part(special=self.vocabulary.end_id))
         pieces, segments, start = [torch.zeros(0, dtype=torch.int64)], [], 0
         for part in parts:
-            pieces.append(self._ids(part))
+            pieces.append(self.ids_of(part))
             stop = start + len(pieces[-1])
             if part.special is None:
                 modality: Modality = "text" if part.tokens is None else "speech"
@@ -144,7 +144,8 @@ class JointLayout:
         del values["text_tokenizer"], values["subwords"]
         return {"name": self.name, **values}
 
-    def _ids(self, part: Part) -> Int[Tensor, " positions"]:
+    def ids_of(self, part: Part) -> Int[Tensor, " positions"]:
+        """Return the token ids of a symbol or of the content of a segment, as they stand in a row."""
         if part.special is not None:
             return torch.tensor([part.special])
         if part.tokens is None:

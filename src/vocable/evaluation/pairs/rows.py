@@ -2,8 +2,8 @@
 
     [context] [ending]  ->  <s> 5 9 2 | 7 7 3 (<s>)      scored: all of it, or the ending alone
 
-One class per kind of model: unit language models read spoken segments, text language models read their texts. A system
-whose model reads both brings a class of its own; anything with this call will do.
+One class per kind of model: unit language models read spoken segments, text language models read their texts; for models
+that read both see joint_rows.py. Anything else with this call will do.
 """
 
 from collections.abc import Mapping, Sequence
