@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 BLOCK_UTTERANCES = 32
 """Transcribed together, and kept as soon as they are done."""
 
+VERSION = 2
+"""Of the folders of tokens; those of version 1 also depended on texts and speakers."""
+
 Progress = Callable[[int, int], None]
 """Called with the number of utterances done since the last call, and with their total."""
 
@@ -48,8 +51,9 @@ def encode_once(
         batching: as for `SpeechTokenizer.encode`.
         on_progress: see `Progress`.
     """
-    card, utterances = tokenizer.card(), sorted(utterances, key=_place)
-    key = fingerprint({"files": _files(utterances), "batching": batching, "collapse": card.get("collapse")})
+    card, utterances = tokenizer.card(), [_sound_of(utterance) for utterance in sorted(utterances, key=_place)]
+    what = {"version": VERSION, "files": _files(utterances), "batching": batching, "collapse": card.get("collapse")}
+    key = fingerprint(what)
     folder = Path(cache) / "tokens" / f"{tokenizer.fingerprint}-{key}"
     for job in plan_shards(utterances, folder, card, utterances_per_shard=100, batching=batching):
         if finished_shard(job) is None:
@@ -93,6 +97,11 @@ def _read_transcripts(path: Path) -> dict[str, str]:
         return {}
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return {row["id"]: row["text"] for row in rows}
+
+
+def _sound_of(utterance: Utterance) -> Utterance:
+    """What tokens depend on: another text or speaker of the same audio is no other run."""
+    return Utterance(id=utterance.id, audio=utterance.audio, start=utterance.start, duration=utterance.duration)
 
 
 def _place(utterance: Utterance) -> tuple[str, float, str]:

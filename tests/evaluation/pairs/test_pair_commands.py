@@ -134,6 +134,14 @@ def test_the_recogniser_is_told_the_language_of_the_set(run, data, utterances, t
         assert message in capsys.readouterr().err
 
 
+def test_another_text_of_the_same_audio_is_the_same_entry(utterances, tiny_tokenizer, tmp_path, monkeypatch):
+    some = list(utterances.values())[:2]
+    before = encode_once(some, tiny_tokenizer, tmp_path / "cache")
+    monkeypatch.setattr(UnitTokenizer, "encode", lambda *_: pytest.fail("encoded again"))
+    corrected = [replace(utterance, text="corrected", speaker=None, language="en") for utterance in some]
+    assert encode_once(corrected, tiny_tokenizer, tmp_path / "cache") == before
+
+
 def test_changed_audio_is_encoded_again(utterances, tiny_tokenizer, tmp_path, make_speechlike):
     some = list(utterances.values())[:2]
     before = encode_once(some, tiny_tokenizer, tmp_path / "cache")
