@@ -2,7 +2,7 @@
 
     [context] [ending]  ->  <s> 5 9 2 | 7 7 3 (<s>)      scored: all of it, or the ending alone
 
-One class per kind of model: unit language models read spoken segments, text language models read their texts; for models
+One class per kind of model: unit language models read spoken segments, text language models their texts; for models
 that read both see joint_rows.py. Anything else with this call will do.
 """
 
