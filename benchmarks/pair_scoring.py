@@ -41,6 +41,7 @@ def main() -> None:
     parser = benchmark_parser(__doc__, rounds=3)
     parser.add_argument("--shape", default="HuggingFaceTB/SmolLM2-135M", choices=sorted(SHAPES))
     parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--kinds", nargs="+", default=list(SECONDS), choices=list(SECONDS))
     options = read_options(parser)
     vocabulary = UnitVocabulary(codebook_size=500)
     full = cold_start(shape_config(options.shape), vocabulary).eval()
@@ -49,7 +50,8 @@ def main() -> None:
     for model in (full, small):
         enable_packing(model)
     results = {"benchmark": "pair scoring", "shape": options.shape, "pairs": options.pairs, **machine()}
-    for name, (context, shortest, longest) in SECONDS.items():
+    for name in options.kinds:
+        context, shortest, longest = SECONDS[name]
         pairs = make_pairs(options.pairs, context, shortest, longest)
         variants = {
             "plain, float32": lambda pairs=pairs: plain(plain_model, pairs),
