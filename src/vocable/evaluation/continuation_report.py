@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vocable.errors import missing_extra
 from vocable.evaluation.continuation import ContinuationOutcome, Example
 from vocable.evaluation.continuation_summary import column, score_name
+from vocable.evaluation.pages import page_template
 from vocable.evaluation.results import EvaluationResult, write_text
 
-TEMPLATES = Path(__file__).parent / "templates"
 TITLES = {
     "prompt": "Prompt",
     "model": "Model",
@@ -41,15 +40,8 @@ def render_continuation_page(outcome: ContinuationOutcome) -> str:
     Raises:
         MissingDependencyError: jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise missing_extra("jinja2", "report", "The page with sound") from error
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     rows = {item["id"]: item for item in outcome.result.items}
-    return environment.get_template("continuation.html.jinja").render(
+    return page_template("continuation.html.jinja").render(
         result=outcome.result,
         systems=systems_of(outcome.result),
         table=score_table(outcome.result),

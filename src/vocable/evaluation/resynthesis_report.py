@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vocable.errors import missing_extra
 from vocable.evaluation.metrics.wer import align_texts
+from vocable.evaluation.pages import page_template
 from vocable.evaluation.results import save_result, write_text
 from vocable.evaluation.resynthesis import Example, ResynthesisOutcome
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def save_resynthesis(outcome: ResynthesisOutcome, folder: Path) -> Path:
@@ -48,14 +46,7 @@ def render_resynthesis_page(outcome: ResynthesisOutcome) -> str:
     Raises:
         MissingDependencyError: jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise missing_extra("jinja2", "report", "The page with sound") from error
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.get_template("resynthesis.html.jinja")
+    template = page_template("resynthesis.html.jinja")
     rows = {item["id"]: item for item in outcome.result.items}
     normaliser = outcome.result.conventions["normaliser"]
     items = [_shown(example, rows[example.id], normaliser) for example in outcome.examples]

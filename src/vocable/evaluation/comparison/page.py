@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vocable.errors import missing_extra
 from vocable.evaluation.comparison.compare import Comparison, Difference
 from vocable.evaluation.comparison.examples import Example, SoundSource, most_different, no_sounds
 from vocable.evaluation.figures import Estimate, Panel, forest_plot
+from vocable.evaluation.pages import page_template
 from vocable.evaluation.results import write_text
-
-TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def write_comparison_page(
@@ -37,18 +35,11 @@ def render_comparison_page(comparison: Comparison, find_sounds: SoundSource = no
     Raises:
         MissingDependencyError: jinja2 or matplotlib is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise missing_extra("jinja2", "report", "The page of the comparison") from error
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     examples = {
         f"{first} and {second}": most_different(comparison, first, second, find_sounds, num_examples)
         for first, second in itertools.combinations(comparison.models, 2)
     }
-    return environment.get_template("comparison.html.jinja").render(
+    return page_template("comparison.html.jinja").render(
         comparison=comparison,
         differences_figure=forest_plot(_difference_panels(comparison)),
         scores_figure=forest_plot(_score_panels(comparison)),
