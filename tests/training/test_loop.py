@@ -17,6 +17,7 @@ from vocable.lm.checkpoint import load_lm
 from vocable.lm.packed import enable_packing, token_losses
 from vocable.lm.scoring import document_nll
 from vocable.sequences import concatenate
+from vocable.tokens.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
 from vocable.training.checkpoints import Checkpoints
 from vocable.training.config import TrainingConfig
 from vocable.training.language_model import train_lm
@@ -180,6 +181,13 @@ def test_only_matrices_decay(tiny_lm):
     assert {p.ndim for p in decayed["params"]} == {2}
     assert {p.ndim for p in plain["params"]} == {1}
     assert (decayed["weight_decay"], plain["weight_decay"]) == (CONFIG.weight_decay, 0.0)
+
+
+def test_entries_of_a_codebook_do_not_decay():
+    quantizer = VectorQuantizer(VectorQuantizerConfig(dim=4, code_dim=2, codebook_size=8, update="gradient"))
+    decayed, plain = make_optimizer(quantizer, CONFIG).param_groups
+    assert {tuple(p.shape) for p in decayed["params"]} == {(2, 4), (4, 2)}
+    assert any(p is quantizer.codebook for p in plain["params"])
 
 
 def test_bf16_trains_float32_weights(run):

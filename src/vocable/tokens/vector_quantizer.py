@@ -117,7 +117,7 @@ class VectorQuantizer(nn.Module):
 
     Distances, losses and maps are float32 also under autocast; keep the module itself in float32. Every call in
     training mode counts as one step of the moving averages, so do not put it under activation checkpointing, which
-    calls twice. With update 'ema' the codebook is a buffer, with 'gradient' a parameter (best without weight decay).
+    calls twice. With update 'ema' the codebook is a buffer, with 'gradient' a parameter, marked `no_decay`.
 
     In training mode all processes of a `torch.distributed` group must call together, with whatever number of frames:
     counts are added up over them, k-means and revival draw from the frames of all, and codebooks stay equal to the bit.
@@ -145,6 +145,7 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("codebook", codebook)
         else:
             self.codebook = nn.Parameter(codebook)
+            self.codebook.no_decay = True  # type: ignore[attr-defined]  # for training/loop.py: entries must not shrink
         self.register_buffer("average_counts", torch.zeros(config.codebook_size))
         self.register_buffer("average_sums", torch.zeros_like(codebook) if config.update == "ema" else None)
         self.register_buffer("initialised", torch.tensor(False))

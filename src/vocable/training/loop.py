@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -346,11 +347,12 @@ def mean_parts(parts: Mapping[str, tuple[float, float]]) -> dict[str, float]:
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Make a fused AdamW that decays matrices, not biases and norms."""
+    """Make a fused AdamW that decays matrices, not biases, norms, or parameters with an attribute `no_decay`."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [p.ndim >= 2 and not getattr(p, "no_decay", False) for p in parameters]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": list(compress(parameters, decayed)), "weight_decay": config.weight_decay},
+        {"params": [p for p, wanted in zip(parameters, decayed) if not wanted], "weight_decay": 0.0},
     ]
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(

@@ -99,7 +99,8 @@ def load_frozen_lm(config: FrozenLMConfig) -> PreTrainedModel:
         AssetError: it cannot be found.
     """
     found = config.text_model if Path(config.text_model).is_dir() else resolve(config.text_model)
-    return AutoModelForCausalLM.from_pretrained(found, dtype=DTYPES[config.dtype])
+    attention = config.attention or ("sdpa" if torch.cuda.is_available() else "eager")
+    return AutoModelForCausalLM.from_pretrained(found, dtype=DTYPES[config.dtype], attn_implementation=attention)
 
 
 def build_model(config: LastConfig, feature_dim: int, lm: PreTrainedModel | None = None) -> LastModel:
