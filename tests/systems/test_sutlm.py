@@ -163,6 +163,26 @@ def test_adapters_leave_the_text_model_as_it_was(speech, tmp_path):
         replace(CONFIG, lora=LoraConfig())
 
 
+def test_a_frozen_text_model_learns_rows_for_speech(speech, tmp_path):
+    """One model for text and speech: what was there has its bits, and what it says of text is what it said."""
+    _, shards, _ = speech
+    text_model = save_tiny_lm("SmolLM", tmp_path / "text")
+    fit_text_tokenizer(TEXTS, 300).save_pretrained(text_model)
+    lm = UnitLMConfig(text_model=str(text_model), trained="new_rows")
+    config = replace(CONFIG, text=sutlm.TextConfig(), lm=lm, sources={"unit-only": sutlm.SourceConfig()})
+    result = sutlm.train(config, shards, tmp_path / "run", report=lambda line: None)
+    found, text = load_lm(result.last), AutoModelForCausalLM.from_pretrained(text_model)
+    after = found.model.state_dict()
+    for name, tensor in text.state_dict().items():
+        assert torch.equal(after[name][: len(tensor)], tensor), name
+    assert not torch.equal(after["lm_head.weight"][600:], after["model.embed_tokens.weight"][600:])
+    ids = torch.arange(0, 300, 7)[None]
+    torch.testing.assert_close(found.model(ids).logits[..., :600], text(ids).logits)
+    assert found.card.training["trained"] == "new_rows"
+    with pytest.raises(ConfigError, match=r"lora adapts the network, which lm.trained 'new_rows' keeps"):
+        replace(config, lora=LoraConfig())
+
+
 def load_text_rows(folder):
     return AutoModelForCausalLM.from_pretrained(folder).get_input_embeddings().weight
 

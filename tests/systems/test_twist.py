@@ -11,7 +11,7 @@ from tiny import save_tiny_encoder, save_tiny_lm, write_speech
 from vocable.cli import main
 from vocable.cli.tokenize import tokenize_manifest
 from vocable.config import load_config
-from vocable.errors import ConfigError, FingerprintError
+from vocable.errors import ConfigError, FingerprintError, OutputError
 from vocable.features import EncoderConfig, load_encoder
 from vocable.lm.checkpoint import load_lm
 from vocable.lm.generation import Continuation, GenerationConfig
@@ -90,6 +90,23 @@ def test_train_then_generate(tokenized, config, tmp_path):
     first, again = (twist.generate(lm, prompts, settings) for _ in range(2))
     assert all(c.seconds >= 0.5 for c in first)
     assert [c.units.tolist() for c in first] == [c.units.tolist() for c in again]
+
+
+def test_a_frozen_network_learns_units(tokenized, config, tmp_path):
+    """With lm.trained 'new_rows', all that differs from the text model is the table of units and the head."""
+    from dataclasses import replace
+
+    from transformers import AutoModelForCausalLM
+
+    _, shards, _ = tokenized
+    frozen = replace(config, lm=replace(config.lm, trained="new_rows"))
+    lm = load_lm(twist.train(frozen, shards, tmp_path / "lm").last)
+    text = AutoModelForCausalLM.from_pretrained(tmp_path / "text").state_dict()
+    changed = {name for name, tensor in lm.model.state_dict().items() if not torch.equal(tensor, text[name])}
+    assert changed == {"model.decoder.embed_tokens.weight", "lm_head.weight"}
+    assert lm.card.training["trained"] == "new_rows"
+    with pytest.raises(OutputError, match="holds another run"):
+        twist.train(config, shards, tmp_path / "lm")
 
 
 def test_tokens_of_another_tokenizer_are_refused(tokenized, config, tmp_path):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from vocable.errors import ConfigError
+from vocable.lm.frozen import train_new_rows
 from vocable.lm.shapes import SHAPES, shape_config
 from vocable.sequences.joint_vocabulary import JointVocabulary
 from vocable.sequences.vocabulary import UnitVocabulary
@@ -38,6 +39,10 @@ class UnitLMConfig:
     vocabulary_init: VocabularyInit = "reinit"
     """Where unit embeddings start when warm: random rows (TWIST), the first text rows (slamkit; only where text is
     given up), or the mean row."""
+    trained: Literal["all", "new_rows"] = "all"
+    """Warm: 'new_rows' keeps the text model as it is, bit for bit, and trains the rows of units alone, input and output
+    (lm/frozen.py): one frozen model for text and speech, as in LAST. `dtype` may then be bfloat16: new rows are float32
+    in training."""
     dropout: float | None = None
     """Dropout of every kind in the network; None keeps the text model's own."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -50,12 +55,23 @@ class UnitLMConfig:
             raise ConfigError(
                 f"lm.dropout is {self.dropout}; a probability below 1 is needed, or null to keep the model's."
             )
+        if self.trained == "new_rows" and not self.warm:
+            raise ConfigError(
+                "lm.trained is 'new_rows', but lm.warm is false: the network would keep its random weights. Set "
+                "lm.warm to true, or lm.trained to all."
+            )
+
+    def card(self) -> dict[str, Any]:
+        """Say where a model came from, for its card; `trained` is named where it is not 'all'."""
+        values = {"text_model": self.text_model, "warm": self.warm}
+        return values if self.trained == "all" else {**values, "trained": self.trained}
 
 
 def build_lm(config: UnitLMConfig, vocabulary: UnitVocabulary | JointVocabulary) -> PreTrainedModel:
     """Load the text model and give it the vocabulary (warm), or draw a model of the same shape (cold).
 
-    A vocabulary of units takes the place of the text model's; a joint one keeps its rows and appends the others.
+    A vocabulary of units takes the place of the text model's; a joint one keeps its rows and appends the others. With
+    `trained` 'new_rows' the result wants gradients of these alone, and is saved through `merge_new_rows`.
 
     Raises:
         ConfigError: a warm start from a name that is a shape only, or a joint vocabulary made for another text model.
@@ -70,14 +86,16 @@ def build_lm(config: UnitLMConfig, vocabulary: UnitVocabulary | JointVocabulary)
     _set_dropout(model, config.dropout)
     special = {"pad_id": vocabulary.pad_id, "bos_id": vocabulary.end_id, "eos_id": vocabulary.end_id}
     if isinstance(vocabulary, UnitVocabulary):
-        return replace_vocabulary(model, vocabulary.size, config.vocabulary_init, config.seed, **special)
+        model = replace_vocabulary(model, vocabulary.size, config.vocabulary_init, config.seed, **special)
+        return train_new_rows(model, 0) if config.trained == "new_rows" else model
     rows = _num_rows(model)
     if rows != vocabulary.text_size:
         raise ConfigError(
             f"The vocabulary keeps {vocabulary.text_size} ids for text, but {config.text_model} has {rows} rows. Make "
             "it with joint_vocabulary(..., text_rows=text_rows(text_model)), for this model's own tokenizer."
         )
-    return append_vocabulary(model, vocabulary.size, config.vocabulary_init, config.seed, **special)
+    model = append_vocabulary(model, vocabulary.size, config.vocabulary_init, config.seed, **special)
+    return train_new_rows(model, rows) if config.trained == "new_rows" else model
 
 
 def text_rows(text_model: str) -> int:

@@ -127,6 +127,8 @@ class SutlmConfig:
                 )
         if self.lora is not None and not self.lm.warm:
             raise ConfigError("lora adapts a text model's weights, but lm.warm is false: there are none to keep.")
+        if self.lora is not None and self.lm.trained == "new_rows":
+            raise ConfigError("lora adapts the network, which lm.trained 'new_rows' keeps as it is: leave one out.")
         if self.lm.warm and self.text != TextConfig():
             raise ConfigError(
                 "lm.warm keeps the text model's vocabulary, so its tokenizer is used: leave text.tokenizer and "
@@ -264,8 +266,7 @@ def build_card(
         silence_units=facts.silence_units,
         training={
             "system": "sutlm",
-            "text_model": config.lm.text_model,
-            "warm": config.lm.warm,
+            **config.lm.card(),
             "lora": None if config.lora is None else config.lora.rank,
             "sources": {name: {"layout": source.layout.card()["name"], "ratio": config.sources[name].ratio}
                         for name, source in sources.items()},

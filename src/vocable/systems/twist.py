@@ -125,7 +125,7 @@ def build_card(
         tokenizer_card=shards.card,
         unit_seconds=facts.unit_seconds,
         silence_units=facts.silence_units,
-        training={"system": "twist", "text_model": config.lm.text_model, "warm": config.lm.warm},
+        training={"system": "twist", **config.lm.card()},
     )
 
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from vocable.config import config_to_dict
 from vocable.errors import ConfigError
 from vocable.lm.checkpoint import LMCard, save_lm
+from vocable.lm.frozen import has_new_rows, merge_new_rows
 from vocable.lm.lora import has_lora, merge_lora
 from vocable.lm.packed import enable_packing, token_losses
 from vocable.sequences.joint_vocabulary import SPECIAL, SPEECH, TEXT, JointVocabulary
@@ -177,11 +178,15 @@ class LanguageModelTask:
         return values
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the model and its card; low-rank adapters are merged into its weights."""
+        """Write the model and its card; low-rank adapters and rows that are trained apart are merged into it."""
         assert isinstance(model, PreTrainedModel)
         joint = self.joint
+        if has_lora(model):
+            model = merge_lora(model)
+        elif has_new_rows(model):
+            model = merge_new_rows(model)
         save_lm(
-            merge_lora(model) if has_lora(model) else model,
+            model,
             folder,
             self.card,
             text_tokenizer=joint.text_tokenizer,
