@@ -36,7 +36,9 @@ bench: $(VENV)/.dev  ## Time our way against the plain way, in one run
 	$(BIN)/python benchmarks/extraction.py hubert
 	$(BIN)/python benchmarks/extraction.py whisper
 	$(BIN)/python benchmarks/kmeans.py
+	$(BIN)/python benchmarks/vector_quantizer.py
 	$(BIN)/python benchmarks/lm_training.py
+	$(BIN)/python benchmarks/last_training.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/pair_scoring.py
 	$(BIN)/python benchmarks/vocoder.py

@@ -102,7 +102,14 @@ def run_child(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def peak_megabytes() -> float:
-    """Return the most memory that this process has held so far (resident set), in MB."""
+    """Return the most memory that this process has held so far (resident set), in MB.
+
+    Not by getrusage on Linux: there, a child begins with the peak of the process that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        peak = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024 / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 

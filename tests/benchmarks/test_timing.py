@@ -45,7 +45,24 @@ def test_variants_take_turns_and_ratios_are_formed_round_by_round(timing):
     assert str(timing.ratio([3.0], [2.0])) == "1.50x (1.50-1.50)"
 
 
-@pytest.mark.parametrize("script", ["extraction", "generation", "kmeans", "lm_training", "vector_quantizer", "vocoder"])
+def test_the_peak_of_a_child_is_its_own(timing, tmp_path):
+    before = timing.peak_megabytes()
+    held = bytearray(b"x") * 200_000_000
+    assert timing.peak_megabytes() >= max(before, len(held) / 1e6)
+    script = tmp_path / "child.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import timing\n"
+        "before = timing.peak_megabytes(); held = bytearray(b'x') * 50_000_000\n"
+        "print('not this'); print(timing.json.dumps([before, timing.peak_megabytes()]))"
+    )
+    small, large = timing.run_child(script, [])
+    assert small < 100 and 50 <= large < 150  # this process holds more than 200
+
+
+SCRIPTS = ["extraction", "generation", "kmeans", "last_training", "lm_training", "vector_quantizer", "vocoder"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_benchmarks_import_and_offer_the_shared_options(script, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(sys, "argv", [script, "--help"])
