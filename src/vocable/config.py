@@ -66,9 +66,11 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     return _plain(dataclasses.asdict(config))
 
 
-def save_config(config: Any, path: Path) -> None:
-    """Write the whole resolved config, defaults included, as yaml."""
-    Path(path).write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False), encoding="utf-8")
+def save_config(config: Any, path: Path, note: str = "") -> None:
+    """Write the whole resolved config, defaults included, as yaml, below `note` as a comment."""
+    comment = "".join(f"# {line}\n" for line in note.splitlines())
+    text = comment + yaml.safe_dump(config_to_dict(config), sort_keys=False)
+    Path(path).write_text(text, encoding="utf-8")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

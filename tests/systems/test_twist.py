@@ -270,5 +270,10 @@ def test_the_saved_recipe_names_the_codebook_that_was_used(tmp_path, make_speech
     assert main(command) == 0, capsys.readouterr().err
     saved = load_config(twist.TwistConfig, tmp_path / "run" / "config.yaml")
     assert saved.tokenizer.kmeans.num_clusters == 7
+    assert not (tmp_path / "run" / "config.yaml").read_text().startswith("#")
+    from_tokens = [*command[:2], "--tokens", str(tmp_path / "run" / "tokens"), "--out", str(tmp_path / "unnamed")]
+    assert main(from_tokens) == 0, capsys.readouterr().err
+    fingerprint = TokenShards(tmp_path / "run" / "tokens").fingerprint
+    assert fingerprint in (tmp_path / "unnamed" / "config.yaml").read_text().splitlines()[0]
     assert main([*command, "tokenizer.kmeans.num_clusters=9", f"--out={tmp_path / 'other'}"]) == 2
     assert "num_clusters is 9, but" in capsys.readouterr().err

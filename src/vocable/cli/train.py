@@ -76,17 +76,28 @@ def train(
     assert tokens is not None
     out.mkdir(parents=True, exist_ok=True)
     loaded = load_tokenizer(tokenizer) if tokenizer else None
-    if isinstance(loaded, UnitTokenizer):
+    named = isinstance(loaded, UnitTokenizer)
+    if named:
         config = replace(config, tokenizer=loaded.config)  # what is saved below names the units that were used
     valid_shards = TokenShards(valid_tokens) if valid_tokens else None
     if config.system == "sutlm":
         result = system.train(config, TokenShards(tokens), out, valid_shards, loaded, _lines(text))
     else:
         result = system.train(config, TokenShards(tokens), out / "lm", valid_shards, loaded)
-    save_config(config, out / "config.yaml")
+    save_config(config, out / "config.yaml", _units_note(TokenShards(tokens).card, named))
     if result.valid_curve:
         print(f"Held-out loss: {min(line['loss'] for line in result.valid_curve):.3f} nats per token")
     print(f"Language model: {result.best} (best), {result.last} (last)")
+
+
+def _units_note(card: dict[str, Any], named: bool) -> str:
+    """What a reader of the saved config must know where its section `tokenizer` does not name the units."""
+    if named:
+        return ""
+    return (
+        f"The units are those of the {card['tokenizer_type']} tokenizer {card['name']}, {card['fingerprint']};\n"
+        "the section `tokenizer` was not used."
+    )
 
 
 def _train_tokenizer(
