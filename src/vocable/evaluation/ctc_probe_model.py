@@ -1,0 +1,257 @@
+"""The small network of the recognition probe: from units to characters, trained with CTC and read greedily.
+
+    codes (codebooks, frames) -> embeddings, summed -> convolution, every second frame -> 2 x BiLSTM -> characters, blank
+
+CTC (Graves et al., 2006) needs no alignment: it sums over all ways to spread the characters over the steps. Who reads
+units and texts, and reports: `ctc_probe`.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
+
+from vocable.errors import ConfigError, NumericsError
+
+BLANK = 0
+"""The class that stands for no character; characters are numbered from 1."""
+POOL_BATCHES = 16
+"""Batches whose utterances are sorted by length together: like lengths, but another order in every epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeConfig:
+    """What the probe reads, its size and its training; LAST's own recogniser is not known to us, these are ours."""
+
+    input: Literal["frames", "runs"] = "frames"
+    """Frames, at about `input_rate`: an equal time axis for all tokenizers. Or runs of equal frames, without their
+    durations: what a language model reads."""
+    input_rate: float = 50.0
+    """Frames a second to come near to: slower frames are repeated a whole number of times."""
+    control: Literal["none", "shuffled"] = "none"
+    """shuffled: the runs of every utterance in random order, in training and test. What is then still recognised does
+    not come from the order of units."""
+    normaliser: str = "basic"
+    """Of the texts, see `metrics/wer`. `english` would write spelt numbers as digits, which nobody says."""
+    embedding_dim: int = 128
+    hidden_dim: int = 128
+    """Of each direction of an LSTM, and half the width of the convolution."""
+    num_layers: int = 2
+    kernel_size: int = 5
+    dropout: float = 0.1
+    epochs: int = 12
+    batch_utterances: int = 16
+    learning_rate: float = 3e-3
+    """The peak; it rises over a tenth of the updates, then falls to 0 as a cosine."""
+    weight_decay: float = 0.01
+    max_gradient_norm: float = 1.0
+    num_resamples: int = 2000
+    """Of the bootstrap."""
+    seed: int = 0
+    """Of first weights, dropout, the order of utterances, the control, and the bootstrap."""
+
+    def __post_init__(self) -> None:
+        if self.input not in ("frames", "runs"):
+            raise ConfigError(f"input is {self.input!r}; it is frames or runs.")
+        if self.control not in ("none", "shuffled"):
+            raise ConfigError(f"control is {self.control!r}; it is none or shuffled.")
+        for name in ("embedding_dim", "hidden_dim", "num_layers", "kernel_size", "epochs", "batch_utterances"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size is {self.kernel_size}; it must be odd, so that the middle is a frame.")
+        for name in ("input_rate", "learning_rate", "max_gradient_norm", "num_resamples"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if not 0 <= self.dropout < 1 or self.weight_decay < 0:
+            raise ConfigError(
+                f"dropout is {self.dropout} (0 to below 1), weight_decay {self.weight_decay} (0 or more)."
+            )
+
+    @property
+    def stride(self) -> int:
+        """Inputs to one step of the network: two frames, since 25 steps a second are enough for text; or one run."""
+        return 2 if self.input == "frames" else 1
+
+    def num_steps(self, num_inputs: int) -> int:
+        """Steps at which the network may say a character."""
+        return -(-num_inputs // self.stride)
+
+
+class Example(NamedTuple):
+    """What is read, and the characters that are said in it."""
+
+    codes: Int[Tensor, "num_codebooks inputs"]
+    targets: Int[Tensor, " characters"]
+
+
+class UnitRecogniser(nn.Module):
+    """Log-probabilities of characters at every step, the same whatever else is in the batch (up to rounding)."""
+
+    def __init__(self, codebook_size: int, num_codebooks: int, num_classes: int, config: ProbeConfig) -> None:
+        """Make random weights; `num_classes` counts the blank."""
+        super().__init__()
+        self.config = config
+        width = 2 * config.hidden_dim
+        self.embedding = nn.Embedding(num_codebooks * codebook_size, config.embedding_dim)
+        self.register_buffer("offsets", torch.arange(num_codebooks)[:, None] * codebook_size, persistent=False)
+        self.convolution = nn.Conv1d(
+            config.embedding_dim, width, config.kernel_size, stride=config.stride, padding=config.kernel_size // 2
+        )
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.lstm = nn.LSTM(
+            width,
+            config.hidden_dim,
+            config.num_layers,
+            batch_first=True,
+            bidirectional=True,
+            dropout=config.dropout if config.num_layers > 1 else 0.0,
+        )
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(
+        self, codes: Int[Tensor, "batch num_codebooks inputs"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch steps classes"]:
+        """Return log-probabilities; row i is valid up to `config.num_steps(lengths[i])`. `lengths` are on the CPU."""
+        inside = torch.arange(codes.shape[2])[None] < lengths[:, None]  # (batch, inputs)
+        embedded = self.embedding(codes + self.offsets).sum(1) * inside[..., None].to(codes.device)
+        hidden = self.convolution(embedded.mT).mT
+        hidden = self.dropout(nn.functional.gelu(self.norm(hidden)))
+        steps = torch.tensor([self.config.num_steps(length) for length in lengths.tolist()])
+        packed = pack_padded_sequence(hidden, steps, batch_first=True, enforce_sorted=False)
+        hidden, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        return self.head(self.dropout(hidden)).log_softmax(-1)
+
+
+class Trained(NamedTuple):
+    """A recogniser, and how its training went."""
+
+    model: UnitRecogniser
+    losses: list[float]
+    """Mean CTC loss of each epoch, in nats per character."""
+    num_updates: int
+
+
+def train_recogniser(
+    examples: Sequence[Example],
+    codebook_size: int,
+    num_classes: int,
+    config: ProbeConfig,
+    device: str = "cpu",
+    on_update: Callable[[int, int], None] | None = None,
+) -> Trained:
+    """Train a recogniser for `config.epochs` epochs; on a CPU the same seed gives the same weights.
+
+    Args:
+        examples: each with at least `steps_needed` steps.
+        codebook_size: ids of each codebook.
+        num_classes: characters and the blank.
+        config: see there.
+        device: where.
+        on_update: called with 1 after every update, and with how many there are.
+
+    Raises:
+        NumericsError: the loss is not a number.
+    """
+    total = config.epochs * math.ceil(len(examples) / config.batch_utterances)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = UnitRecogniser(codebook_size, examples[0].codes.shape[0], num_classes, config).to(device).train()
+        optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: _rate_factor(update, total))
+        generator = torch.Generator().manual_seed(config.seed)
+        losses = []
+        for epoch in range(config.epochs):
+            summed = 0.0
+            for batch in epoch_batches([one.codes.shape[1] for one in examples], config, epoch, generator):
+                loss = _loss(model, [examples[index] for index in batch], device)
+                if not math.isfinite(loss.item()):
+                    raise NumericsError(f"The loss is {loss.item()} in epoch {epoch + 1}. Lower the learning rate.")
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
+                optimizer.step()
+                schedule.step()
+                summed += loss.item() * len(batch)
+                if on_update is not None:
+                    on_update(1, total)
+            losses.append(summed / len(examples))
+    return Trained(model.eval(), losses, total)
+
+
+@torch.inference_mode()
+def recognise(
+    model: UnitRecogniser, codes: Sequence[Int[Tensor, "num_codebooks _"]], batch_utterances: int = 16
+) -> list[list[int]]:
+    """Return the characters heard in each, by number: the best class of every step, repeats and blanks dropped."""
+    device = model.head.weight.device
+    by_length = sorted(range(len(codes)), key=lambda index: codes[index].shape[1])
+    found: list[list[int]] = [[] for _ in codes]
+    for start in range(0, len(codes), batch_utterances):
+        chosen = by_length[start : start + batch_utterances]
+        padded, lengths = _pad([codes[index] for index in chosen])
+        best = model(padded.to(device), lengths).argmax(-1).cpu()
+        for index, row, length in zip(chosen, best, lengths.tolist(), strict=True):
+            found[index] = collapse_path(row[: model.config.num_steps(length)])
+    return found
+
+
+def collapse_path(path: Int[Tensor, " steps"]) -> list[int]:
+    """Drop repeats, then blanks: 1 1 0 1 2 -> 1 1 2. Source: Graves et al., 2006, section 3.1, the map B."""
+    return [label for label in torch.unique_consecutive(path).tolist() if label != BLANK]
+
+
+def steps_needed(characters: Sequence[Hashable]) -> int:
+    """Steps that CTC needs at least: one a character, and one for the blank between two that are equal."""
+    return len(characters) + sum(a == b for a, b in itertools.pairwise(characters))
+
+
+def epoch_batches(
+    lengths: Sequence[int], config: ProbeConfig, epoch: int, generator: torch.Generator
+) -> Iterator[list[int]]:
+    """Yield the utterances of every batch: of like length, in random order; in epoch 0 from short to long.
+
+    Short ones first help CTC to begin. Source: SortaGrad (Deep Speech 2, Amodei et al., 2015, arXiv:1512.02595).
+    """
+    size = config.batch_utterances
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    pool = len(order) if epoch == 0 else size * POOL_BATCHES
+    batches = []
+    for start in range(0, len(order), pool):
+        part = sorted(order[start : start + pool], key=lambda index: lengths[index])
+        batches += [part[place : place + size] for place in range(0, len(part), size)]
+    if epoch > 0:
+        batches = [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
+    yield from batches
+
+
+def _rate_factor(update: int, total: int) -> float:
+    """Rise over the first tenth of the updates, then fall as a cosine; `update` counts from 0."""
+    rising = max(1, total // 10)
+    if update < rising:
+        return (update + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (update - rising) / max(1, total - rising)))
+
+
+def _loss(model: UnitRecogniser, examples: Sequence[Example], device: str) -> Float[Tensor, ""]:
+    """CTC loss per character, mean over utterances."""
+    padded, lengths = _pad([one.codes for one in examples])
+    log_probs = model(padded.to(device), lengths)
+    steps = torch.tensor([model.config.num_steps(length) for length in lengths.tolist()])
+    sizes = torch.tensor([len(one.targets) for one in examples])
+    targets = torch.cat([one.targets for one in examples]).to(device)
+    return nn.functional.ctc_loss(log_probs.transpose(0, 1), targets, steps, sizes, blank=BLANK)
+
+
+def _pad(
+    codes: Sequence[Int[Tensor, "num_codebooks _"]],
+) -> tuple[Int[Tensor, "batch num_codebooks inputs"], Int[Tensor, " batch"]]:
+    padded = pad_sequence([one.mT for one in codes], batch_first=True)  # (batch, inputs, num_codebooks)
+    return padded.mT.contiguous(), torch.tensor([one.shape[1] for one in codes])
