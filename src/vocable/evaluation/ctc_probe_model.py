@@ -1,6 +1,6 @@
 """The small network of the recognition probe: from units to characters, trained with CTC and read greedily.
 
-    codes (codebooks, frames) -> embeddings, summed -> convolution, every second frame -> 2 x BiLSTM -> characters, blank
+    codes (codebooks, frames) -> summed embeddings -> convolution, every second frame -> 2 x BiLSTM -> characters, blank
 
 CTC (Graves et al., 2006) needs no alignment: it sums over all ways to spread the characters over the steps. Who reads
 units and texts, and reports: `ctc_probe`.
