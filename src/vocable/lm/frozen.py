@@ -110,7 +110,8 @@ def train_new_rows(model: PreTrainedModel, first: int) -> PreTrainedModel:
     old: nn.Parameter | None = None
     if first > 0:
         old = nn.Parameter(embedding.weight[:first].clone(), requires_grad=False)
-    for module, kind in ((embedding, JoinedEmbedding), (head, JoinedHead)):
+    kinds: dict[Any, Any] = {embedding: JoinedEmbedding, head: JoinedHead}
+    for module, kind in kinds.items():
         bias = getattr(module, "bias", None)
         kept = None
         if old is not None:
