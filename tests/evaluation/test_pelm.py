@@ -1,6 +1,7 @@
 """PELM: sums recomputed from the texts, anchors that are what they say, empty ones, and units written down two ways."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from evaluation.joint_halves import random_joint_model, spoken
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from sequences.joint_examples import FRAME_RATE, random_example, text_tokenizer
 from vocable.errors import ConfigError, ManifestError, UnknownNameError
+from vocable.evaluation import half_generation
 from vocable.evaluation.comparison.measures import find_measures
 from vocable.evaluation.half_generation import continue_halves, random_words
 from vocable.evaluation.half_models import HalfModel
@@ -61,7 +63,7 @@ def own(model):
 
 
 @pytest.fixture(scope="module")
-def result(model, chosen, text_lm, own):
+def result(model, chosen, text_lm, own, tmp_path_factory):
     seen = {}
 
     def watch(step, count, total):
@@ -69,7 +71,9 @@ def result(model, chosen, text_lm, own):
         assert seen[step] <= total
 
     config = PelmConfig(num_prompts=None, generation=SHORT, max_text_tokens=10, num_resamples=50)
-    found = evaluate_pelm(model, chosen, {"no word times": 1}, text_lm, own, config, watch)
+    found = evaluate_pelm(
+        model, chosen, {"no word times": 1}, text_lm, own, tmp_path_factory.mktemp("pelm"), config, watch
+    )
     assert set(seen) <= set(pelm_steps(CELLS)) and {"Continuing u2t", "Scoring t2u"} <= set(seen)
     return found
 
@@ -198,7 +202,7 @@ def test_texts_longer_than_the_text_lm_reads_are_counted(text_lm):
     assert longer["nll_given_prompt"] is None and longer["nll_with_prompt"] is None and longer["num_words"] == 300
 
 
-def test_units_alone_are_heard(chosen, text_lm, tiny_tokenizer, tiny_vocoder, tiny_transcriber, model):
+def test_units_alone_are_heard(chosen, text_lm, tiny_tokenizer, tiny_vocoder, tiny_transcriber, model, tmp_path):
     """A model of units goes from units to units; a vocoder and a recogniser say what."""
     vocabulary = UnitVocabulary(codebook_size=8)
     card = LMCard(
@@ -224,30 +228,30 @@ def test_units_alone_are_heard(chosen, text_lm, tiny_tokenizer, tiny_vocoder, ti
     heard = SpokenUnitsToText(tiny_tokenizer, tiny_transcriber, collapsed=True, same_judge="allow")
     config = PelmConfig(num_prompts=None, generation=SHORT, num_resamples=10)
     assert directions_of(units, config) == ("u2u",)
-    result = evaluate_pelm(units, few, {}, text_lm, heard, config)
+    result = evaluate_pelm(units, few, {}, text_lm, heard, tmp_path, config)
     assert result.conventions["units_to_text"] == "vocoder and test/tiny-whisper"
     assert result.conventions["durations"] == "predicted by the vocoder"
     assert {name.split("_")[-1].split("/")[0] for name in result.scores} == {"u2u"}
     with pytest.raises(ConfigError, match="need a way from units to text"):
-        evaluate_pelm(units, few, {}, text_lm, None, config)
+        evaluate_pelm(units, few, {}, text_lm, None, tmp_path, config)
     with pytest.raises(ConfigError, match="cannot go 't2u'; it knows u2u"):
         directions_of(units, PelmConfig(directions=("t2u",)))
 
 
-def test_controls_that_write(chosen, text_lm):
+def test_controls_that_write(chosen, text_lm, tmp_path):
     random = HalfModel(None, None, None, None, {}, {"model": {"control": "random"}})
     config = PelmConfig(num_prompts=3, max_text_tokens=8, num_resamples=10)
-    drawn = evaluate_pelm(random, chosen, {}, text_lm, None, config)
+    drawn = evaluate_pelm(random, chosen, {}, text_lm, None, tmp_path, config)
     assert drawn.excluded["not drawn"] == 2 and len(drawn.items) == 3
     assert {item["t2t_stopped"] for item in drawn.items} == {"random"}
     written = HalfModel(TextHalfRows(text_lm.tokenizer), text_lm.model, None, None, {}, {"model": {"control": "text"}})
-    result = evaluate_pelm(written, chosen, {}, text_lm, None, config)
+    result = evaluate_pelm(written, chosen, {}, text_lm, None, tmp_path, config)
     assert [item["id"] for item in result.items] == [item["id"] for item in drawn.items]
     assert all(0 < item["t2t_num_tokens"] <= 8 for item in result.items)
     assert "<s>" not in "".join(item["t2t_transcript"] for item in result.items)
 
 
-def test_settings_are_checked(model, text_lm, own):
+def test_settings_are_checked(model, text_lm, own, tmp_path):
     with pytest.raises(UnknownNameError, match="anchor"):
         PelmConfig(anchors=("tru",))
     with pytest.raises(ConfigError, match="num_prompts is 0"):
@@ -255,4 +259,123 @@ def test_settings_are_checked(model, text_lm, own):
     with pytest.raises(ConfigError, match="max_text_tokens is 0"):
         PelmConfig(max_text_tokens=0)
     with pytest.raises(ManifestError, match="No utterance is left"):
-        evaluate_pelm(model, [], {"no word times": 2}, text_lm, own)
+        evaluate_pelm(model, [], {"no word times": 2}, text_lm, own, tmp_path)
+
+
+class Counts:
+    """A way from units to text that counts what it is given."""
+
+    def __init__(self, inner) -> None:
+        self.inner, self.name, self.weights = inner, inner.name, inner.weights
+        self.conventions, self.blocks = dict(inner.conventions), []
+
+    def __call__(self, tokens):
+        self.blocks.append(len(tokens))
+        return self.inner(tokens)
+
+
+FEW = PelmConfig(num_prompts=None, generation=SHORT, max_text_tokens=10, num_resamples=10, directions=("u2u", "t2t"))
+
+
+def made(result):
+    return result.measurements["made_in_this_run"]
+
+
+def test_nothing_is_made_twice(model, chosen, text_lm, own, tmp_path, tmp_path_factory, monkeypatch):
+    first = evaluate_pelm(model, chosen, {}, text_lm, own, tmp_path, FEW)
+    assert made(first)["continuations generated"] == 2 * len(chosen)
+    assert made(first)["units transcribed"] == 3 * len(chosen)  # true prompts and continuations, and those of u2u
+    texts = {
+        (item["prompt_text"] if name == "true" else item[f"{cell}_prompt_transcript"], item[f"{stem}_transcript"])
+        for item in first.items
+        for cell in FEW.directions
+        for name in ("", "true", "transcribed", "shuffled", "copy", "random")
+        if f"{(stem := f'{cell}_{name}' if name else cell)}_transcript" in item
+    }
+    assert made(first)["texts measured"] == len(texts)  # those that two anchors share once
+
+    monkeypatch.setattr(half_generation, "_continue_jointly", lambda *_, **__: pytest.fail("generated again"))
+    counting, seen = Counts(own), {}
+    again = evaluate_pelm(
+        model, chosen, {}, text_lm, counting, tmp_path, FEW,
+        lambda step, count, total: seen.update({step: (seen.get(step, (0, 0))[0] + count, total)}),
+    )  # fmt: skip
+    assert again.items == first.items and again.scores == first.scores
+    assert set(made(again).values()) == {0} and counting.blocks == []
+    assert seen and all(count == total for count, total in seen.values())  # bars are full
+
+    # another external model: only likelihoods are new
+    other = load_text_lm(str(save_tiny_text_lm(tmp_path_factory.mktemp("lm") / "other", seed=5)))
+    judged = evaluate_pelm(model, chosen, {}, other, counting, tmp_path, FEW)
+    assert made(judged) == {**made(again), "texts measured": len(texts)} and counting.blocks == []
+    assert [i["t2t_transcript"] for i in judged.items] == [i["t2t_transcript"] for i in first.items]
+    assert judged.scores["pelm_t2t"].value != first.scores["pelm_t2t"].value
+
+
+def test_a_run_that_was_stopped_goes_on(model, chosen, text_lm, own, tmp_path, monkeypatch):
+    whole = evaluate_pelm(model, chosen, {}, text_lm, own, tmp_path / "whole", FEW)
+    sizes = []
+    generate = half_generation._continue_jointly
+
+    def stops(lm, block, *rest):
+        if len(sizes) == 4:  # u2u in batches of 2, 2, 1; then one of t2t
+            raise KeyboardInterrupt
+        sizes.append(len(block))
+        return generate(lm, block, *rest)
+
+    monkeypatch.setattr(half_generation, "_continue_jointly", stops)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_pelm(model, chosen, {}, text_lm, own, tmp_path / "stopped", FEW)
+    assert sizes == [2, 2, 1, 2]
+    kept = tmp_path / "stopped" / "kept" / "continuations.jsonl"
+    kept.write_bytes(kept.read_bytes()[:-20])  # the last line was half written
+    monkeypatch.setattr(half_generation, "_continue_jointly", generate)
+    later = evaluate_pelm(model, chosen, {}, text_lm, own, tmp_path / "stopped", FEW)
+    assert made(later)["continuations generated"] == 2 * len(chosen) - 6
+    assert made(later)["units transcribed"] == 0
+    words = [name for name in whole.items[0] if "nll" not in name]
+    assert [[item[name] for name in words] for item in later.items] == [
+        [item[name] for name in words] for item in whole.items
+    ]
+
+
+def test_what_is_kept_belongs_to_what_it_was_made_from(model, chosen, text_lm, own, tmp_path):
+    """Another model, sampling, length, seed or prompt: made anew. Batches are not part of it."""
+
+    chosen = chosen[:2]
+
+    def generated(model=model, chosen=chosen, how=own, **changes):
+        config = replace(FEW, directions=("u2u",), anchors=(), prompt_text="true", **changes)
+        return made(evaluate_pelm(model, chosen, {}, text_lm, how, tmp_path, config))
+
+    def transcribed(how):
+        return generated(how=how)["units transcribed"]
+
+    count = len(chosen)
+    assert generated()["continuations generated"] == count
+    assert generated(generation=replace(SHORT, batch_size=3, seed=7))["continuations generated"] == 0
+    assert generated(chosen=chosen[1:])["continuations generated"] == 0
+    for changes in (
+        {"generation": replace(SHORT, temperature=0.5)},
+        {"generation": replace(SHORT, max_seconds=0.5)},
+        {"max_text_tokens": 11},
+        {"seed": 1},
+        {"model": model._replace(fingerprints={"tokenizer": "another"})},
+    ):
+        assert generated(**changes)["continuations generated"] == count, changes
+    prompt = chosen[0].prompt._replace(tokens=spoken(1, 2, 1))
+    assert generated(chosen=[chosen[0]._replace(prompt=prompt), *chosen[1:]])["continuations generated"] == 1
+    weight = next(model.model.parameters())
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight[0, 0] += 1
+    try:
+        assert generated()["continuations generated"] == count
+    finally:
+        weight.detach().copy_(before)
+    assert generated()["continuations generated"] == 0
+
+    other = Counts(own)
+    assert transcribed(other) == 0 and other.blocks == []
+    other.conventions["max_text_tokens"] = 13
+    assert transcribed(other) == sum(other.blocks) == 2 * count  # the true continuations too

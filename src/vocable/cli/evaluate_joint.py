@@ -135,8 +135,9 @@ def evaluate_pelm_command(
     (the paper's PELM), and of the continuation given the prompt. Beside it: copy rate, auto-BLEU, and the same numbers
     for the true sentence, its transcript, another's continuation, the prompt again, and random words.
 
-    Writes pelm.json and pelm.items.parquet (every text and its likelihoods). Sampling is set behind the command, for
-    example: temperature=0.8 top_k=50 max_seconds=10
+    Writes pelm.json and pelm.items.parquet (every text and its likelihoods). What was generated, transcribed and
+    measured is kept in OUT/kept: a run that was stopped goes on from there, and one with another external model only
+    measures. Sampling is set behind the command, for example: temperature=0.8 top_k=50 max_seconds=10
 
     Args:
         manifest: Recordings with texts and word times (JSONL); see 'vocable align'.
@@ -206,7 +207,7 @@ def evaluate_pelm_command(
         shown = dict(zip(steps, bars))
         cut, left_out = cut_for(loaded, utterances, config.cut, loading.cache, encoding)
         result = evaluate_pelm(
-            loaded, cut, left_out, scorer, mapping, config, lambda step, count, total: shown[step](count, total)
+            loaded, cut, left_out, scorer, mapping, out, config, lambda step, count, total: shown[step](count, total)
         )
     path = save_result(result, out, overwrite=True)
     _print_beside_anchors(result)

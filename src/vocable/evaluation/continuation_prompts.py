@@ -12,14 +12,13 @@ import dataclasses
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from vocable.audio.io import audio_info, read_utterance
 from vocable.errors import AudioFormatError, ManifestError
-from vocable.evaluation.keyed_store import KeyedStore
+from vocable.evaluation.keyed_store import KeyedStore, tokens_as_json, tokens_from_json
 from vocable.evaluation.resynthesis import choose_utterances, same_language
 from vocable.tokens.fingerprint import fingerprint, tensor_sha256
 from vocable.tokens.tokenizer import SpeechTokenizer
@@ -138,8 +137,8 @@ def _encode(waveforms: Sequence[Tensor], tokenizer: SpeechTokenizer, store: Keye
         made = [_encode_one(waveforms[index], tokenizer) for index in missing]
     for index, tokens in zip(missing, made):
         if tokens is not None:
-            store.put(keys[index], _as_json(tokens))
-    return [_from_json(store[key]) if key in store else None for key in keys]
+            store.put(keys[index], tokens_as_json(tokens))
+    return [tokens_from_json(store[key]) if key in store else None for key in keys]
 
 
 def _encode_one(waveform: Tensor, tokenizer: SpeechTokenizer) -> SpeechTokens | None:
@@ -151,16 +150,3 @@ def _encode_one(waveform: Tensor, tokenizer: SpeechTokenizer) -> SpeechTokens | 
 
 def _sound_key(waveform: Tensor) -> str:
     return tensor_sha256(waveform)[:16]
-
-
-def _as_json(tokens: SpeechTokens) -> dict[str, Any]:
-    durations = tokens.durations
-    return {"codes": tokens.codes.tolist(), "durations": durations.tolist() if durations is not None else None}
-
-
-def _from_json(value: dict[str, Any]) -> SpeechTokens:
-    durations = value["durations"]
-    return SpeechTokens(
-        codes=torch.tensor(value["codes"], dtype=torch.long).reshape(len(value["codes"]), -1),
-        durations=torch.tensor(durations, dtype=torch.long) if durations is not None else None,
-    )

@@ -5,7 +5,7 @@
 Each utterance and cell has its own seed, so that a continuation does not depend on what else is in the run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ def continue_halves(
     *,
     max_text_tokens: int,
     seed: int,
-    on_progress: Callable[[int], None] = lambda count: None,
+    on_made: Callable[[Mapping[str, Made]], None] = lambda made: None,
 ) -> list[Made]:
     """Continue the prompt half of every utterance.
 
@@ -52,7 +52,7 @@ def continue_halves(
         config: sampling, lengths of speech, guards; its seed is not used.
         max_text_tokens: longest text.
         seed: with the utterance's id and the cell, decides what is drawn.
-        on_progress: called with the number of prompts continued since the last call.
+        on_made: called with the continuations of every batch, by the utterance's id.
 
     Raises:
         ConfigError: the model cannot say how long its units last.
@@ -69,8 +69,9 @@ def continue_halves(
             found = _continue_units(model.loaded, model.rows, block, config, seeds)
         else:
             found = _continue_jointly(model.loaded, block, cell, config, max_text_tokens, seeds)
-        made |= {one.id: new for one, new in zip(block, found, strict=True)}
-        on_progress(len(block))
+        batch = {one.id: new for one, new in zip(block, found, strict=True)}
+        made |= batch
+        on_made(batch)
     return [made[one.id] for one in utterances]
 
 

@@ -8,10 +8,14 @@ A line that a killed run left half written is passed over.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vocable.errors import OutputError
+from vocable.types import SpeechTokens
 
 
 class KeyedStore:
@@ -64,3 +68,18 @@ class KeyedStore:
             raise OutputError(f"{self.path}: cannot be written: {error}. Is the disk full?") from error
         self._torn = False
         self._values[key] = value
+
+
+def tokens_as_json(tokens: SpeechTokens) -> dict[str, Any]:
+    """Turn codes and durations into what a store can hold."""
+    durations = tokens.durations
+    return {"codes": tokens.codes.tolist(), "durations": durations.tolist() if durations is not None else None}
+
+
+def tokens_from_json(value: Mapping[str, Any]) -> SpeechTokens:
+    """Undo `tokens_as_json`."""
+    durations = value["durations"]
+    return SpeechTokens(
+        codes=torch.tensor(value["codes"], dtype=torch.long).reshape(len(value["codes"]), -1),
+        durations=torch.tensor(durations, dtype=torch.long) if durations is not None else None,
+    )

@@ -20,18 +20,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.continuation_prompts import derangement
 from vocable.evaluation.continuation_summary import TEXT_CONVENTIONS
-from vocable.evaluation.half_generation import Made, continue_halves, random_words
+from vocable.evaluation.half_generation import Made, random_words
 from vocable.evaluation.half_models import HalfModel, readable
 from vocable.evaluation.half_rows import Cell, plain_case
 from vocable.evaluation.halves import CutConfig, CutUtterance, reasons
-from vocable.evaluation.pelm_summary import Empty, measure, pelm_exclusions, pelm_notes, pelm_scores
+from vocable.evaluation.pelm_kept import KeptContinuations, KeptMeasures, KeptTranscripts, count_made
+from vocable.evaluation.pelm_summary import Empty, pelm_exclusions, pelm_notes, pelm_scores
 from vocable.evaluation.results import EvaluationResult
 from vocable.evaluation.text_lm import TextLM
 from vocable.evaluation.units_to_text import UnitsToText
@@ -40,11 +42,9 @@ from vocable.registry import look_up
 from vocable.types import SpeechTokens
 
 ANCHORS = ("true", "transcribed", "shuffled", "copy", "random")
-BLOCK = 8
-"""Units transcribed between two reports of progress."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with the step, what was done since the last call, and the step's total."""
+"""Called with the step, what was done since the last call (or kept from an earlier run), and the step's total."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,19 @@ class PelmConfig:
             )
 
 
+class _Run(NamedTuple):
+    """What the steps share."""
+
+    model: HalfModel
+    config: PelmConfig
+    continuations: KeptContinuations | None
+    """None for the random control."""
+    transcripts: KeptTranscripts | None
+    """None where no direction has units."""
+    measures: KeptMeasures
+    watch: Progress
+
+
 def directions_of(model: HalfModel, config: PelmConfig) -> tuple[Cell, ...]:
     """Return the directions that will be measured; the random control writes only.
 
@@ -107,6 +120,7 @@ def evaluate_pelm(
     left_out: Mapping[str, int],
     text_lm: TextLM,
     units_to_text: UnitsToText | None,
+    folder: Path,
     config: PelmConfig | None = None,
     on_progress: Progress = lambda step, count, total: None,
 ) -> EvaluationResult:
@@ -118,43 +132,59 @@ def evaluate_pelm(
         left_out: utterances that could not be cut, by reason.
         text_lm: the external model.
         units_to_text: T; needed where a direction has units.
+        folder: continuations, transcripts and measures are kept in its `kept/`, each under what it was made from, so
+            that a run that was stopped, or one with another external model, goes on from them.
         config: see `PelmConfig`.
         on_progress: see `Progress`.
 
     Raises:
         ConfigError: a direction is not the model's, or needs T.
         ManifestError: no utterance is left.
+        OutputError: what is kept in `folder` cannot be read or written.
     """
     config, started, excluded = config or PelmConfig(), time.perf_counter(), dict(left_out)
     directions = directions_of(model, config)
     if units_to_text is None and any("u" in direction for direction in directions):
         raise ConfigError(f"{', '.join(directions)}: directions with units need a way from units to text.")
     chosen = _choose(readable(model, utterances, excluded), config, excluded)
-    texts = _TrueTexts(chosen, units_to_text, config, on_progress)
+    run = _start(model, text_lm, units_to_text, folder, config, on_progress)
+    texts = _TrueTexts(run, chosen)
     items: list[dict[str, Any]] = [_item(one) for one in chosen]
     for direction in directions:
-        made = _continue(model, chosen, direction, config, on_progress)
-        said = _written(made, units_to_text, f"Transcribing {direction}", on_progress)
+        made = _continue(run, chosen, direction)
+        said = _written(run, made, f"Transcribing {direction}")
         for item, new in zip(items, made, strict=True):
             item[f"{direction}_num_tokens"], item[f"{direction}_stopped"] = new.num_tokens, new.stopped
+        step, total = f"Scoring {direction}", len(chosen) * len(texts.names(direction))
         for system, (prompts, found) in texts.systems(direction, said).items():
-            rows = measure(prompts, found, text_lm, config.empty)
+            rows = run.measures(prompts, found, lambda count, step=step, total=total: on_progress(step, count, total))
             for item, prompt, text, row in zip(items, prompts, found, rows, strict=True):
                 _add(item, direction, system, prompt, text, row)
-            on_progress(f"Scoring {direction}", len(rows), len(rows) * len(texts.names(direction)))
-    return _result(model, items, directions, text_lm, units_to_text, config, excluded, time.perf_counter() - started)
+    return _result(run, items, directions, excluded, time.perf_counter() - started)
+
+
+def _start(
+    model: HalfModel,
+    text_lm: TextLM,
+    units_to_text: UnitsToText | None,
+    folder: Path,
+    config: PelmConfig,
+    watch: Progress,
+) -> _Run:
+    written = None
+    if units_to_text is not None:
+        written = KeptTranscripts(folder, units_to_text, model.fingerprints.get("tokenizer"))
+    continued = None
+    if model.rows is not None:
+        continued = KeptContinuations(folder, model, config.generation, config.max_text_tokens, config.seed)
+    return _Run(model, config, continued, written, KeptMeasures(folder, text_lm, config.empty), watch)
 
 
 def _result(
-    model: HalfModel,
-    items: list[dict[str, Any]],
-    directions: Sequence[Cell],
-    text_lm: TextLM,
-    units_to_text: UnitsToText | None,
-    config: PelmConfig,
-    excluded: Mapping[str, int],
-    seconds: float,
+    run: _Run, items: list[dict[str, Any]], directions: Sequence[Cell], excluded: Mapping[str, int], seconds: float
 ) -> EvaluationResult:
+    model, config, text_lm = run.model, run.config, run.measures.text_lm
+    units_to_text = None if run.transcripts is None else run.transcripts.units_to_text
     settings = {"seed": config.seed, "num_resamples": config.num_resamples}
     scores = pelm_scores(items, directions, ("model", *config.anchors), settings)
     return EvaluationResult(
@@ -171,7 +201,10 @@ def _result(
         seconds=seconds,
         excluded={**excluded, **pelm_exclusions(items, directions, ("model", *config.anchors))},
         notes=pelm_notes(items, directions, scores, units_to_text.name if units_to_text else None),
-        measurements=_measurements(items, directions),
+        measurements={
+            "made_in_this_run": count_made(run.continuations, run.transcripts, run.measures),
+            **_measurements(items, directions),
+        },
         items=items,
     )
 
@@ -179,10 +212,8 @@ def _result(
 class _TrueTexts:
     """What the halves of the utterances say, as written and through T, and what each anchor is made of."""
 
-    def __init__(
-        self, chosen: Sequence[CutUtterance], map_units: UnitsToText | None, config: PelmConfig, watch: Progress
-    ) -> None:
-        self.chosen, self.map_units, self.config, self.watch = chosen, map_units, config, watch
+    def __init__(self, run: _Run, chosen: Sequence[CutUtterance]) -> None:
+        self.run, self.config, self.chosen = run, run.config, chosen
         self.heard: dict[str, list[str]] = {}
 
     def prompts(self, modality: str) -> list[str]:
@@ -215,7 +246,7 @@ class _TrueTexts:
     def _transcribed(self, half: Literal["prompt", "continuation"]) -> list[str]:
         if half not in self.heard:
             made = [Made(None, getattr(one, half).tokens, 0, "") for one in self.chosen]
-            self.heard[half] = _written(made, self.map_units, f"Transcribing true {half}s", self.watch)
+            self.heard[half] = _written(self.run, made, f"Transcribing true {half}s")
         return self.heard[half]
 
 
@@ -229,35 +260,20 @@ def _choose(utterances: Sequence[CutUtterance], config: PelmConfig, excluded: di
     return [utterances[place] for place in sorted(picked)]
 
 
-def _continue(
-    model: HalfModel, chosen: Sequence[CutUtterance], direction: Cell, config: PelmConfig, watch: Progress
-) -> list[Made]:
-    if model.rows is None:
-        return [Made(text, None, len(text.split()), "random") for text in random_words(chosen, config.seed + 1)]
-    return continue_halves(
-        model,
-        chosen,
-        direction,
-        config.generation,
-        max_text_tokens=config.max_text_tokens,
-        seed=config.seed,
-        on_progress=lambda count: watch(f"Continuing {direction}", count, len(chosen)),
-    )
+def _continue(run: _Run, chosen: Sequence[CutUtterance], direction: Cell) -> list[Made]:
+    if run.continuations is None:
+        return [Made(text, None, len(text.split()), "random") for text in random_words(chosen, run.config.seed + 1)]
+    return run.continuations(chosen, direction, lambda count: run.watch(f"Continuing {direction}", count, len(chosen)))
 
 
-def _written(made: Sequence[Made], map_units: UnitsToText | None, step: str, watch: Progress) -> list[str]:
+def _written(run: _Run, made: Sequence[Made], step: str) -> list[str]:
     """What was made, as text."""
-    texts: list[str] = []
-    for start in range(0, len(made), BLOCK):
-        block = made[start : start + BLOCK]
-        units: list[SpeechTokens] = [one.tokens for one in block if one.text is None and one.tokens is not None]
-        if units:
-            assert map_units is not None
-            heard = iter(map_units(units))
-            watch(step, len(block), len(made))
-            texts += [next(heard) if one.text is None else one.text for one in block]
-        else:
-            texts += [one.text or "" for one in block]
+    spoken: list[SpeechTokens] = [one.tokens for one in made if one.text is None and one.tokens is not None]
+    heard = iter(())
+    if spoken:
+        assert run.transcripts is not None
+        heard = iter(run.transcripts(spoken, lambda count: run.watch(step, count, len(spoken))))
+    texts = [next(heard) if one.text is None else one.text for one in made]
     return [plain_case(text).strip() for text in texts]
 
 
