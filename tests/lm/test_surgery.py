@@ -61,6 +61,17 @@ def test_only_the_vocabulary_changes(make_model, architecture, mode, tmp_path):
     assert torch.equal(again(ids).logits, logits)
 
 
+def test_the_symbol_that_opens_documents_learns(make_model, architecture):
+    """In OPT the text model's padding id is 1, which opens a document of units."""
+    model = replace_vocabulary(make_model(architecture), 32, "reinit", pad_id=0, bos_id=1, eos_id=1)
+    embedding = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    if head.weight is embedding.weight:  # else the head's gradient would hide the table's
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    model(input_ids=torch.tensor([[1, 5, 6]])).logits.square().sum().backward()
+    assert embedding.weight.grad[1].abs().sum() > 0
+
+
 def test_rows_follow_from_the_seed(make_model):
     tables = [
         replace_vocabulary(make_model("gpt_neox_untied"), 32, "reinit", seed).get_input_embeddings().weight
