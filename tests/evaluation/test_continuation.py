@@ -10,14 +10,8 @@ import torch
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from vocable.audio.io import write_audio
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.continuation import (
-    ANCHORS,
-    ContinuationConfig,
-    SpokenLM,
-    evaluate_continuation,
-    random_units,
-    stable_seed,
-)
+from vocable.evaluation.continuation import evaluate_continuation, random_units, stable_seed
+from vocable.evaluation.continuation_config import ANCHORS, ContinuationConfig, SpokenLM
 from vocable.evaluation.continuation_prompts import choose_prompts, derangement
 from vocable.evaluation.continuation_report import render_continuation_page
 from vocable.evaluation.continuation_summary import continuation_notes, measure_transcripts, vert_score

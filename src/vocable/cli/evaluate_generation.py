@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from vocable.evaluation.continuation import Generate
+    from vocable.evaluation.continuation_config import Generate
     from vocable.lm.checkpoint import LoadedLM
     from vocable.lm.generation import Continuation, GenerationConfig
     from vocable.types import SpeechTokens
@@ -75,7 +75,8 @@ def evaluate_continuation_command(
     from vocable.audio.manifest import read_manifest
     from vocable.cli.showing import best_device, progress_steps
     from vocable.config import load_config
-    from vocable.evaluation.continuation import ANCHORS, ContinuationConfig, evaluate_continuation
+    from vocable.evaluation.continuation import evaluate_continuation
+    from vocable.evaluation.continuation_config import ANCHORS, ContinuationConfig
     from vocable.evaluation.continuation_report import write_continuation_page
     from vocable.evaluation.judges import load_judges
     from vocable.evaluation.results import check_output, save_result
@@ -252,7 +253,7 @@ def _model_of_run(name: str) -> str:
 def _load_spoken_lm(model: Path, tokenizer: Path | None, vocoder: Path | None, device: str) -> Any:
     """The language model with its tokenizer and a vocoder, after their fingerprints were compared."""
     from vocable.errors import ConfigError
-    from vocable.evaluation.continuation import SpokenLM
+    from vocable.evaluation.continuation_config import SpokenLM
     from vocable.evaluation.trained_lms import find_lm, load_tokenizer_of
     from vocable.lm.checkpoint import load_lm, read_card
     from vocable.quickstart.vocoder import vocoder_for

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.pairs.rows import UnusableError
+from vocable.evaluation.unusable import UnusableError
 from vocable.sequences.word_slices import Pause, slice_frames, word_borders, word_texts
 from vocable.types import SpeechTokens, Utterance
 

@@ -7,9 +7,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from vocable.evaluation.pairs import PairItem, PairSet, Segment
 from vocable.evaluation.pairs.joint_rows import JointRows
-from vocable.evaluation.pairs.rows import UnusableError
 from vocable.evaluation.pairs.scoring import NeuralScorer, PairScoringConfig, evaluate_pairs
 from vocable.evaluation.storycloze import storycloze_scores, with_modalities
+from vocable.evaluation.unusable import UnusableError
 from vocable.sequences.joint_layouts import UnitOnlyLayout
 from vocable.sequences.joint_vocabulary import joint_vocabulary
 from vocable.types import SpeechTokens, Utterance

@@ -339,7 +339,7 @@ def test_text_rows_share_their_context():
     shouted, said = (rows((Segment(text=text),), False).token_ids for text in ("THE DOG", "the dog"))
     assert torch.equal(shouted, said) and not torch.equal(said, rows((Segment(text="The dog"),), False).token_ids)
     for name, reason in (("e", "no text"), ("quiet", "empty")):
-        from vocable.evaluation.pairs.rows import UnusableError
+        from vocable.evaluation.unusable import UnusableError
 
         with pytest.raises(UnusableError, match=reason):
             rows((context, Segment(speech=name)), False)

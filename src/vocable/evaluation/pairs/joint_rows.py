@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from vocable.evaluation.pairs.items import Segment
-from vocable.evaluation.pairs.rows import Row, UnusableError
+from vocable.evaluation.pairs.rows import Row
+from vocable.evaluation.unusable import UnusableError
 from vocable.lm.scoring import Boundary
 from vocable.sequences.joint_layouts import JointLayout
 from vocable.sequences.joint_rows import Part

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vocable.errors import ConfigError
 from vocable.evaluation.pairs.items import Segment
+from vocable.evaluation.unusable import UnusableError
 from vocable.lm.checkpoint import LMCard
 from vocable.lm.scoring import Boundary
 from vocable.types import SpeechTokens
@@ -26,10 +27,6 @@ class Row(NamedTuple):
     token_ids: Int[Tensor, " positions"]
     first_scored: int
     """Tokens before this place are context only. At least 1: nothing predicts the first token."""
-
-
-class UnusableError(Exception):
-    """This half cannot be turned into a row; the message is the reason under which the pair is counted."""
 
 
 class RowBuilder(Protocol):

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from vocable.errors import ManifestError
 from vocable.evaluation.pairs.items import PairItem, PairSet
-from vocable.evaluation.pairs.rows import Row, RowBuilder, UnusableError
+from vocable.evaluation.pairs.rows import Row, RowBuilder
 from vocable.evaluation.results import EvaluationResult, Score
+from vocable.evaluation.unusable import UnusableError
 from vocable.lm.branches import Tree, join_rows, tree_nll
 from vocable.lm.ngram import NgramLM
 from vocable.lm.scoring import Boundary

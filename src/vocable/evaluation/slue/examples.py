@@ -14,7 +14,8 @@ from vocable.errors import ConfigError
 from vocable.evaluation.slue.finetune import Example
 from vocable.evaluation.slue.labelled_set import LabelledSet
 from vocable.evaluation.slue.labels import SPLITS, Labels
-from vocable.evaluation.slue.rows import Modality, RowMaker, TaskRow, UnusableError
+from vocable.evaluation.slue.rows import Modality, RowMaker, TaskRow
+from vocable.evaluation.unusable import UnusableError
 from vocable.types import SpeechTokens
 
 Split = Mapping[Modality, Sequence[Example]]

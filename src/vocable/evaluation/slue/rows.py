@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.slue.words import Span, spoken_spans, written_spans
+from vocable.evaluation.unusable import UnusableError
 from vocable.lm.checkpoint import LoadedLM
 from vocable.sequences.joint_layouts import JointLayout
 from vocable.sequences.joint_rows import Part
@@ -29,10 +30,6 @@ from vocable.types import SpeechTokens, Utterance, Word
 Modality = Literal["speech", "text"]
 TextCase = Literal["as_is", "lower"]
 NO_WORD = -1
-
-
-class UnusableError(ManifestError):
-    """An utterance cannot be made a row; the message is the reason that results count it under."""
 
 
 class TaskRow(NamedTuple):

@@ -27,7 +27,8 @@ from vocable.evaluation.slue.heads import EntityTask, SentimentTask, Task, froze
 from vocable.evaluation.slue.labelled_set import LabelledSet
 from vocable.evaluation.slue.labels import TASKS
 from vocable.evaluation.slue.metrics import macro_recall, micro_f1, resampled_score, tag_counts
-from vocable.evaluation.slue.rows import Modality, RowMaker, TaskRow, TextCase, UnusableError, row_maker
+from vocable.evaluation.slue.rows import Modality, RowMaker, TaskRow, TextCase, row_maker
+from vocable.evaluation.unusable import UnusableError
 from vocable.lm.checkpoint import LoadedLM
 
 PIPELINE = "asr_pipeline"
