@@ -28,8 +28,8 @@ def test_accuracies_are_compared_pair_by_pair():
     assert found.values == pytest.approx((8.5 / 12, 4.5 / 12)) and found.difference == pytest.approx(4 / 12)
     differences = [a - b for a, b in zip(WARM, COLD)]
     assert (found.low, found.high) == pytest.approx(bootstrap_mean(differences))
-    voices = [f"v{index % 3}" for index in range(12)]
-    assert (found.speaker_low, found.speaker_high) == pytest.approx(bootstrap_mean(differences, voices))
+    assert (found.num_speakers, found.speaker_low, found.speaker_high) == (3, None, None)  # too few voices
+    assert comparison.scores["accuracy"]["warm"].speaker_low is None
     # warm is better on 6 pairs (two of them by half a point), cold on 1
     assert (found.first_better, found.second_better, found.half, found.num_differing) == (6, 1, 2, 7)
     assert found.p_mcnemar == pytest.approx(stats.binomtest(1, 7).pvalue)
@@ -39,6 +39,21 @@ def test_accuracies_are_compared_pair_by_pair():
     assert found.p_holm == found.p_permutation and found.favours is None
     assert comparison.scores["accuracy"]["warm"].value == pytest.approx(8.5 / 12)
     assert set(comparison.reported) == {"macro"}
+
+
+def test_an_interval_over_voices_needs_four_of_them():
+    voices = [f"v{index % 4}" for index in range(12)]
+    rows = [
+        [pair_row(index, correct, voice=voice) for index, (correct, voice) in enumerate(zip(corrects, voices))]
+        for corrects in (WARM, COLD)
+    ]
+    comparison = compare_results({"warm": pair_result(WARM, rows[0]), "cold": pair_result(COLD, rows[1])})
+    (found,) = comparison.differences
+    differences = [a - b for a, b in zip(WARM, COLD)]
+    assert found.num_speakers == 4
+    assert (found.speaker_low, found.speaker_high) == pytest.approx(bootstrap_mean(differences, voices))
+    score = comparison.scores["accuracy"]["warm"]
+    assert (score.speaker_low, score.speaker_high) == pytest.approx(bootstrap_mean(WARM, voices))
 
 
 def test_groups_are_tables_of_their_own():

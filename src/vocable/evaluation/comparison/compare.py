@@ -27,7 +27,7 @@ from vocable.evaluation.comparison.pairing import (
     differing_conventions,
     unlike_message,
 )
-from vocable.evaluation.pairs.tables import thing_said
+from vocable.evaluation.pairs.tables import MIN_VOICES, thing_said
 from vocable.evaluation.results import EvaluationResult, Score, ratio_score
 from vocable.evaluation.significance import (
     bootstrap_difference,
@@ -74,7 +74,7 @@ class Difference:
     """95 % interval over items (over contents, where items share them)."""
     high: float | None
     speaker_low: float | None = None
-    """95 % interval over speakers or voices, where all are known and there are two or more."""
+    """95 % interval over speakers or voices, where all are known and there are `MIN_VOICES` or more."""
     speaker_high: float | None = None
     num_speakers: int | None = None
     num_items: int
@@ -210,7 +210,8 @@ def _scored(items: Mapping[str, Items], measure: Measure) -> tuple[dict[str, Ite
 def _score(rows: Items, measure: Measure, content: str | None, config: CompareConfig) -> Score:
     sums = measure.scores(rows)
     settings = {"seed": config.seed, "num_resamples": config.num_resamples}
-    score = ratio_score(*sums, _speakers(rows), better=measure.better, meaning=measure.meaning, **settings)
+    drawn = _to_draw_from(_speakers(rows))
+    score = ratio_score(*sums, drawn, better=measure.better, meaning=measure.meaning, **settings)
     if content is None or score.value is None:
         return score
     interval = bootstrap_ratio(*sums, _contents(rows, content), config.num_resamples, seed=config.seed)
@@ -243,9 +244,10 @@ def _difference(
         return None
     clusters = _contents(rows, content) if content is not None else None
     speakers = _speakers(rows)
+    drawn = _to_draw_from(speakers)
     bootstrap = {"num_resamples": config.num_resamples, "seed": config.seed}
     over_items = bootstrap_difference(ours, theirs, clusters, **bootstrap)
-    over_speakers = bootstrap_difference(ours, theirs, speakers, **bootstrap) if speakers else None
+    over_speakers = bootstrap_difference(ours, theirs, drawn, **bootstrap) if drawn else None
     test = paired_permutation_test(ours, theirs, clusters, config.num_permutations, config.seed)
     independent = clusters is None or len(set(clusters)) == len(clusters)
     binary = not measure.denominators and {*ours.numerators, *theirs.numerators} <= {0.0, 0.5, 1.0}
@@ -319,6 +321,11 @@ def _speakers(rows: Items) -> list[str] | None:
     return None
 
 
+def _to_draw_from(speakers: list[str] | None) -> list[str] | None:
+    """The speakers, where there are enough for an interval over them; else None."""
+    return speakers if speakers is not None and len(set(speakers)) >= MIN_VOICES else None
+
+
 def _notes(
     results: Mapping[str, EvaluationResult],
     differences: Sequence[Difference],
@@ -354,6 +361,7 @@ def _conventions(config: CompareConfig, content: str | None) -> dict[str, Any]:
     return {
         "difference": "first model minus second, on items that all results have",
         "intervals": f"percentile bootstrap, 95 %, {config.num_resamples} paired draws, {over} and over speakers",
+        "fewest_speakers": MIN_VOICES,
         "permutation test": f"two-sided, {over}; all arrangements where few differ, else "
         f"{config.num_permutations} draws",
         "McNemar's test": "two-sided, exact; a tie is half right, and the item goes to the model that scored higher",
