@@ -158,7 +158,7 @@ def evaluate_slue(
         cache: Folder for tokens and transcripts. Without it, that of the assets.
         overwrite: Replace an earlier result in the same folder.
     """
-    from vocable.cli.showing import best_device, print_scores, progress_bars
+    from vocable.cli.showing import best_device, progress_bars
     from vocable.evaluation.results import check_output, save_result
     from vocable.evaluation.slue.finetune import FineTuneConfig
     from vocable.evaluation.slue.labelled_set import read_labelled_set
@@ -200,36 +200,38 @@ def evaluate_slue(
         result = run_slue(labelled, config=config, on_progress=tuning, **ready._asdict())
     path = save_result(result, out, overwrite=True)
     print_table(result)
-    print_scores(result, items="test utterances")
     print(f"Results: {path}")
 
 
 def print_table(result: EvaluationResult) -> None:
-    """Print the headline score by what was trained on and tested on, and of the baselines."""
+    """Print all scores of each cell, the mean over seeds with its interval, then notes and what was left out."""
     from rich.console import Console
     from rich.table import Table
 
-    headline = next(iter(result.scores)).partition(".")[0]
-    cells = {
-        name.partition(".")[2]: score
-        for name, score in result.scores.items()
-        if name.startswith(f"{headline}.") and ".run" not in name
-    }
-    table = Table(title=f"{result.benchmark}: {headline}, mean of seeds, with 95 % intervals over test utterances")
-    for column in ("trained on", "tested on speech", "tested on text"):
-        table.add_column(column)
-    shown = {name: _cell(score) for name, score in cells.items()}
-    for prefix, label in (("", ""), ("random_weights.", ", random weights")):
-        for modality in ("speech", "text"):
-            row = [shown.get(f"{prefix}{modality}->{other}", "-") for other in ("speech", "text")]
-            if row != ["-", "-"]:
-                table.add_row(f"{modality}{label}", *row)
-    if "asr_pipeline" in shown:
-        table.add_row("text, tested on what a recogniser heard", shown["asr_pipeline"], "-")
-    for name in ("majority", "no_entities"):
-        if name in shown:
-            table.add_row(name.replace("_", " "), shown[name], shown[name])
-    Console().print(table)
+    means = {name: score for name, score in result.scores.items() if ".run" not in name}
+    metrics = list(dict.fromkeys(name.partition(".")[0] for name in means))
+    num_items = max(score.num_items for score in means.values())
+    table = Table(title=f"{result.benchmark}: mean of seeds, 95 % intervals over {num_items} test utterances")
+    for column in ("trained on", "tested on", *metrics):
+        table.add_column(column, no_wrap=True)
+    for cell in dict.fromkeys(name.partition(".")[2] for name in means):
+        table.add_row(*_trained_and_tested(cell), *(_cell(means[f"{metric}.{cell}"]) for metric in metrics))
+    console = Console(width=max(Console().width, 120))
+    console.print(table)
+    for note in result.notes:
+        console.print(f"Note: {note}", markup=False)
+    for reason, count in result.excluded.items():
+        console.print(f"Left out: {count} ({reason})", markup=False)
+
+
+def _trained_and_tested(cell: str) -> tuple[str, str]:
+    """The name of a cell, in words."""
+    if cell == "asr_pipeline":
+        return "text", "speech, as a recogniser heard it"
+    if "->" not in cell:
+        return cell.replace("_", " "), "both"
+    trained, tested = cell.removeprefix("random_weights.").split("->")
+    return f"{trained}, random weights" if cell.startswith("random_weights.") else trained, tested
 
 
 def _cell(score: Score) -> str:

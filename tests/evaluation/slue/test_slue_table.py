@@ -196,7 +196,14 @@ def test_the_command_writes_a_result_and_prints_a_table(
     assert len(result.items) == 4 and result.weights["transcriber"] == tiny_transcriber.weights
     assert result.fingerprints["tokenizer"] == tiny_tokenizer.fingerprint
     shown = capsys.readouterr().out
-    assert "tested on speech" in shown and "random weights" in shown and "slue-entities.json" in shown
+    assert "slue-entities.json" in shown and "run0" not in shown
+    rows = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in shown.splitlines() if "│" in line]
+    pairs = [(a, b) for a in ("speech", "text") for b in ("speech", "text")]
+    cells = [("no entities", "both"), *pairs, ("text", "speech, as a recogniser heard it")]
+    assert [tuple(row[:2]) for row in rows] == [*cells, *((f"{a}, random weights", b) for a, b in pairs)]
+    f1, label_f1 = (result.scores[f"{name}.speech->text"] for name in ("f1", "label_f1"))
+    wanted = [f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" for score in (f1, label_f1)]
+    assert ["speech", "text", *wanted] in rows
     assert main([*words, "--task", "entities", "--out", str(tmp_path / "out")]) == 2
     assert "earlier result" in capsys.readouterr().err
     assert main([*words[:-2], "--task", "entities", "--seeds", "one", "--out", str(tmp_path / "new")]) == 2
