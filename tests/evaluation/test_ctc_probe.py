@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from vocable.types import SpeechTokens, Utterance
 
 LETTERS = "abcdefgh "
 UNITS = 2 * len(LETTERS)
-SMALL = {"embedding_dim": 32, "hidden_dim": 24, "num_layers": 1, "dropout": 0.0, "batch_utterances": 8}
+SMALL: dict[str, Any] = {"embedding_dim": 32, "hidden_dim": 24, "num_layers": 1, "dropout": 0.0, "batch_utterances": 8}
 SMALL |= {"learning_rate": 1e-2, "num_resamples": 50}
 
 
@@ -66,7 +67,8 @@ def spoken(first: int, count: int, seed: int, books: int = 1, mute: bool = False
 
 
 def evaluate(train, test, books: int = 1, **settings):
-    config = ProbeConfig(**(SMALL | {"epochs": 6} | settings))
+    chosen: dict[str, Any] = SMALL | {"epochs": 6} | settings
+    config = ProbeConfig(**chosen)
     return evaluate_recognition(Source(train, num_codebooks=books), Source(test, num_codebooks=books), config)  # type: ignore[arg-type]
 
 
@@ -154,7 +156,7 @@ def test_what_does_not_belong_together_is_refused():
     config = ProbeConfig(**SMALL)
     train, test = list(spoken(0, 10, 0)), list(spoken(20, 4, 1))
 
-    def check(error, match, first, second, config=config):
+    def check(error, match, first, second, *, config=config):
         with pytest.raises(error, match=match):
             evaluate_recognition(first, second, config)
 
@@ -164,7 +166,7 @@ def test_what_does_not_belong_together_is_refused():
     check(FingerprintError, r"ids from \d+ to \d+, outside a codebook of 5", *(Source(p, 5) for p in (train, test)))
     sources = [Source(part, frame_rate=None) for part in (train, test)]
     check(ConfigError, "follow words and have no frames.*input=runs", *sources)
-    check(UnknownNameError, "english", Source(train), Source(test), ProbeConfig(normaliser="englsh"))
+    check(UnknownNameError, "english", Source(train), Source(test), config=ProbeConfig(normaliser="englsh"))
     assert evaluate_recognition(*sources, ProbeConfig(**SMALL, epochs=1, input="runs")).items  # type: ignore[arg-type]
 
 

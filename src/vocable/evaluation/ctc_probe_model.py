@@ -94,6 +94,8 @@ class Example(NamedTuple):
 class UnitRecogniser(nn.Module):
     """Log-probabilities of characters at every step, the same whatever else is in the batch (up to rounding)."""
 
+    offsets: Tensor
+
     def __init__(self, codebook_size: int, num_codebooks: int, num_classes: int, config: ProbeConfig) -> None:
         """Make random weights; `num_classes` counts the blank."""
         super().__init__()
