@@ -140,7 +140,7 @@ def write_models(folder: Path) -> None:
     """Write the frozen encoder, and the language model in both number types and as a tiny one."""
     torch.manual_seed(0)
     sizes = {"layers": 4, "attention_heads": 6, "ffn_dim": 1536}
-    both = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in sizes.items()}
+    both: dict[str, Any] = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in sizes.items()}
     WhisperModel(WhisperConfig(d_model=384, **both)).save_pretrained(folder / "whisper")
     WhisperFeatureExtractor().save_pretrained(folder / "whisper")
     lm = AutoModelForCausalLM.from_config(shape_config(LM_SHAPE))

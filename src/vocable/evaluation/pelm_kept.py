@@ -115,7 +115,8 @@ class KeptMeasures:
         Raises:
             OutputError: the file cannot be read.
         """
-        self.text_lm, self.empty = text_lm, empty
+        self.text_lm = text_lm
+        self.empty: Empty = empty
         self.store = KeyedStore(Path(folder) / "kept" / "measures.jsonl")
         self.num_made = 0
         self._settings = {
