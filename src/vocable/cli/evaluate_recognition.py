@@ -17,7 +17,7 @@ def evaluate_recognition_command(
     input: Literal["frames", "runs"] = "frames",
     control: Literal["none", "shuffled"] = "none",
     normaliser: str = "basic",
-    epochs: int = 12,
+    epochs: int = 8,
     batch_utterances: int = 16,
     learning_rate: float = 3e-3,
     hidden_dim: int = 128,

@@ -45,7 +45,7 @@ class ProbeConfig:
     num_layers: int = 2
     kernel_size: int = 5
     dropout: float = 0.1
-    epochs: int = 12
+    epochs: int = 8
     batch_utterances: int = 16
     learning_rate: float = 3e-3
     """The peak; it rises over a tenth of the updates, then falls to 0 as a cosine."""
