@@ -216,7 +216,7 @@ def _resize(
     model.config.vocab_size = num_tokens
     embedding = model.get_input_embeddings()
     if isinstance(embedding, nn.Embedding) and embedding.padding_idx is not None:
-        embedding.padding_idx = ids[0]  # the row that gets no gradient: the text model's may stand for another token now
+        embedding.padding_idx = ids[0]  # gets no gradient; the text model's own may stand for another token now
     for settings in (model.config, model.generation_config):
         _set_special_ids(settings, *ids)
     return model
