@@ -120,8 +120,6 @@ def train_new_rows(model: PreTrainedModel, first: int) -> PreTrainedModel:
         new = _copy(
             module, module.weight[first:].float().clone(), None if bias is None else bias[first:].float().clone()
         )
-        if isinstance(new, nn.Embedding):
-            new.padding_idx = None  # an id of the whole table; the row that has it here would get no gradient
         _replace(model, module, kind(kept, new.requires_grad_(True), dtype))
     _untie(model)
     return model
@@ -173,7 +171,11 @@ def _copy(module: Any, weight: Tensor, bias: Tensor | None) -> Any:
     if bias is not None:
         parameters[id(module.bias)] = _parameter(bias)
     found = copy.deepcopy(module, parameters)
-    setattr(found, "num_embeddings" if isinstance(found, nn.Embedding) else "out_features", len(weight))
+    if isinstance(found, nn.Embedding):
+        found.num_embeddings = len(weight)
+        found.padding_idx = None  # an id of the whole table: in a part of it, another row would get no gradient
+    else:
+        found.out_features = len(weight)
     return found
 
 
