@@ -160,7 +160,7 @@ def test_what_does_not_belong_together_is_refused():
         with pytest.raises(error, match=match):
             evaluate_recognition(first, second, config)
 
-    check(FingerprintError, "train tokens was made for fingerprint hand", Source(train), Source(test, name="other"))
+    check(FingerprintError, "to train on was made for fingerprint hand", Source(train), Source(test, name="other"))
     check(ConfigError, "1 utterances are in both manifests, 'u3' for one", Source(train), Source(train[3:4]))
     check(FingerprintError, "u0: tokens of 1 codebooks, but 'hand' has 2", *(Source(p, 18, 2) for p in (train, test)))
     check(FingerprintError, r"ids from \d+ to \d+, outside a codebook of 5", *(Source(p, 5) for p in (train, test)))

@@ -242,6 +242,7 @@ def _print_beside_anchors(result: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from vocable.cli.showing import print_notes
     from vocable.evaluation.continuation_report import score_table, systems_of
 
     systems = systems_of(result)
@@ -258,10 +259,7 @@ def _print_beside_anchors(result: Any) -> None:
         table.add_row(row["name"], values[0], interval, *values[1:])
     console = Console(width=max(Console().width, 120))
     console.print(table)
-    for note in result.notes:
-        console.print(f"Note: {note}", markup=False)
-    for reason, count in result.excluded.items():
-        console.print(f"Left out: {count} ({reason})", markup=False)
+    print_notes(console, result)
 
 
 COMMANDS = {"evaluate cra": evaluate_cra_command, "evaluate pelm": evaluate_pelm_command}

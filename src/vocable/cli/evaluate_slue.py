@@ -208,6 +208,8 @@ def print_table(result: EvaluationResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from vocable.cli.showing import print_notes
+
     means = {name: score for name, score in result.scores.items() if ".run" not in name}
     metrics = list(dict.fromkeys(name.partition(".")[0] for name in means))
     num_items = max(score.num_items for score in means.values())
@@ -218,10 +220,7 @@ def print_table(result: EvaluationResult) -> None:
         table.add_row(*_trained_and_tested(cell), *(_cell(means[f"{metric}.{cell}"]) for metric in metrics))
     console = Console(width=max(Console().width, 120))
     console.print(table)
-    for note in result.notes:
-        console.print(f"Note: {note}", markup=False)
-    for reason, count in result.excluded.items():
-        console.print(f"Left out: {count} ({reason})", markup=False)
+    print_notes(console, result)
 
 
 def _trained_and_tested(cell: str) -> tuple[str, str]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from vocable.evaluation.results import EvaluationResult
     from vocable.sequences.joint_rows import JointSequence
     from vocable.sequences.joint_vocabulary import JointVocabulary
@@ -74,6 +76,11 @@ def print_scores(result: EvaluationResult, items: str = "utterances", speakers: 
         table.add_row(name, value, *shown, str(score.num_items))
     console = Console()
     console.print(table)
+    print_notes(console, result)
+
+
+def print_notes(console: Console, result: EvaluationResult) -> None:
+    """Print what a reader of the scores must know, and what was left out."""
     for note in result.notes:
         console.print(f"Note: {note}", markup=False)
     for reason, count in result.excluded.items():

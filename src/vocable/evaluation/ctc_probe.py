@@ -117,7 +117,9 @@ def evaluate_recognition(
 
 
 def _check_sources(train: TokenSource, test: TokenSource) -> None:
-    check_fingerprint(train.card["fingerprint"], test.card["fingerprint"], "The train tokens", "the test tokens")
+    check_fingerprint(
+        train.card["fingerprint"], test.card["fingerprint"], "The token set to train on", "the one to test on"
+    )
     both = {one.id for one in train.utterances} & {one.id for one in test.utterances}
     if both:
         raise ConfigError(
