@@ -131,7 +131,7 @@ class _BothWays(nn.Module):
     """A bidirectional LSTM layer over rows of several lengths.
 
     Each row is turned round within its length, so that the padding comes last both ways. Packed sequences would do it
-    too, but on a CPU their gradient takes time quadratic in the length: ten times as long here.
+    too, but on a CPU their gradient takes time quadratic in the length: seven times as long here.
     """
 
     def __init__(self, width: int, hidden_dim: int) -> None:
