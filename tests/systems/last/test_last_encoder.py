@@ -72,6 +72,23 @@ def test_rotated_products_depend_on_the_distance_alone():
     torch.testing.assert_close(products[0, 0], query[0] @ key[0])
 
 
+def test_a_linear_start_keeps_distances_and_still_learns_from_other_frames():
+    network = FrameTransformer(LastEncoderConfig(**SMALL, dropout=0.0), 16, 16)
+    network.start_linear()
+    frames = 5 * torch.randn(1, 9, 16) + 2
+    normed = torch.nn.functional.layer_norm(frames, (16,))
+    hidden = network.project_in(network.norm_in(frames))
+    torch.testing.assert_close(torch.cdist(hidden, hidden), torch.cdist(normed, normed), atol=1e-4, rtol=1e-4)
+    direct = network.project_out(network.norm_out(hidden))
+    torch.testing.assert_close(network(frames), direct)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    network(frames).square().mean().backward()
+    optimiser.step()
+    frames.requires_grad_()
+    (gradient,) = torch.autograd.grad(network(frames)[0, 5].sum(), frames)
+    assert gradient[0, :5].any()
+
+
 def test_no_layers_is_a_map_of_each_frame():
     network = make_network(num_layers=0, attention="full").eval()
     frames = torch.randn(1, 7, 6)

@@ -45,6 +45,7 @@ def make_model(lm: PreTrainedModel | None = None, **settings) -> LastModel:
         "encoder": LastEncoderConfig(num_layers=1, **SIZES),
         "decoder": LastDecoderConfig(num_layers=1, **SIZES),
         "loss": plain_loss(),
+        "start_linear": False,
         "quantizer": LastQuantizerConfig(dim=8, codebook_size=10, init_iterations=3, decay=0.99),
         **settings,
     }
@@ -138,8 +139,9 @@ def test_the_language_model_alone_teaches_the_encoder():
     assert all(parameter.grad is None for parameter in model.decoder.parameters())
 
 
-def test_losses_fall():
-    model = make_model(loss=plain_loss(reconstruction_weight=2.0))
+@pytest.mark.parametrize("start_linear", [True, False])
+def test_losses_fall(start_linear):
+    model = make_model(loss=plain_loss(reconstruction_weight=2.0), start_linear=start_linear)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     outputs = []
     for _ in range(50):

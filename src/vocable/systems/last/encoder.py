@@ -74,6 +74,19 @@ class FrameTransformer(nn.Module):
         self.norm_out = nn.LayerNorm(config.width)
         self.project_out = nn.Linear(config.width, out_dim)
 
+    def start_linear(self) -> None:
+        """Begin as two orthogonal maps with norms before them: layers add nothing until training makes them.
+
+        Frames that were as far apart as others, once normalised, then still are, as far as there is room: `width` and
+        `out_dim` of at least `in_dim` keep all distances up to the inner norm.
+        """
+        for linear in (self.project_in, self.project_out):
+            nn.init.orthogonal_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        for layer in self.layers:
+            assert isinstance(layer, _Layer)
+            layer.add_nothing()
+
     def forward(
         self, frames: Float[Tensor, "batch frames in_dim"], mask: Bool[Tensor, "batch frames"] | None = None
     ) -> Float[Tensor, "batch frames out_dim"]:
@@ -142,6 +155,11 @@ class _Layer(nn.Module):
             nn.Linear(config.feedforward_dim, width),
         )
         self.dropout = nn.Dropout(config.dropout)
+
+    def add_nothing(self) -> None:
+        """Let what both branches add be 0 until they are trained."""
+        for parameter in (*self.mix.parameters(), *self.feedforward[-1].parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, hidden: Tensor, turns: Tensor, view: Tensor | None) -> Tensor:
         batch, num_frames, width = hidden.shape

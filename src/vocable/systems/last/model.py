@@ -87,6 +87,9 @@ class LastModelConfig:
     decoder_input: Literal["quantized", "encoded"] = "quantized"
     """What the decoder reads: the entries, so that the units themselves must tell the features (our choice), or the
     vectors before quantization; the paper's choice is not known to us."""
+    start_linear: bool = True
+    """Begin with an encoder and a decoder that add nothing to orthogonal maps of what they read, so that the first units
+    are those of k-means on the features, normalised. From random ones, units stayed behind those of k-means."""
     start_decoder_at_mean: bool = True
     """Begin with a decoder that gives about the mean of the first batch's features. From a random one, the first
     gradients push all frames the same way, past the codebook, and all fall on one unit (seen on Whisper features)."""
@@ -142,6 +145,9 @@ class LastModel(nn.Module):
         self.encoder = FrameTransformer(config.encoder, config.feature_dim, dim)
         self.quantizer = VectorQuantizer(config.quantizer)
         self.decoder = FrameTransformer(config.decoder, dim, config.feature_dim)
+        if config.start_linear:
+            self.encoder.start_linear()
+            self.decoder.start_linear()
         if config.start_decoder_at_mean:
             self.decoder.project_out.weight.detach().mul_(START_SPREAD)
         self.adapter = LastAdapter(config.adapter, dim, size, lm)
