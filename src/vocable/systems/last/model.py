@@ -88,8 +88,9 @@ class LastModelConfig:
     """What the decoder reads: the entries, so that the units themselves must tell the features (our choice), or the
     vectors before quantization; the paper's choice is not known to us."""
     start_linear: bool = True
-    """Begin with an encoder and a decoder that add nothing to orthogonal maps of what they read, so that the first units
-    are those of k-means on the features, normalised. From random ones, units stayed behind those of k-means."""
+    """Begin with an encoder and a decoder that are orthogonal maps of what they read, to which their layers add nothing
+    yet: then the first units are those of k-means on the features, normalised. From a random encoder, units stayed
+    behind those of k-means (seen on Whisper features)."""
     start_decoder_at_mean: bool = True
     """Begin with a decoder that gives about the mean of the first batch's features. From a random one, the first
     gradients push all frames the same way, past the codebook, and all fall on one unit (seen on Whisper features)."""
