@@ -86,7 +86,8 @@ class LastModelConfig:
     decoder: LastDecoderConfig = field(default_factory=LastDecoderConfig)
     decoder_input: Literal["quantized", "encoded"] = "quantized"
     """What the decoder reads: the entries, so that the units themselves must tell the features (our choice), or the
-    vectors before quantization; the paper's choice is not known to us."""
+    vectors before quantization, with which units lost the phones (recipes/last/README.md). The paper's choice is not
+    known to us."""
     start_linear: bool = True
     """Begin with an encoder and a decoder that are orthogonal maps of what they read, to which their layers add nothing
     yet: then the first units are those of k-means on the features, normalised. From a random encoder, units stayed
