@@ -140,6 +140,16 @@ def test_the_language_model_alone_teaches_the_encoder():
 
 
 @pytest.mark.parametrize("start_linear", [True, False])
+def test_a_linear_start_looks_at_no_other_frame(start_linear):
+    model = make_model(start_linear=start_linear).eval()
+    for network in (model.encoder, model.decoder):
+        frames = torch.randn(1, 9, network.in_dim, requires_grad=True)
+        (gradient,) = torch.autograd.grad(network(frames)[0, 5].square().sum(), frames)
+        assert gradient[0, 5].any()
+        assert gradient[0, :5].any() != start_linear
+
+
+@pytest.mark.parametrize("start_linear", [True, False])
 def test_losses_fall(start_linear):
     model = make_model(loss=plain_loss(reconstruction_weight=2.0), start_linear=start_linear)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
