@@ -39,12 +39,12 @@ def stream(waveform: torch.Tensor, sizes: list[int]):
         start, index = stop, index + 1
 
 
-@pytest.mark.parametrize("name", [*HUBERT_FAMILY, "whisper-none", "whisper-30s", "log-mel"])
+@pytest.mark.parametrize("name", [*HUBERT_FAMILY, "whisper-none", "whisper-30s", "whisper-none-remove", "log-mel"])
 @pytest.mark.parametrize("num_samples", [7 * SECOND + 1_234, 2 * SECOND, 3 * SECOND, 3 * SECOND + 1, 200])
 def test_a_stream_is_the_whole_to_the_bit(tiny_checkpoint, make_speechlike, name, num_samples):
     settings = {"window_seconds": 3.0, "context_seconds": 0.4}
     if name.startswith(WHISPER):
-        settings["padding"] = name.removeprefix("whisper-")
+        _, settings["padding"], settings["positions"] = f"{name}-keep".split("-")[:3]
     folder = name if name == "log-mel" else str(tiny_checkpoint(WHISPER if name.startswith(WHISPER) else name))
     encoder = load_encoder(EncoderConfig(name=folder, layer=0 if name == "log-mel" else 2, **settings))
     waveform = make_speechlike(num_samples)

@@ -53,7 +53,7 @@ def load_encoder(config: EncoderConfig, device: str = "cpu") -> FeatureEncoder:
 def _load_log_mel(config: EncoderConfig) -> LogMelEncoder:
     if config.layer != 0:
         raise ConfigError(f"encoder.layer is {config.layer}, but {LOG_MEL!r} has no layers; set it to 0.")
-    _refuse(config, "padding", "none", "normalise", None)
+    _refuse(config, "padding", "none", "positions", "keep", "normalise", None)
     return LogMelEncoder(
         config.log_mel,
         window_seconds=config.window_seconds or 60.0,
@@ -63,7 +63,7 @@ def _load_log_mel(config: EncoderConfig) -> LogMelEncoder:
 
 
 def _load_hubert_family(config: EncoderConfig, folder: Path, family: str, num_layers: int) -> HubertEncoder:
-    _refuse(config, "padding", "none")
+    _refuse(config, "padding", "none", "positions", "keep")
     from transformers import HubertModel, Wav2Vec2Model, WavLMModel
 
     kind: Any = {"hubert": HubertModel, "wav2vec2": Wav2Vec2Model, "wavlm": WavLMModel}[family]
@@ -106,6 +106,7 @@ def _load_whisper(config: EncoderConfig, folder: Path, family: str, num_layers: 
         num_layers=num_layers,
         mel=mel,
         padding=config.padding,
+        positions=config.positions,
         window_seconds=config.window_seconds,
         context_seconds=config.context_seconds,
         batch_seconds=config.batch_seconds,

@@ -5,7 +5,8 @@
 Two conventions, and units of one are not units of the other:
 - padding `30s`: silence up to 30 s, as in training; the frames of the silence are dropped. Every clip costs 30 s.
 - padding `none`: the clip as it is, with the positional embeddings cut to it.
-In both, a frame's features carry its place in the clip (see windows.py, with numbers).
+In both, a frame's features carry its place in the clip (see windows.py, with numbers). `positions: remove` subtracts
+what the place alone puts there.
 """
 
 from typing import Any
@@ -19,9 +20,17 @@ from vocable.errors import ConfigError
 from vocable.features.base import FeatureEncoder, weights_sha256
 from vocable.features.log_mel import LogMelConfig, log_mel
 
+NOISE_CLIPS = 4
+"""How many clips of noise what a place adds is measured on. More bring little (docs/experiments.md)."""
+NOISE_LEVEL = 0.05
+"""Their root mean square, about that of recorded speech; Whisper's log-mel frames keep loudness."""
+
 
 class WhisperEncoder(FeatureEncoder):
     """Whisper's encoder, from `transformers`, with only the layers that are used."""
+
+    places: Tensor | None
+    """What each place in the window adds to a frame, where that is to be removed: (positions, dim)."""
 
     def __init__(
         self,
@@ -32,6 +41,7 @@ class WhisperEncoder(FeatureEncoder):
         num_layers: int,
         mel: LogMelConfig,
         padding: str = "none",
+        positions: str = "keep",
         window_seconds: float | None = None,
         context_seconds: float = 2.0,
         batch_seconds: float = 240.0,
@@ -73,6 +83,10 @@ class WhisperEncoder(FeatureEncoder):
         self.norm = parts.layer_norm if layer == num_layers else nn.Identity()
         self.eval().requires_grad_(False)
         self.weights_sha256 = weights_sha256(self)
+        self.positions = positions
+        self.register_buffer("places", None, persistent=False)
+        if positions == "remove":
+            self.places = self._measure_places()
 
     def num_frames(self, num_samples: int) -> int:
         """Return the number of hops, a last broken one included."""
@@ -83,11 +97,12 @@ class WhisperEncoder(FeatureEncoder):
         return num_frames * self.hop_length
 
     def description(self) -> dict[str, Any]:
-        """Add the family, the padding, and the hash of the weights up to the layer."""
+        """Add the family, the padding, whether positions are removed, and the hash of the weights up to the layer."""
         return {
             **super().description(),
             "family": "whisper",
             "padding": self.padding,
+            **({} if self.positions == "keep" else {"positions": self.positions}),  # fingerprints from before stay
             "weights_sha256": self.weights_sha256,
         }
 
@@ -106,9 +121,25 @@ class WhisperEncoder(FeatureEncoder):
     def layers_up(
         self, hidden: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch frames"] | None
     ) -> Float[Tensor, "batch frames dim"]:
-        """Run the transformer layers; padding that a batch adds is never attended to (that of `30s` always is)."""
+        """Run the transformer layers, then remove positions, if they are to be.
+
+        Padding that a batch adds is never attended to (that of `30s` always is).
+        """
         attended = None if mask is None else mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
         for layer in self.layers:
             output = layer(hidden, attention_mask=attended)
             hidden = output[0] if isinstance(output, tuple) else output
-        return self.norm(hidden)
+        hidden = self.norm(hidden)
+        return hidden if self.places is None else hidden - self.places[: hidden.shape[1]]
+
+    @torch.no_grad()
+    def _measure_places(self) -> Float[Tensor, "positions dim"]:
+        """Return what a place adds to a frame: features of white noise, averaged, less their mean over time.
+
+        Noise sounds alike everywhere, so what differs along it is the place's.
+        """
+        generator = torch.Generator().manual_seed(0)
+        noises = (NOISE_LEVEL * torch.randn(1, self.padded_samples, generator=generator) for _ in range(NOISE_CLIPS))
+        mean = torch.stack([self.layers_up(self.front(noise), None)[0] for noise in noises]).mean(0)
+        smooth = functional.avg_pool1d(mean.T, 3, stride=1, padding=1, count_include_pad=False).T
+        return smooth - smooth.mean(0)
