@@ -23,7 +23,7 @@ class LastEncoderConfig:
     """A transformer over frames. The paper's depth, width and view are not known to us; these are our choices."""
 
     num_layers: int = 2
-    """0 leaves a norm and a linear map."""
+    """0 leaves linear maps (and, in the encoder, norms)."""
     width: int = 512
     num_heads: int = 8
     feedforward_dim: int = 2048
@@ -60,32 +60,48 @@ class LastEncoderConfig:
 class FrameTransformer(nn.Module):
     """A pre-norm transformer with rotary positions (Su et al., 2021, arXiv:2104.09864), between two linear maps.
 
-    Frames are normalised first, since features of different encoders have different scales. Padding is never looked at.
+    With `normalise`, frames are normalised first, since features of different encoders have different scales, and again
+    before the last map. Padding is never looked at.
     In evaluation mode each clip is computed by itself, so that its result is the same to the bit in every batch.
     """
 
-    def __init__(self, config: LastEncoderConfig, in_dim: int, out_dim: int):
+    def __init__(self, config: LastEncoderConfig, in_dim: int, out_dim: int, *, normalise: bool = True):
         super().__init__()
         self.config = config
         self.in_dim = in_dim
-        self.norm_in = nn.LayerNorm(in_dim)
+        self.normalise = normalise
+        self.norm_in = nn.LayerNorm(in_dim) if normalise else nn.Identity()
         self.project_in = nn.Linear(in_dim, config.width)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_layers))
-        self.norm_out = nn.LayerNorm(config.width)
+        self.norm_out = nn.LayerNorm(config.width) if normalise else nn.Identity()
         self.project_out = nn.Linear(config.width, out_dim)
 
     def start_linear(self) -> None:
-        """Begin as two orthogonal maps with norms before them: layers add nothing until training makes them.
+        """Begin as an orthogonal map of the frames, once normalised: layers add nothing until training makes them.
 
-        Frames that were as far apart as others, once normalised, then still are, as far as there is room: `width` and
-        `out_dim` of at least `in_dim` keep all distances up to the inner norm.
+        All distances are kept, as far as there is room: `width` and `out_dim` of at least `in_dim`. (Up to the mean
+        that the inner norm takes away; how far that norm stretches is undone.)
         """
+        self._start_as(nn.init.orthogonal_(torch.empty(self.project_out.out_features, self.in_dim)))
+
+    def start_inverse(self, other: "FrameTransformer") -> None:
+        """Begin as the way back from `other`, which began linear: exact where all are as wide as what they map."""
+        there = other.project_out.weight.detach() @ other.project_in.weight.detach() * other._stretch()
+        self._start_as(there.T)
+
+    @torch.no_grad()
+    def _start_as(self, linear_map: Float[Tensor, "out_dim in_dim"]) -> None:
+        first = nn.init.orthogonal_(self.project_in.weight)
+        self.project_out.weight.copy_(linear_map @ first.T / self._stretch())
         for linear in (self.project_in, self.project_out):
-            nn.init.orthogonal_(linear.weight)
-            nn.init.zeros_(linear.bias)
+            linear.bias.zero_()
         for layer in self.layers:
             assert isinstance(layer, _Layer)
             layer.add_nothing()
+
+    def _stretch(self) -> float:
+        """How much longer the inner norm makes a frame that the first map has let through as it was."""
+        return (self.config.width / min(self.in_dim, self.config.width)) ** 0.5 if self.normalise else 1.0
 
     def forward(
         self, frames: Float[Tensor, "batch frames in_dim"], mask: Bool[Tensor, "batch frames"] | None = None

@@ -18,10 +18,7 @@ from transformers import PreTrainedModel
 from vocable.errors import ConfigError
 from vocable.systems.last.adapter import LastAdapter, LastAdapterConfig
 from vocable.systems.last.encoder import FrameTransformer, LastEncoderConfig
-from vocable.tokens import processes
 from vocable.tokens.vector_quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
-
-START_SPREAD = 0.1  # the decoder's last weights at the start, as a share of torch's initialisation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +61,10 @@ class LastQuantizerConfig(VectorQuantizerConfig):
     """Width between encoder and quantizer."""
     codebook_size: int = 500
     """The paper's best of 100, 200, 500 and 1000."""
+    commitment_weight: float = 1.0
+    """beta, on the scale of reconstruction: both are squared lengths, and lambda weighs both. At the start the
+    straight-through gradient of reconstruction pushes a vector away from its entry as hard as a beta of 1 draws it
+    back; with less, vectors ran away from the codebook, and units lost phones (recipes/last/README.md)."""
     decay: float = 0.9
     """The encoder moves fast at first, and entries must follow: with 0.99 most units die (recipes/last/README.md)."""
 
@@ -88,13 +89,6 @@ class LastModelConfig:
     """What the decoder reads: the entries, so that the units themselves must tell the features (our choice), or the
     vectors before quantization, with which units lost the phones (recipes/last/README.md). The paper's choice is not
     known to us."""
-    start_linear: bool = True
-    """Begin with an encoder and a decoder that are orthogonal maps of what they read, to which their layers add nothing
-    yet: then the first units are those of k-means on the features, normalised. From a random encoder, units stayed
-    behind those of k-means (seen on Whisper features)."""
-    start_decoder_at_mean: bool = True
-    """Begin with a decoder that gives about the mean of the first batch's features. From a random one, the first
-    gradients push all frames the same way, past the codebook, and all fall on one unit (seen on Whisper features)."""
     adapter: LastAdapterConfig = field(default_factory=LastAdapterConfig)
     loss: LastLossConfig = field(default_factory=LastLossConfig)
 
@@ -126,6 +120,11 @@ class LastOutput(NamedTuple):
     """What went into the quantizer: where the gradients of all terms meet."""
     weights: LossWeights
 
+    @property
+    def commitment(self) -> Float[Tensor, ""]:
+        """Squared distance from what went in to its entry, summed over dimensions as reconstruction is."""
+        return self.quantized.commitment_loss * self.encoded.shape[-1]
+
 
 class LastModel(nn.Module):
     """LAST's learnable parts around a frozen language model.
@@ -146,12 +145,9 @@ class LastModel(nn.Module):
         dim, size = config.quantizer.dim, config.quantizer.codebook_size
         self.encoder = FrameTransformer(config.encoder, config.feature_dim, dim)
         self.quantizer = VectorQuantizer(config.quantizer)
-        self.decoder = FrameTransformer(config.decoder, dim, config.feature_dim)
-        if config.start_linear:
-            self.encoder.start_linear()
-            self.decoder.start_linear()
-        if config.start_decoder_at_mean:
-            self.decoder.project_out.weight.detach().mul_(START_SPREAD)
+        self.decoder = FrameTransformer(config.decoder, dim, config.feature_dim, normalise=False)
+        self.encoder.start_linear()
+        self.decoder.start_inverse(self.encoder)
         self.adapter = LastAdapter(config.adapter, dim, size, lm)
         self.__dict__["lm"] = lm.requires_grad_(False).eval()
 
@@ -183,8 +179,6 @@ class LastModel(nn.Module):
         if mask is None:
             mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
         targets = self._targets(features[mask])
-        if self.training and self.config.start_decoder_at_mean and not self.quantizer.initialised:
-            self._start_decoder(targets)
         encoded = self.encoder(features, mask)
         quantized = self.quantizer(encoded, mask)
         weights = loss_weights(self.config.loss, step)
@@ -195,7 +189,7 @@ class LastModel(nn.Module):
         reconstruction = (decoded[mask].float() - targets).square().sum(-1)
         nll, reconstruction = (part.sum() / max(num_frames, 1) for part in (nlls, reconstruction))
         return LastOutput(
-            loss=weights.nll * nll + weights.reconstruction * reconstruction + quantized.loss,
+            loss=weights.nll * nll + weights.reconstruction * (reconstruction + _summed(quantized)),
             nll=nll,
             change_nll=nlls.detach()[_changes(quantized.codes)[mask]].mean() if reading else nlls.new_tensor(math.nan),
             reconstruction=reconstruction,
@@ -238,12 +232,6 @@ class LastModel(nn.Module):
         finally:
             self.encoder.train(training)
 
-    @torch.no_grad()
-    def _start_decoder(self, targets: Tensor) -> None:
-        """Let the decoder's output begin at the mean target, over all processes."""
-        total = processes.add_up(nn.functional.pad(targets.double(), (0, 1), value=1.0).sum(0))
-        self.decoder.project_out.bias.copy_(total[:-1] / total[-1].clamp(min=1))
-
     def _targets(self, features: Tensor) -> Tensor:
         features = features.float()
         return (
@@ -271,13 +259,18 @@ def gradient_norms(output: LastOutput) -> dict[str, float]:
     parts = {
         "nll": output.weights.nll * output.nll,
         "reconstruction": output.weights.reconstruction * output.reconstruction,
-        "quantizer": output.quantized.loss,
+        "quantizer": output.weights.reconstruction * _summed(output.quantized),
     }
     norms = {}
     for name, part in parts.items():
         (gradient,) = torch.autograd.grad(part, output.encoded, retain_graph=True, allow_unused=True)
         norms[name] = 0.0 if gradient is None else float(torch.linalg.vector_norm(gradient.float()))
     return norms
+
+
+def _summed(quantized: Quantized) -> Tensor:
+    """The quantizer's own loss, summed over dimensions as reconstruction is; it stays a mean over frames."""
+    return quantized.loss * quantized.quantized.shape[-1]
 
 
 def _changes(codes: Tensor) -> Tensor:

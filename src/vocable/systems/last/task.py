@@ -155,7 +155,7 @@ def loss_parts(output: LastOutput) -> dict[str, tuple[float, int]]:
     """Sums over frames of the unweighted terms, and over how many; a part without frames is left out."""
     codes, frames = output.quantized.codes, output.num_frames
     changed = int(((codes[:, 1:] != codes[:, :-1]) & (codes[:, 1:] >= 0)).sum())
-    found = {"reconstruction": output.reconstruction, "commitment": output.quantized.commitment_loss}
+    found = {"reconstruction": output.reconstruction, "commitment": output.commitment}
     if output.lm_was_run:
         found["nll"] = output.nll
     parts = {name: (float(value.detach()) * frames, frames) for name, value in found.items()}
