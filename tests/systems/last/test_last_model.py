@@ -36,7 +36,15 @@ def tiny_opt() -> PreTrainedModel:
 
 def plain_loss(**settings) -> LastLossConfig:
     """Both terms from the first step on, and features as they are."""
-    return LastLossConfig(**{"nll_start_step": 0, "nll_ramp_steps": 0, "normalise_features": False, **settings})
+    return LastLossConfig(
+        **{
+            "nll_start_step": 0,
+            "nll_ramp_steps": 0,
+            "normalise_features": False,
+            "reconstruction_weight": 1.0,
+            **settings,
+        }
+    )
 
 
 def make_model(lm: PreTrainedModel | None = None, **settings) -> LastModel:

@@ -74,7 +74,7 @@ def config(world) -> LastConfig:
             encoder=LastEncoderConfig(num_layers=1, **SIZES),
             decoder=LastDecoderConfig(num_layers=1, **SIZES),
             quantizer=LastQuantizerConfig(dim=8, codebook_size=12, window_frames=500),
-            loss=LastLossConfig(nll_start_step=1, nll_ramp_steps=0),
+            loss=LastLossConfig(nll_start_step=1, nll_ramp_steps=0, reconstruction_weight=1.0),
         ),
         lm=FrozenLMConfig(text_model=str(lm)),
         training=TRAINING,

@@ -25,9 +25,10 @@ from vocable.tokens.vector_quantizer import Quantized, VectorQuantizer, VectorQu
 class LastLossConfig:
     """How the two terms are weighed, over training steps. The paper's lambda is not known to us."""
 
-    reconstruction_weight: float = 1.0
+    reconstruction_weight: float = 0.1
     """lambda, on the squared length of a frame's error, as the paper writes it: summed over dimensions, averaged over
-    frames. Averaged over dimensions as well, the language model's gradient is hundreds of times the larger one."""
+    frames. Averaged over dimensions as well, the language model's gradient is hundreds of times the larger one. Lower:
+    units that are easier to predict and know less of phones (recipes/last/README.md)."""
     final_reconstruction_weight: float | None = None
     """lambda after `reconstruction_steps`, reached along a line; None: it stays."""
     reconstruction_steps: int = 0
