@@ -8,9 +8,9 @@
       -> head of the adapter   scores of the next unit
       and, from the entries: decoder -> the frozen features again
 
-    loss = -log p(next unit) + lambda * |decoded - features|^2
+    loss = -log p(next unit) + lambda * (|decoded - features|^2 + beta * |encoded - entry|^2)
 
-The units become easy for the language model to predict; the second term keeps them from becoming one unit for all.
+The units become easy for the language model to predict; decoding keeps them from becoming one unit for all.
 Only encoder and quantizer are needed to tokenize. The paper's hyperparameters are not known to us: each is a field.
 """
 
