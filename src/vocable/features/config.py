@@ -28,8 +28,8 @@ class EncoderConfig:
     positions: Literal["keep", "remove"] = "keep"
     """Whisper only. Its features carry their place in the clip: a fifth of their variance in tiny.en, layer 2, so that
     the same sound has other units elsewhere. `remove` subtracts what the place alone puts there, measured on noise when
-    the encoder is loaded (seconds). Better units in all we measured (docs/experiments.md); `keep` is the model as it
-    is, and what older tokenizers were made with."""
+    the encoder is loaded (seconds). Units of that layer were better in all we measured; what it changes differs by
+    layer (docs/experiments.md). `keep` is the model as it is, and what older tokenizers were made with."""
     normalise: bool | None = None
     """HuBERT family only: zero mean and unit variance for every clip. None: as the checkpoint's preprocessor config
     says, and no normalisation where it has none."""

@@ -123,7 +123,10 @@ class LastOutput(NamedTuple):
 
     @property
     def commitment(self) -> Float[Tensor, ""]:
-        """Squared distance from what went in to its entry, summed over dimensions as reconstruction is."""
+        """Squared distance from what went in to its entry, summed over dimensions as reconstruction is.
+
+        (The quantizer's mean over its dimensions, times `dim`, also where it works in fewer.)
+        """
         return self.quantized.commitment_loss * self.encoded.shape[-1]
 
 
