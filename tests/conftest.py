@@ -12,7 +12,16 @@ from jaxtyping import install_import_hook
 install_import_hook(
     [
         f"vocable.{stage}"
-        for stage in ("features", "tokens", "sequences", "lm", "synthesis", "types", "alignment.ctc", "alignment.words")
+        for stage in (
+            "features",
+            "tokens",
+            "sequences",
+            "lm",
+            "synthesis",
+            "types",
+            "recognition.ctc",
+            "recognition.words",
+        )
     ],
     "beartype.beartype",
 )

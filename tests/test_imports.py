@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "vocable"
-SHARED = {"types", "config", "errors", "registry", "assets"}
-STAGES = ["audio", "features", "tokens", "sequences", "lm", "synthesis"]
+SHARED = {"types", "config", "errors", "registry", "assets", "files", "splits"}
+STAGES = ["audio", "features", "recognition", "tokens", "sequences", "lm", "synthesis"]
 
 ALLOWED: dict[str, set[str]] = {stage: SHARED | set(STAGES[: index + 1]) for index, stage in enumerate(STAGES)}
 ALLOWED |= {
     **dict.fromkeys(SHARED, SHARED),
     "engine": SHARED | {"engine"},
     "corpora": SHARED | {"audio", "corpora"},
-    "alignment": SHARED | {"audio", "features", "alignment"},
     "training": SHARED | set(STAGES) | {"training", "engine"},
-    # word times and the spoken forms of texts: evaluation stands behind alignment, which knows nothing of it
-    "evaluation": SHARED | set(STAGES) | {"evaluation", "engine", "corpora", "alignment"},
-    "systems": SHARED | set(STAGES) | {"training", "engine", "corpora", "evaluation", "alignment"},
+    "evaluation": SHARED | set(STAGES) | {"evaluation", "training", "engine", "corpora"},
+    # pairs are made in the form in which evaluation reads them
+    "testsets": SHARED | set(STAGES) | {"testsets", "evaluation", "engine", "corpora"},
+    "systems": SHARED | set(STAGES) | {"training", "engine", "corpora", "evaluation"},
 }
 
 
@@ -66,7 +66,7 @@ def test_imports_go_from_right_to_left(path: Path):
         ("systems/twist.py", "from vocable.systems.last import LastConfig"),
         ("systems/twist.py", "from vocable.cli import main"),
         ("training/loop.py", "from vocable.systems import twist"),
-        ("alignment/formats.py", "from vocable.evaluation.results import Score"),
+        ("recognition/stamps.py", "from vocable.evaluation.results import Score"),
     ],
 )
 def test_a_wrong_import_is_found(file: str, source: str):

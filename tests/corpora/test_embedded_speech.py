@@ -10,7 +10,7 @@ import torch
 import vocable.quickstart
 from vocable.audio.io import audio_info, read_utterance
 from vocable.audio.manifest import read_manifest
-from vocable.corpora.spoken_stories import SpokenStoriesConfig, plan_recordings, read_stories, split_utterances
+from vocable.testsets.spoken_stories import SpokenStoriesConfig, plan_recordings, read_stories, split_utterances
 from vocable.types import Utterance
 
 FOLDER = Path(vocable.quickstart.__file__).parent / "speech"

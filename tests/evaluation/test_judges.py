@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from vocable.assets.weights import read_weights, weights_key, weights_record
 from vocable.errors import AssetError, AudioFormatError, ConfigError
 from vocable.evaluation.judges import check_judge, judge_relation
-from vocable.evaluation.metrics import mos, speaker
-from vocable.evaluation.transcribe import WhisperTranscriber, cut_at_quiet, load_whisper
-from vocable.evaluation.weights import read_weights, weights_key, weights_record
+from vocable.evaluation.metrics import mos
+from vocable.features import speaker
+from vocable.recognition.transcribe import WhisperTranscriber, cut_at_quiet, load_whisper
 
 
 def synthetic_speech(num_samples: int, seed: int, pitch: float = 120.0) -> Tensor:

@@ -11,11 +11,11 @@ from vocable.audio.io import write_audio
 from vocable.errors import ConfigError, FingerprintError, ManifestError
 from vocable.evaluation.judges import Judges
 from vocable.evaluation.metrics.mos import DistillMOS
-from vocable.evaluation.metrics.speaker import SpeakerEncoder
 from vocable.evaluation.metrics.wer import count_errors
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.resynthesis import ResynthesisConfig, choose_utterances, evaluate_resynthesis
 from vocable.evaluation.resynthesis_report import render_resynthesis_page
+from vocable.features.speaker import SpeakerEncoder
 from vocable.types import SpeechTokens, Utterance
 
 FEW_DRAWS = ResynthesisConfig(num_resamples=50)

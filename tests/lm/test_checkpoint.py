@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from sequences.joint_examples import random_example, text_tokenizer
 from vocable.errors import AssetError, ConfigError, FingerprintError, OutputError
-from vocable.lm.checkpoint import LMCard, LoadedLM, load_lm, replace_folder, restore_folder, save_lm
+from vocable.files import put_folder, restore_folder
+from vocable.lm.checkpoint import LMCard, LoadedLM, load_lm, save_lm
 from vocable.lm.packed import enable_packing
 from vocable.lm.shapes import shape_config
 from vocable.lm.surgery import cold_start, replace_vocabulary
@@ -96,7 +97,7 @@ def test_a_replacement_cut_off_half_way_is_undone(tmp_path):
     folder.replace(tmp_path / ".best.old")  # what a crash between the two renames leaves
     restore_folder(folder)
     assert (folder / "x").read_text() == "old"
-    replace_folder(new, folder)
+    put_folder(new, folder)
     restore_folder(folder)
     assert (folder / "x").read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from vocable.errors import AssetError, ConfigError, FingerprintError, UnknownNameError
+from vocable.features.pitch import REFERENCE_HZ, Pitch, measure_pitch
 from vocable.synthesis import UnitVocoder, VocoderConfig
+from vocable.synthesis.excitation import harmonics
 from vocable.synthesis.layers import DurationPredictor, frame_signal, overlap_add
-from vocable.synthesis.pitch import REFERENCE_HZ, Pitch, harmonics, measure_pitch
 from vocable.types import SpeechTokens
 
 SMALL = {"codebook_size": 20, "dim": 16, "hidden_dim": 32, "num_layers": 2, "prosody_dim": 8, "pitch_layers": 1}

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from vocable.errors import FingerprintError
-from vocable.tokens.fingerprint import check_fingerprint, differences, fingerprint, tensor_sha256
+from vocable.files import differences
+from vocable.tokens.fingerprint import check_fingerprint, fingerprint, tensor_sha256
 
 
 def test_order_of_names_does_not_matter_and_every_detail_does():

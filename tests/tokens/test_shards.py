@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from vocable.audio import files
+from vocable import files
 from vocable.audio.manifest import write_manifest
 from vocable.cli.tokenize import tokenize_manifest
 from vocable.errors import AudioFormatError, FingerprintError, ManifestError, OutputError

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vocable.audio.files import replace_file
 from vocable.audio.io import MAX_OVERSHOOT_SECONDS, audio_info
 from vocable.errors import AudioFormatError, ManifestError, OutputError
+from vocable.files import replace_file
 from vocable.registry import nearest_name
 from vocable.types import Utterance, Word
 

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vocable.audio.files import replace_file
 from vocable.audio.waveforms import check_waveform, resample
 from vocable.errors import AudioFormatError
+from vocable.files import replace_file
 from vocable.registry import look_up
 
 FORMATS = {

@@ -48,11 +48,11 @@ def align(
         compare: Also print how well the result agrees with the words that the manifest has already.
         overwrite: Replace OUT and begin anew.
     """
-    from vocable.alignment.aligner import AlignerConfig, open_aligner
-    from vocable.alignment.run import AlignConfig, align_manifest
-    from vocable.alignment.stamp_aligner import StampAligner
     from vocable.audio.manifest import read_manifest
     from vocable.cli.showing import progress
+    from vocable.recognition.aligner import AlignerConfig, open_aligner
+    from vocable.recognition.run import AlignConfig, align_manifest
+    from vocable.recognition.stamp_aligner import StampAligner
 
     config = AlignConfig(default_language=language, max_missing=max_missing, strict=strict)
     utterances = read_manifest(manifest, strict=strict)
@@ -95,7 +95,7 @@ def align_compare(first: Path, second: Path, out: Path | None = None) -> None:
     if out is not None:
         import json
 
-        from vocable.audio.files import replace_file
+        from vocable.files import replace_file
 
         with replace_file(out) as file:
             file.write(json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n")
@@ -140,9 +140,9 @@ def agreement_record(first: Sequence[Utterance], second: Sequence[Utterance]) ->
     Raises:
         AlignmentError: no utterance has words in both.
     """
-    from vocable.alignment.agreement import agreement, median_deviation, word_deviations
     from vocable.errors import AlignmentError
     from vocable.evaluation.bootstrap import bootstrap_ratio
+    from vocable.recognition.agreement import agreement, median_deviation, word_deviations
 
     others = {utterance.id: utterance for utterance in second if utterance.words}
     pairs = [(mine, others[mine.id]) for mine in first if mine.words and mine.id in others]

@@ -52,7 +52,8 @@ def compare(
     from vocable.evaluation.comparison.page import write_comparison_page
     from vocable.evaluation.comparison.pairing import load_results
     from vocable.evaluation.pairs.benchmarks import read_benchmark
-    from vocable.evaluation.results import check_output, write_text
+    from vocable.evaluation.results import check_output
+    from vocable.files import write_text
 
     if pairs is not None and manifest is not None:
         raise ConfigError("Give --pairs for pair benchmarks or --manifest for recordings, not both.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from vocable.evaluation.build.speak import SpeechConfig
+    from vocable.testsets.speak import SpeechConfig
 
 
 def build_words(
@@ -55,8 +55,8 @@ def build_words(
         seed: Of the drawing of words and pseudo-words.
         num_processes: Processes that speak at once.
     """
-    from vocable.evaluation.build.lexicon import read_counts, read_lexicon
-    from vocable.evaluation.build.words import WordPairsConfig, plan_word_pairs
+    from vocable.testsets.lexicon import read_counts, read_lexicon
+    from vocable.testsets.words import WordPairsConfig, plan_word_pairs
 
     speech = _speech(out, command, speed, format, timeout_seconds)
     given = read_counts(counts) if counts is not None else None
@@ -119,8 +119,8 @@ def build_sentences(
         num_processes: Processes that speak at once.
         strict: Stop at a bad line instead of leaving it out.
     """
-    from vocable.evaluation.build.sentence_maker import make_sentence_pairs
-    from vocable.evaluation.build.sentences import plan_sentence_pairs, read_sentence_pairs
+    from vocable.testsets.sentence_maker import make_sentence_pairs
+    from vocable.testsets.sentences import plan_sentence_pairs, read_sentence_pairs
 
     speech = _speech(out, command, speed, format, timeout_seconds)
     found, num_bad = read_sentence_pairs(texts, strict) if texts is not None else (make_sentence_pairs(None, seed), 0)
@@ -179,8 +179,8 @@ def build_stories(
         num_processes: Processes that speak at once.
         strict: Stop at a bad line instead of leaving it out.
     """
-    from vocable.evaluation.build.stories import plan_story_pairs, read_story_file, stories_left_out
-    from vocable.evaluation.build.story_maker import make_stories
+    from vocable.testsets.stories import plan_story_pairs, read_story_file, stories_left_out
+    from vocable.testsets.story_maker import make_stories
 
     if recordings is not None:
         _refuse_with_recordings(texts=texts, versions=None if versions == "topic" else versions, voices=voices,
@@ -243,7 +243,7 @@ def build_consistency_command(
         strict: Stop at a bad line of the manifest instead of leaving it out.
     """
     from vocable.audio.manifest import read_manifest
-    from vocable.evaluation.build.consistency import ConsistencyConfig, build_consistency
+    from vocable.testsets.consistency import ConsistencyConfig, build_consistency
 
     config = ConsistencyConfig(
         tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
@@ -277,9 +277,9 @@ def _cut_recordings(
     import dataclasses
 
     from vocable.audio.manifest import read_manifest
-    from vocable.evaluation.build.recorded_stories import RecordedStoriesConfig, cut_stories
-    from vocable.evaluation.build.speak import check_folder
     from vocable.evaluation.pairs import write_pair_set
+    from vocable.testsets.recorded_stories import RecordedStoriesConfig, cut_stories
+    from vocable.testsets.speak import check_folder
 
     check_folder(out)
     config = RecordedStoriesConfig(num_pairs=num_pairs, context_utterances=context_utterances, seed=seed)
@@ -294,8 +294,8 @@ def _speak(
     pairs, out: Path, benchmark: str, speech, card: dict[str, Any], voices: str | None, voices_per_item: int,
     command: str | None, language: str, licence: str | None, num_processes: int,
 ) -> None:  # fmt: skip
-    from vocable.evaluation.build.plan import deal_voices
-    from vocable.evaluation.build.speak import speak_pairs
+    from vocable.testsets.plan import deal_voices
+    from vocable.testsets.speak import speak_pairs
 
     dealt = deal_voices(pairs, _voices(voices, command), voices_per_item)
     report = speak_pairs(
@@ -331,7 +331,7 @@ def _print_set(pair_set, out: Path) -> None:
 
 def _voices(voices: str | None, command: str | None) -> tuple[str, ...]:
     from vocable.errors import ConfigError
-    from vocable.evaluation.build.speak import DEFAULT_VOICES
+    from vocable.testsets.speak import DEFAULT_VOICES
 
     if voices is not None:
         return tuple(name.strip() for name in voices.split(",") if name.strip())
@@ -344,7 +344,7 @@ def _speech(
     out: Path, command: str | None, speed: float, format: Literal["flac", "opus"], timeout_seconds: float
 ) -> SpeechConfig:
     """The settings of the speech, after a look at the folder: planning words takes a while."""
-    from vocable.evaluation.build.speak import SpeechConfig, check_folder
+    from vocable.testsets.speak import SpeechConfig, check_folder
 
     check_folder(out)
     return SpeechConfig(command=command, timeout_seconds=timeout_seconds, speed=speed, format=format)

@@ -224,9 +224,9 @@ def _units_to_text(
     same_judge: Literal["refuse", "allow"],
     device: str,
 ) -> UnitsToText:
-    from vocable.evaluation.transcribe_ctc import load_transcriber
     from vocable.evaluation.units_to_text import SpokenUnitsToText, load_joint_units_to_text
     from vocable.quickstart.vocoder import vocoder_for
+    from vocable.recognition.transcribe_ctc import load_transcriber
 
     if how != "asr":
         return load_joint_units_to_text(how, loaded, device=device)

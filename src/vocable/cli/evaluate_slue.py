@@ -42,9 +42,9 @@ def build_labelled(
         num_processes: Processes that speak at once.
     """
     from vocable.errors import ConfigError
-    from vocable.evaluation.build.labelled_maker import describe, make_labelled_texts
-    from vocable.evaluation.build.labelled_speech import LabelledVoices, speak_labelled
-    from vocable.evaluation.build.speak import SpeechConfig
+    from vocable.testsets.labelled_maker import describe, make_labelled_texts
+    from vocable.testsets.labelled_speech import LabelledVoices, speak_labelled
+    from vocable.testsets.speak import SpeechConfig
 
     if command is not None and "{voice}" in command and (voices is None or test_voices is None):
         raise ConfigError("The command has {voice}; name the voices to put there: --voices en-us --test-voices en-gb")

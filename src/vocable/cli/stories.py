@@ -34,9 +34,9 @@ def build(
     """
     from rich.console import Console
 
-    from vocable.corpora.command_tts import CommandSynthesizer
-    from vocable.corpora.kokoro_tts import Kokoro
-    from vocable.corpora.spoken_stories import SpokenStoriesConfig, build_spoken_stories, plan_recordings, read_stories
+    from vocable.testsets.command_tts import CommandSynthesizer
+    from vocable.testsets.kokoro_tts import Kokoro
+    from vocable.testsets.spoken_stories import SpokenStoriesConfig, build_spoken_stories, plan_recordings, read_stories
 
     settings: dict = {"seed": seed, "bits_per_second": bits_per_second}
     if voices is not None:

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from vocable.audio.files import read_text
 from vocable.audio.io import audio_info
 from vocable.audio.manifest import Rejections, absolute, note_rejection
 from vocable.errors import AudioFormatError, ManifestError
+from vocable.files import read_text
 from vocable.types import Utterance
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64"}

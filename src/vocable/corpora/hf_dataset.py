@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vocable.audio.files import replace_file
 from vocable.audio.io import audio_info
 from vocable.audio.manifest import Rejections, absolute, note_rejection
 from vocable.errors import AudioFormatError, ManifestError
+from vocable.files import replace_file
 from vocable.registry import nearest_name
 from vocable.types import Utterance
 

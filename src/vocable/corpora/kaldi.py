@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from vocable.audio.files import read_text
 from vocable.audio.io import audio_info
 from vocable.audio.manifest import Rejections, absolute, check_stretch, note_rejection
 from vocable.errors import AudioFormatError, ManifestError
+from vocable.files import read_text
 from vocable.types import Utterance
 
 

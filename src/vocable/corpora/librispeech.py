@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vocable.audio.files import read_text
 from vocable.audio.io import audio_info
 from vocable.audio.manifest import Rejections, absolute, note_rejection
 from vocable.corpora.download import Progress, download_file, extract_archive
 from vocable.errors import AudioFormatError, ManifestError
+from vocable.files import read_text
 from vocable.registry import look_up
 from vocable.types import Utterance
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from vocable.evaluation.context_retrieval import score_name
 from vocable.evaluation.figures import ACCENT, INK, figure_svg, load_pyplot
-from vocable.evaluation.results import EvaluationResult, write_text
+from vocable.evaluation.results import EvaluationResult
+from vocable.files import write_text
 
 PLACES = {"u2u": (0, 0), "u2t": (0, 1), "t2u": (1, 0), "t2t": (1, 1)}
 

@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vocable.assets.weights import weights_key
 from vocable.audio.io import encode_audio, read_utterance, resample
 from vocable.errors import ConfigError
 from vocable.evaluation.continuation_config import ContinuationConfig, SpokenLM
@@ -46,7 +47,6 @@ from vocable.evaluation.keyed_store import KeyedStore
 from vocable.evaluation.results import EvaluationResult
 from vocable.evaluation.resynthesis_summary import vocoder_fingerprint
 from vocable.evaluation.text_lm import TextLM
-from vocable.evaluation.weights import weights_key
 from vocable.lm.generation import Continuation
 from vocable.tokens.fingerprint import fingerprint
 from vocable.types import SpeechTokens

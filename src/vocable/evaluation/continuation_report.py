@@ -13,7 +13,8 @@ from typing import Any
 from vocable.evaluation.continuation import ContinuationOutcome, Example
 from vocable.evaluation.continuation_summary import column, score_name
 from vocable.evaluation.pages import page_template
-from vocable.evaluation.results import EvaluationResult, write_text
+from vocable.evaluation.results import EvaluationResult
+from vocable.files import write_text
 
 TITLES = {
     "prompt": "Prompt",

@@ -12,8 +12,8 @@ from vocable.errors import ConfigError
 
 if TYPE_CHECKING:
     from vocable.evaluation.metrics.mos_predictors import MosPredictor
-    from vocable.evaluation.metrics.speaker import SpeakerEncoder
-    from vocable.evaluation.transcribe import Transcriber
+    from vocable.features.speaker import SpeakerEncoder
+    from vocable.recognition.transcribe import Transcriber
     from vocable.tokens.tokenizer import SpeechTokenizer
 
 JUDGE_RATE = 16_000
@@ -50,8 +50,8 @@ def load_judges(
         UnknownNameError: no such MOS predictor; see `mos_predictors`.
     """
     from vocable.evaluation.metrics.mos_predictors import load_mos
-    from vocable.evaluation.metrics.speaker import load_speaker_encoder
-    from vocable.evaluation.transcribe_ctc import load_transcriber
+    from vocable.features.speaker import load_speaker_encoder
+    from vocable.recognition.transcribe_ctc import load_transcriber
 
     return Judges(
         transcriber=load_transcriber(transcriber, language=language, device=device),

@@ -14,16 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vocable.audio.files import replace_file
+from vocable.assets.weights import weights_key
 from vocable.audio.io import read_utterance
 from vocable.errors import AudioFormatError, ManifestError
-from vocable.evaluation.weights import weights_key
+from vocable.files import replace_file
 from vocable.tokens.fingerprint import fingerprint
 from vocable.tokens.shards import TokenShards, finished_shard, plan_shards, write_token_shard
 from vocable.types import SpeechTokens, Utterance
 
 if TYPE_CHECKING:
-    from vocable.evaluation.transcribe import Transcriber
+    from vocable.recognition.transcribe import Transcriber
     from vocable.tokens.tokenizer import SpeechTokenizer
 
 BLOCK_UTTERANCES = 32

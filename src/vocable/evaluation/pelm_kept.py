@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vocable.assets.weights import weights_key
 from vocable.evaluation.continuation_summary import TEXT_CONVENTIONS
 from vocable.evaluation.half_generation import Made, continue_halves
 from vocable.evaluation.half_models import HalfModel
@@ -22,7 +23,6 @@ from vocable.evaluation.keyed_store import KeyedStore, tokens_as_json, tokens_fr
 from vocable.evaluation.pelm_summary import Empty, measure
 from vocable.evaluation.text_lm import TextLM
 from vocable.evaluation.units_to_text import UnitsToText
-from vocable.evaluation.weights import weights_key
 from vocable.lm.generation import GenerationConfig
 from vocable.tokens.fingerprint import fingerprint, tensor_sha256
 from vocable.types import SpeechTokens

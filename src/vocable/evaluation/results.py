@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
 import platform
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from typing import Any, Literal
 
 from vocable.errors import ConfigError, OutputError
 from vocable.evaluation.bootstrap import bootstrap_ratio
+from vocable.files import replace_file, write_text
 
 FORMAT = "vocable.evaluation/1"
 PACKAGES = ("vocable", "torch", "transformers", "numpy", "soundfile", "soxr", "tokenizers")
@@ -216,28 +216,14 @@ def environment_versions() -> dict[str, str]:
     return versions
 
 
-def write_text(text: str, path: Path) -> None:
-    """Write under a temporary name beside `path`, then rename: readers never see half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write_items(items: Sequence[Mapping[str, Any]], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns = list(dict.fromkeys(name for item in items for name in item))
     table = pa.table({name: [item.get(name) for item in items] for name in columns})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replace_file(path) as file:
+        pq.write_table(table, file)
 
 
 def _finite(value: Any) -> Any:

@@ -24,7 +24,6 @@ from torch import Tensor
 from vocable.audio.io import encode_audio, read_audio, read_utterance, resample
 from vocable.errors import AudioFormatError, ConfigError, ManifestError
 from vocable.evaluation.judges import JUDGE_RATE, Judges, check_judge, encoder_name
-from vocable.evaluation.metrics.speaker import SpeakerEncoder
 from vocable.evaluation.metrics.wer import LEVELS, NORMALISERS, ErrorCounts, count_errors
 from vocable.evaluation.results import EvaluationResult
 from vocable.evaluation.resynthesis_summary import (
@@ -35,6 +34,7 @@ from vocable.evaluation.resynthesis_summary import (
     vocoder_fingerprint,
 )
 from vocable.evaluation.unit_metrics import UnitCounter
+from vocable.features.speaker import SpeakerEncoder
 from vocable.registry import look_up
 from vocable.tokens.tokenizer import SpeechTokenizer
 from vocable.types import SpeechTokens, Utterance

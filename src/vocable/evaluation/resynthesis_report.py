@@ -12,8 +12,9 @@ from typing import Any
 
 from vocable.evaluation.metrics.wer import align_texts
 from vocable.evaluation.pages import page_template
-from vocable.evaluation.results import save_result, write_text
+from vocable.evaluation.results import save_result
 from vocable.evaluation.resynthesis import Example, ResynthesisOutcome
+from vocable.files import write_text
 
 
 def save_resynthesis(outcome: ResynthesisOutcome, folder: Path) -> Path:

@@ -83,7 +83,7 @@ def load_text_lm(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from vocable.assets import resolve
-    from vocable.evaluation.weights import weights_record
+    from vocable.assets.weights import weights_record
 
     if dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"dtype is {dtype!r}; it must be 'float32' or 'bfloat16'.")

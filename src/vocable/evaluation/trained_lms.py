@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from vocable.assets.weights import weights_record
 from vocable.errors import ConfigError
-from vocable.evaluation.weights import weights_record
 from vocable.lm.checkpoint import CARD_NAME, LMCard, LoadedLM
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.tokenizer import CONFIG_FILE, SpeechTokenizer, load_tokenizer, read_card

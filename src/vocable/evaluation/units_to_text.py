@@ -16,17 +16,17 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from vocable.assets.weights import weights_record
 from vocable.audio.io import resample
 from vocable.errors import ConfigError
 from vocable.evaluation.half_models import HalfModel
 from vocable.evaluation.judges import check_judge
 from vocable.evaluation.resynthesis_summary import vocoder_fingerprint
 from vocable.evaluation.trained_lms import find_lm
-from vocable.evaluation.transcribe import Transcriber
-from vocable.evaluation.weights import weights_record
 from vocable.lm.checkpoint import LoadedLM, load_lm
 from vocable.lm.generation import GenerationConfig
 from vocable.lm.joint_generation import continue_examples
+from vocable.recognition.transcribe import Transcriber
 from vocable.sequences.joint_rows import JointExample
 from vocable.tokens.runs import collapse_runs
 from vocable.tokens.tokenizer import SpeechTokenizer

@@ -8,7 +8,6 @@ units, the layout of rows, and which tokenizer the units come from.
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from transformers.utils import logging as hf_logging
 
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError, OutputError
+from vocable.files import replace_folder, restore_folder, write_text
 from vocable.lm.surgery import DTYPES
 from vocable.sequences.joint_layouts import JointLayout
 from vocable.sequences.joint_vocabulary import JointVocabulary
@@ -111,20 +111,16 @@ def save_lm(
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise OutputError(f"{folder}: not empty. Give another folder, or allow overwriting.")
-    temporary = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        with _no_progress_bar():
-            model.save_pretrained(temporary)
-        write_card(temporary, card)
-        if text_tokenizer is not None:
-            text_tokenizer.save_pretrained(temporary)
-        if subwords is not None:
-            subwords.save(temporary / SUBWORDS_FOLDER)
-        replace_folder(temporary, folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with replace_folder(folder) as temporary:
+            with _no_progress_bar():
+                model.save_pretrained(temporary)
+            write_card(temporary, card)
+            if text_tokenizer is not None:
+                text_tokenizer.save_pretrained(temporary)
+            if subwords is not None:
+                subwords.save(temporary / SUBWORDS_FOLDER)
+    except SafetensorError as error:  # its name for a full disk
         raise OutputError(f"{folder}: could not write the model ({error}). Is the disk full?") from error
 
 
@@ -168,7 +164,7 @@ def load_lm(
 def write_card(folder: Path, card: LMCard) -> None:
     """Write `vocable.json`."""
     values = {"format": FORMAT, **config_to_dict(card)}
-    (Path(folder) / CARD_NAME).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", Path(folder) / CARD_NAME)
 
 
 def read_card(folder: Path) -> LMCard:
@@ -193,22 +189,6 @@ def read_card(folder: Path) -> LMCard:
     return config_from_dict(LMCard, values, source=str(path))
 
 
-def replace_folder(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; a crash in between leaves the old one for `restore_folder`."""
-    old = _old_name(folder)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.replace(old)
-    new.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def restore_folder(folder: Path) -> None:
-    """Undo a `replace_folder` that was cut off before the new folder had its name."""
-    if not folder.exists() and _old_name(folder).exists():
-        _old_name(folder).replace(folder)
-
-
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
     """Keep transformers from drawing a bar for the single file it writes."""
@@ -219,7 +199,3 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             hf_logging.enable_progress_bar()
-
-
-def _old_name(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")

@@ -10,8 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from vocable.audio.files import replace_file
 from vocable.errors import ConfigError
+from vocable.files import replace_file
 from vocable.sequences.joint_rows import JointSequence, Segment
 from vocable.sequences.joint_vocabulary import JointVocabulary
 from vocable.sequences.spans import Modality

@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vocable.audio.files import replace_file
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError
+from vocable.files import replace_file
 from vocable.tokens.fingerprint import check_fingerprint, fingerprint
 from vocable.tokens.runs import Runs, collapse_runs, expand_runs
 from vocable.types import SpeechTokens, Utterance

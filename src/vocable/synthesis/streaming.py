@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vocable.synthesis.pitch import harmonic_phase
+from vocable.synthesis.excitation import harmonic_phase
 from vocable.synthesis.vocoder import UnitVocoder, clean_codes
 from vocable.types import SpeechTokens
 

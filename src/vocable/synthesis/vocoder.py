@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError, FingerprintError
+from vocable.features.pitch import Pitch
 from vocable.registry import look_up
 from vocable.synthesis.codebook import CodebookEmbedding
+from vocable.synthesis.excitation import PitchPredictor, harmonic_phase, harmonics_from_phase, noise
 from vocable.synthesis.layers import ConvNeXtStack, DurationPredictor, frame_signal, overlap_add
-from vocable.synthesis.pitch import Pitch, PitchPredictor, harmonic_phase, harmonics_from_phase, noise
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.types import SpeechTokens
 

@@ -59,24 +59,3 @@ def check_fingerprint(expected: str, found: str, what_expected: str, what_found:
             f"{what_expected} was made for fingerprint {expected}, but {what_found} has fingerprint {found}. "
             f"They do not belong together: use the part with fingerprint {expected}, or make {what_expected} again."
         )
-
-
-def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """Say which entries of two descriptions differ, e.g. "layer: 2 -> 3"; nested ones with dotted names."""
-    old, new = _flatten(expected), _flatten(found)
-    absent = "(absent)"
-    return "; ".join(
-        f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, absent) != new.get(key, absent)
-    )
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + str(key)] = value
-    return flat

@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from vocable.audio.files import replace_file
 from vocable.audio.io import read_utterance
 from vocable.errors import AudioFormatError, ConfigError, ManifestError, OutputError
+from vocable.files import claim_folder, replace_file
 from vocable.tokens.fingerprint import check_fingerprint, fingerprint
-from vocable.tokens.shard_folder import claim_folder
+from vocable.tokens.shard_folder import RUN_FILE, is_foreign
 from vocable.tokens.shard_rows import (
     METADATA_KEY,
     make_schema,
@@ -136,7 +136,7 @@ def plan_shards(
         "utterances_per_shard": utterances_per_shard,
         "minutes_per_shard": minutes_per_shard,
     }
-    claim_folder(folder, run)
+    claim_folder(folder, run, record=RUN_FILE, is_foreign=is_foreign)
     return [
         ShardJob(
             folder=folder,

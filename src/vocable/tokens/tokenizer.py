@@ -22,8 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vocable import __version__
-from vocable.audio.files import replace_file
 from vocable.errors import AssetError, ConfigError, FingerprintError
+from vocable.files import replace_file
 from vocable.registry import look_up
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.types import SpeechTokens

@@ -22,9 +22,10 @@ from vocable.audio.manifest import Rejections
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, AudioFormatError, ConfigError, FingerprintError
 from vocable.features import EncoderConfig, FeatureEncoder, load_encoder
+from vocable.files import differences
 from vocable.tokens import processes
 from vocable.tokens.feature_files import read_feature_files, write_feature_files
-from vocable.tokens.fingerprint import differences, encoder_fingerprint, fingerprint, tensor_sha256
+from vocable.tokens.fingerprint import encoder_fingerprint, fingerprint, tensor_sha256
 from vocable.tokens.kmeans import KMeans, KMeansConfig, fit_kmeans
 from vocable.tokens.kmeans_report import KMeansReport
 from vocable.tokens.runs import collapse_runs

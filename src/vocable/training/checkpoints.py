@@ -13,18 +13,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from vocable.errors import OutputError
-from vocable.tokens.fingerprint import differences
+from vocable.files import claim_folder, put_folder
 
 # it warns at every checkpoint that tied weights are written once
 logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 LOOP_NAME = "loop.json"
 RUN_NAME = "training.yaml"
+OWN_NAMES = {"checkpoints", "best", "last", "metrics.jsonl"}
+"""What only a run writes: a folder that has them without the record is of a run that is not known."""
 FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -42,20 +43,7 @@ class Checkpoints:
             OutputError: the folder holds another run (the settings that differ are named), or files of none.
         """
         out = self.folder.parent
-        path = out / RUN_NAME
-        if path.is_file():
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-            changed = differences(found, json.loads(json.dumps(identity)))
-            if changed:
-                raise OutputError(f"{out}: holds another run ({changed}). Give another folder, or the same settings.")
-            return
-        strange = [name for name in ("checkpoints", "best", "last", "metrics.jsonl") if (out / name).exists()]
-        if strange:
-            raise OutputError(f"{out}: has {', '.join(strange)}, but no {RUN_NAME}. Give an empty folder.")
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = out / f".{RUN_NAME}.writing"
-        temporary.write_text(yaml.safe_dump(json.loads(json.dumps(identity)), sort_keys=False), encoding="utf-8")
-        temporary.replace(path)
+        claim_folder(out, identity, record=RUN_NAME, is_foreign=lambda item: item.name in OWN_NAMES)
 
     def all(self) -> list[Path]:
         """Return complete checkpoints, oldest first."""
@@ -92,7 +80,7 @@ class Checkpoints:
             raise OutputError(f"{final}: could not write the checkpoint ({error}). Is the disk full?") from error
         self.accelerator.wait_for_everyone()
         if first:
-            temporary.replace(final)
+            put_folder(temporary, final)
             for old in self.all()[:-keep]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vocable.config import config_to_dict
 from vocable.errors import ConfigError, NumericsError
-from vocable.lm.checkpoint import replace_folder, restore_folder
+from vocable.files import put_folder, restore_folder
 from vocable.training.checkpoints import Checkpoints
 from vocable.training.config import TrainingConfig
 from vocable.training.logs import Display, RunLog, read_metrics
@@ -300,7 +300,7 @@ class _Trainer:
             temporary = self.out / f".{name}.writing"
             shutil.rmtree(temporary, ignore_errors=True)
             self.task.save(self.accelerator.unwrap_model(self.model), temporary)
-            replace_folder(temporary, self.out / name)
+            put_folder(temporary, self.out / name)
         self.accelerator.wait_for_everyone()
 
     def _checkpoint(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vocable.errors import ManifestError
-from vocable.synthesis.pitch import Pitch, measure_pitch
+from vocable.features.pitch import Pitch, measure_pitch
 from vocable.synthesis.vocoder import VocoderConfig
 from vocable.types import SpeechTokens, Utterance
 

@@ -15,7 +15,7 @@ from vocable.evaluation.comparison.compare import Comparison, Difference
 from vocable.evaluation.comparison.examples import Example, SoundSource, most_different, no_sounds
 from vocable.evaluation.figures import Estimate, Panel, forest_plot
 from vocable.evaluation.pages import page_template
-from vocable.evaluation.results import write_text
+from vocable.files import write_text
 
 
 def write_comparison_page(

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vocable.assets.weights import read_weights, weights_record
 from vocable.errors import AssetError, AudioFormatError
-from vocable.evaluation.weights import read_weights, weights_record
 
 SAMPLE_RATE = 16_000
 WINDOW_SAMPLES = 122_880

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vocable.errors import AudioFormatError, ConfigError, missing_extra
-from vocable.synthesis.pitch import measure_pitch
+from vocable.features.pitch import measure_pitch
 
 SAMPLE_RATE = 16_000
 MAX_SHIFT_SECONDS = 0.1

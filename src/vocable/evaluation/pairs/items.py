@@ -4,7 +4,7 @@
 
 A half is a row of segments, spoken or written. On disk a pair set is a folder: `manifest.jsonl` (utterances),
 `pairs.jsonl` (one pair a line) and `card.json` (how it was made). Readers of published layouts (swuggy.py, sblimp.py,
-storycloze.py, salmon.py) return the same `PairSet`, and evaluation/build writes it.
+storycloze.py, salmon.py) return the same `PairSet`, and testsets/ writes it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vocable.audio.files import replace_file
 from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.errors import ManifestError
+from vocable.files import replace_file
 from vocable.tokens.fingerprint import fingerprint
 from vocable.types import Utterance
 

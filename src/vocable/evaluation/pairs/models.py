@@ -25,10 +25,10 @@ from vocable.evaluation.pairs.rows import EmptyRows, RowBuilder, TextRows, UnitR
 from vocable.evaluation.pairs.scoring import NeuralScorer, NgramScorer, PairScorer, PairScoringConfig, RandomScorer
 from vocable.evaluation.text_lm import load_text_lm
 from vocable.evaluation.trained_lms import default_cache, find_lm, lm_record, load_tokenizer_of
-from vocable.evaluation.transcribe_ctc import load_transcriber
 from vocable.lm.checkpoint import LMCard, load_lm
 from vocable.lm.ngram import NgramLM
 from vocable.lm.scoring import Boundary
+from vocable.recognition.transcribe_ctc import load_transcriber
 from vocable.registry import look_up
 from vocable.sequences.joint_vocabulary import JointVocabulary
 from vocable.sequences.layouts import UnitsLayout

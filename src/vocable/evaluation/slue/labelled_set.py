@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vocable.audio.files import read_text, replace_file
 from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.slue.labels import SPLITS, Labels, read_entities, read_sentiment
+from vocable.files import read_text, replace_file
 from vocable.tokens.fingerprint import fingerprint
 from vocable.types import Utterance
 

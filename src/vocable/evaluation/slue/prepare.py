@@ -12,8 +12,8 @@ from vocable.evaluation.slue.examples import Speech
 from vocable.evaluation.slue.labelled_set import LabelledSet
 from vocable.evaluation.slue.rows import row_maker
 from vocable.evaluation.trained_lms import default_cache, find_lm, lm_record, load_tokenizer_of
-from vocable.evaluation.transcribe_ctc import load_transcriber
 from vocable.lm.checkpoint import LoadedLM, load_lm
+from vocable.recognition.transcribe_ctc import load_transcriber
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shards import TokenShards
 

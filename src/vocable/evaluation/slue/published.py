@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vocable.audio.files import read_text
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.slue.labelled_set import LabelledSet, check_undecided
 from vocable.evaluation.slue.labels import Labels, read_entities, read_sentiment
+from vocable.files import read_text
 from vocable.types import Utterance
 
 PUBLISHED_SPLITS: Mapping[str, str] = {"train": "fine-tune", "dev": "dev", "test": "test"}

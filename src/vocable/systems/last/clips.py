@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vocable.audio.files import replace_file
 from vocable.audio.io import audio_info, read_audio, read_utterance
 from vocable.audio.manifest import Rejections
 from vocable.errors import AudioFormatError, ConfigError
 from vocable.features import FeatureEncoder
+from vocable.files import replace_file
 from vocable.tokens.feature_files import FRAMES_PER_FILE, write_feature_files
 from vocable.tokens.fingerprint import encoder_fingerprint
 from vocable.tokens.streaming import is_long, read_blocks

@@ -21,7 +21,7 @@ from vocable.assets import resolve
 from vocable.audio.manifest import Rejections
 from vocable.errors import ConfigError
 from vocable.features import FeatureEncoder, load_encoder
-from vocable.lm.checkpoint import replace_folder
+from vocable.files import put_folder
 from vocable.lm.surgery import DTYPES
 from vocable.systems.last.clips import Clips, StreamedClips, cache_clips
 from vocable.systems.last.config import FrozenLMConfig, LastConfig
@@ -152,6 +152,6 @@ def train_from_speech(
         temporary = out / ".tokenizer.writing"
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(result.best, temporary)
-        replace_folder(temporary, out / "tokenizer")
+        put_folder(temporary, out / "tokenizer")
     accelerator.wait_for_everyone()
     return result

@@ -1,0 +1,224 @@
+"""Write a file or a folder whole or not at all, claim an output folder for one run, and read a file of text.
+
+    temporary name -> write -> fsync -> rename -> fsync of the parent folder
+
+A run that is killed, a disk that fills up or a power cut leaves the old file as it was and no half of the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+from vocable.errors import ManifestError, OutputError
+
+
+@contextlib.contextmanager
+def replace_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file for writing bytes; when the block ends well, it takes the place of `path`.
+
+    Missing parent folders are made. Whatever the block raises, the temporary file is removed and `path` stays.
+
+    Raises:
+        OutputError: the folder cannot be made, or the file cannot be written (disk full, no permission).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the name itself may be as long as names can be
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder; name a file in it.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_temporary(temporary) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(_explain(path, error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write UTF-8 text whole or not at all; raises as `replace_file` does."""
+    with replace_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Make an empty temporary folder; when the block ends well, it takes the place of `folder`.
+
+    Whatever the block raises, the temporary folder is removed and `folder` stays.
+
+    Raises:
+        OutputError: the folder cannot be made or written (disk full, no permission).
+    """
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.writing")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        put_folder(temporary, folder)
+    except OSError as error:
+        raise OutputError(_explain(folder, error)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_folder(new: Path, folder: Path) -> None:
+    """Put `new`, a finished folder on the same disk, in the place of `folder`, once its files are safe on the disk.
+
+    A crash between the two renames leaves the old folder for `restore_folder`.
+    """
+    for path in new.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(new)
+    old = _old_name(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+    new.replace(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Undo a `put_folder` that was cut off before the new folder had its name."""
+    if not folder.exists() and _old_name(folder).exists():
+        _old_name(folder).replace(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power cut; systems without folder handles do that by themselves."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def claim_folder(
+    folder: Path,
+    identity: Mapping[str, Any],
+    *,
+    record: str,
+    may_change: Sequence[str] = (),
+    is_foreign: Callable[[Path], bool] | None = None,
+) -> None:
+    """Take an output folder for one run: write what the run is, or check that it is the same run.
+
+    Args:
+        folder: the output folder; made where it is missing.
+        identity: what makes the run this run, as JSON values.
+        record: name of the file in `folder` that keeps `identity`, ending in .json or .yaml.
+        may_change: dotted names in `identity` that a run which goes on may have changed; the record keeps the newest.
+        is_foreign: whether a file in a folder without a record forbids its use. None: any file does.
+
+    Raises:
+        OutputError: the folder holds another run (what differs is named), or files of none.
+    """
+    folder = Path(folder)
+    path = folder / record
+    identity = json.loads(json.dumps(identity))
+    if path.is_file():
+        changed = differences(_read_record(path), identity, ignored=may_change)
+        if changed:
+            raise OutputError(
+                f"{folder} holds another run ({changed}). Choose another folder, or give the settings of that run."
+            )
+    elif folder.is_dir():
+        foreign = sorted(item.name for item in folder.iterdir() if is_foreign is None or is_foreign(item))
+        if foreign:
+            raise OutputError(
+                f"{folder} has no {record}, so it was not made by such a run, and holds {', '.join(foreign[:3])}. "
+                "Choose a new folder."
+            )
+    as_yaml = path.suffix == ".yaml"
+    text = yaml.safe_dump(identity, sort_keys=False) if as_yaml else json.dumps(identity, indent=1) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(text, path)
+
+
+def differences(expected: Mapping[str, Any], found: Mapping[str, Any], ignored: Sequence[str] = ()) -> str:
+    """Say which entries of two records differ, e.g. "layer: 2 -> 3"; nested ones with dotted names.
+
+    Args:
+        expected: the older record.
+        found: the newer one.
+        ignored: dotted names that may differ.
+    """
+    old, new = _flatten(expected), _flatten(found)
+    absent = "(absent)"
+    return "; ".join(
+        f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, absent) != new.get(key, absent) and key not in ignored
+    )
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        ManifestError: the file is not UTF-8.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ManifestError(f"{path}, line {line}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
+
+
+def open_temporary(path: Path) -> BinaryIO:
+    """Open `path` for writing, and for reading back what an encoder must correct in its header."""
+    return path.open("w+b")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is yaml
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise OutputError(f"{path}: cannot be read ({error}). Choose another folder.") from error
+    if not isinstance(values, dict):
+        raise OutputError(f"{path}: is not the record of a run. Choose another folder.")
+    return values
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + str(key)] = value
+    return flat
+
+
+def _old_name(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _explain(path: Path, error: OSError) -> str:
+    before = "What was there is unchanged" if path.exists() else "Nothing was written"
+    return (
+        f"{path}: cannot be written: {error.strerror or error}. {before}. "
+        "Free some space, or check the permissions of the folder, and run again."
+    )

@@ -1,0 +1,174 @@
+"""Read word times that other programs wrote.
+
+    TextGrid (Praat, Montreal Forced Aligner; long and short, UTF-8 and UTF-16)
+    CTM (NIST, Kaldi)        `name channel start duration word [confidence]`, one word a line
+    JSON                     of WhisperX, openai-whisper (also faster-whisper's command lines), or transformers
+
+Words without a time, such as numerals in WhisperX, are not returned: matching.py finds which words of the text that
+concerns.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vocable.errors import AlignmentError, ConfigError, missing_extra
+from vocable.recognition.matching import Stamp
+
+SILENCES = {"", "sil", "sp", "<sil>", "<eps>", "<p:>", "silence", "[silence]", "<silence>"}
+"""Labels that aligners give to stretches without a word."""
+WORD_TIERS = ("words", "word")
+
+
+def read_textgrid(path: Path, tier: str | None = None) -> list[Stamp]:
+    """Read the words of a TextGrid, with praatio.
+
+    Args:
+        path: the file.
+        tier: the tier to read; None takes the interval tier `words` (or `SPEAKER - words`, if there is only one), else
+            the only interval tier there is.
+
+    Raises:
+        AlignmentError: the file cannot be read, or the tier is not to be found.
+        MissingDependencyError: praatio is not installed.
+    """
+    try:
+        from praatio import textgrid
+        from praatio.data_classes.interval_tier import IntervalTier
+    except ImportError as error:
+        raise missing_extra("praatio", "align", "Reading a TextGrid") from error
+    try:
+        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False, reportingMode="silence")
+    except Exception as error:  # the library has many, down to IndexError
+        raise AlignmentError(f"{path}: not a readable TextGrid: {type(error).__name__}: {error}") from error
+    tiers = {found.name: found for found in grid.tiers if isinstance(found, IntervalTier)}
+    entries: Any = tiers[_word_tier(path, list(tiers), tier)].entries
+    return _checked((Stamp(e.label.strip(), float(e.start), float(e.end)) for e in entries), path)
+
+
+def _word_tier(path: Path, names: list[str], wanted: str | None) -> str:
+    candidates = [name for name in names if name == wanted]
+    if wanted is None:
+        candidates = [name for name in names if name.casefold().split(" - ")[-1] in WORD_TIERS]
+        candidates = candidates or names
+    if len(candidates) != 1:
+        sought = "one tier of words" if wanted is None else f"the tier {wanted!r}"
+        raise AlignmentError(
+            f"{path}: {sought} is not to be found; its interval tiers are {names}. Name one: --tier NAME"
+        )
+    return candidates[0]
+
+
+def read_ctm(path: Path) -> dict[str, list[Stamp]]:
+    """Read a CTM file: words by the name in its first column. Lines that begin with ;; are comments.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is not as described.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable text file: {error}") from error
+    stamps: defaultdict[str, list[Stamp]] = defaultdict(list)
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields or line.startswith(";;"):
+            continue
+        try:
+            start, duration = float(fields[2]), float(fields[3])
+            confidence = float(fields[5]) if len(fields) > 5 and fields[5].upper() != "NA" else None
+            stamps[fields[0]].append(Stamp(fields[4], start, start + duration, confidence))
+        except (IndexError, ValueError) as error:
+            raise ConfigError(
+                f"{path}, line {number}: {line!r}; expected: name channel start duration word [confidence]"
+            ) from error
+    if not stamps:
+        raise ConfigError(f"{path}: holds no word.")
+    return {name: _checked(sorted(words, key=_time), f"{path}, {name}") for name, words in stamps.items()}
+
+
+def read_json_stamps(path: Path) -> list[Stamp]:
+    """Read the words of a JSON file of WhisperX, openai-whisper, faster-whisper or transformers.
+
+    Raises:
+        AlignmentError: the file cannot be read, or holds no word times.
+    """
+    try:
+        result = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise AlignmentError(f"{path}: not a readable JSON file: {error}") from error
+    if isinstance(result, Mapping) and isinstance(result.get("chunks"), list):
+        return stamps_of_transformers(result, path)
+    if isinstance(result, Mapping):
+        return stamps_of_whisper(result, path)
+    raise AlignmentError(f"{path}: holds a {type(result).__name__}; expected an object with segments or chunks.")
+
+
+def stamps_of_whisper(result: Mapping[str, Any], where: Path | str) -> list[Stamp]:
+    """Read the words of WhisperX (key `score`) and openai-whisper (key `probability`)."""
+    segments = result.get("segments") or []
+    try:
+        rows = [row for segment in segments for row in segment.get("words") or []] or result.get("word_segments") or []
+        words = [
+            Stamp(row["word"].strip(), float(row["start"]), float(row["end"]), row.get("score", row.get("probability")))
+            for row in rows
+            if row.get("start") is not None and row.get("end") is not None
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise AlignmentError(f"{where}: its words are not {{word, start, end}}: {error!r}") from error
+    if segments and not words:
+        raise AlignmentError(f"{where}: has no word times. Run Whisper with word timestamps, or align with WhisperX.")
+    return _checked(sorted(words, key=_time), where)
+
+
+def stamps_of_transformers(result: Mapping[str, Any], where: Path | str, duration: float | None = None) -> list[Stamp]:
+    """Read what the speech recognition pipeline of transformers returns with return_timestamps="word".
+
+    A last word without an end ends at `duration`, or is left out where that is not known.
+
+    Raises:
+        AlignmentError: the chunks are no words with times.
+    """
+    words = []
+    try:
+        for chunk in result["chunks"]:
+            text = chunk["text"].strip()
+            if len(text.split()) > 1:
+                raise AlignmentError(f"{where}: {text[:60]!r} is more than a word. Use return_timestamps='word'.")
+            start, end = chunk["timestamp"]
+            end = duration if end is None else end
+            if start is not None and end is not None:
+                words.append(Stamp(text, float(start), max(float(end), float(start))))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, AlignmentError):
+            raise
+        raise AlignmentError(f"{where}: its chunks are not {{text, timestamp: [start, end]}}: {error!r}") from error
+    return _checked(sorted(words, key=_time), where)
+
+
+def within(stamps: Iterable[Stamp], start: float, duration: float) -> list[Stamp]:
+    """Of words timed from the start of a file, those whose middle lies in a stretch of it, timed from its start."""
+    return [
+        stamp._replace(start=stamp.start - start, end=stamp.end - start)
+        for stamp in stamps
+        if start <= (stamp.start + stamp.end) / 2 < start + duration
+    ]
+
+
+def _time(stamp: Stamp) -> float:
+    return stamp.start
+
+
+def _checked(stamps: Iterable[Stamp], where: Path | str) -> list[Stamp]:
+    """Drop silences; refuse times that are none."""
+    words = [stamp for stamp in stamps if stamp.word.casefold() not in SILENCES]
+    for stamp in words:
+        if not (math.isfinite(stamp.start) and math.isfinite(stamp.end) and stamp.start <= stamp.end):
+            raise AlignmentError(f"{where}: {stamp.word!r} lasts from {stamp.start} s to {stamp.end} s.")
+    return words

@@ -1,0 +1,186 @@
+"""Speech to text, for error rates: a recogniser that judges what speech a system made.
+
+    waveforms 16 kHz -> log-mel, padded to 30 s -> Whisper encoder -> greedy decoding -> text
+
+The judge must not be the model that the tokenizer encodes with: it would hear in its own features what nobody else
+does. `judges.py` compares the two.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vocable.assets.quiet import silenced_transformers
+from vocable.errors import AssetError, ConfigError
+
+WINDOW_SECONDS = 30.0
+SEARCH_SECONDS = 5.0
+"""A longer recording is cut at the quietest place in the last seconds of each window."""
+
+
+class Transcriber(Protocol):
+    """Turns waveforms into text."""
+
+    name: str
+    """Published name of the recogniser, e.g. openai/whisper-base."""
+    sample_rate: int
+    conventions: Mapping[str, Any]
+    """Every switch that changes the text."""
+    weights: Mapping[str, str]
+    """Name and hash of the weights."""
+
+    def transcribe(self, waveforms: Sequence[Float[Tensor, " samples"]]) -> list[str]:
+        """Return one text per waveform, in order; "" where nothing was heard."""
+        ...
+
+
+class WhisperTranscriber:
+    """Whisper with greedy decoding, no timestamps, no text from earlier windows, no temperature fallback.
+
+    Each recording is padded to 30 s, as published, so the text does not depend on what else is in the batch, up to
+    float rounding; a window gets at most half of the decoder's positions, as published. Source: Radford et al., 2022,
+    arXiv:2212.04356. Differs from the paper's long-form decoding: a recording over 30 s is cut at quiet places and the
+    texts are joined.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        feature_extractor: Any,
+        tokenizer: Any,
+        name: str,
+        language: str = "en",
+        batch_size: int = 8,
+        weights: Mapping[str, str] | None = None,
+    ) -> None:
+        """Wrap loaded parts; `load_whisper` does it by name.
+
+        Args:
+            model: a `WhisperForConditionalGeneration`.
+            feature_extractor: its `WhisperFeatureExtractor`.
+            tokenizer: its tokenizer.
+            name: how results call it.
+            language: what is spoken; ignored by English-only checkpoints, which refuse anything but "en".
+            batch_size: recordings decoded together.
+            weights: name and hash, for results.
+        """
+        self.model = model.eval()
+        self.feature_extractor = feature_extractor
+        self.tokenizer = tokenizer
+        self.name = name
+        self.batch_size = batch_size
+        self.sample_rate: int = feature_extractor.sampling_rate
+        self.multilingual = bool(getattr(model.generation_config, "is_multilingual", False))
+        if not self.multilingual and language != "en":
+            raise ConfigError(f"{name} transcribes English only, not {language!r}. Choose a multilingual recogniser.")
+        self.language = language
+        settings = model.generation_config
+        self.max_new_tokens = model.config.max_target_positions // 2
+        timestamps = range(settings.no_timestamps_token_id + 1, model.config.vocab_size)
+        settings.suppress_tokens = sorted({*(settings.suppress_tokens or ()), *timestamps})
+        settings.max_length = None  # else it competes with max_new_tokens
+        self.weights: Mapping[str, str] = dict(weights or {"name": name})
+        self.conventions: Mapping[str, Any] = {
+            "transcriber": name,
+            "decoding": "greedy",
+            "language": language,
+            "padding": "30s",
+            "timestamps": "suppressed",
+            "max_tokens_per_window": self.max_new_tokens,
+            "over_30s": "cut at the quietest 20 ms of each window's last 5 s",
+            "dtype": str(model.dtype).removeprefix("torch."),
+        }
+
+    @torch.inference_mode()
+    def transcribe(self, waveforms: Sequence[Float[Tensor, " samples"]]) -> list[str]:
+        """Transcribe waveforms at `sample_rate`; recordings of like length are decoded together."""
+        pieces = [
+            (i, piece) for i, waveform in enumerate(waveforms) for piece in cut_at_quiet(waveform, self.sample_rate)
+        ]
+        by_length = sorted(range(len(pieces)), key=lambda index: -pieces[index][1].numel())
+        texts = [""] * len(pieces)
+        for start in range(0, len(pieces), self.batch_size):
+            batch = by_length[start : start + self.batch_size]
+            for index, text in zip(batch, self._decode([pieces[index][1] for index in batch]), strict=True):
+                texts[index] = text
+        joined: list[list[str]] = [[] for _ in waveforms]
+        for (owner, _), text in zip(pieces, texts, strict=True):
+            joined[owner].append(text)
+        return [" ".join(part for part in parts if part) for parts in joined]
+
+    def _decode(self, waveforms: Sequence[Float[Tensor, " samples"]]) -> list[str]:
+        inputs = self.feature_extractor(
+            [waveform.cpu().numpy() for waveform in waveforms],
+            sampling_rate=self.sample_rate,
+            return_tensors="pt",
+            return_attention_mask=True,
+        )
+        language = {"language": self.language, "task": "transcribe"} if self.multilingual else {}
+        with silenced_transformers():
+            token_ids = self.model.generate(
+                inputs.input_features.to(self.model.device, self.model.dtype),
+                do_sample=False,
+                num_beams=1,
+                return_timestamps=False,
+                attention_mask=inputs.attention_mask.to(self.model.device),
+                max_new_tokens=self.max_new_tokens,
+                **language,
+            )
+        texts = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+
+def load_whisper(
+    name: str = "openai/whisper-base",
+    language: str = "en",
+    device: str = "cpu",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    batch_size: int = 8,
+) -> WhisperTranscriber:
+    """Load a Whisper checkpoint as judge.
+
+    Args:
+        name: hub name, asset name or folder; resolved by `vocable.assets`.
+        language: what is spoken, as a code such as "en".
+        device: where it runs.
+        dtype: of weights and activations; bfloat16 is faster and changes some words.
+        batch_size: recordings decoded together.
+
+    Raises:
+        AssetError: the weights are not at hand, or are not a Whisper model.
+        ConfigError: the checkpoint cannot transcribe `language`; `dtype` is unknown.
+    """
+    from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    from vocable.assets import resolve
+    from vocable.assets.weights import weights_record
+
+    if dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"dtype is {dtype!r}; it must be 'float32' or 'bfloat16'.")
+    folder = resolve(name)
+    try:
+        with silenced_transformers():
+            model: Any = WhisperForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
+        feature_extractor = WhisperFeatureExtractor.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise AssetError(f"{folder}: not a complete Whisper checkpoint: {error}") from error
+    return WhisperTranscriber(
+        model.to(device), feature_extractor, tokenizer, name, language, batch_size, weights_record(name, folder)
+    )
+
+
+def cut_at_quiet(waveform: Float[Tensor, " samples"], sample_rate: int) -> list[Float[Tensor, " samples"]]:
+    """Cut a recording into pieces of at most 30 s, each at the quietest 20 ms of its last 5 s; nothing is lost."""
+    longest, search = int(WINDOW_SECONDS * sample_rate), int(SEARCH_SECONDS * sample_rate)
+    frame = sample_rate // 50
+    pieces = []
+    while waveform.numel() > longest:
+        energy = waveform[longest - search : longest].unfold(0, frame, frame).square().sum(-1)
+        cut = longest - search + int(energy.argmin()) * frame + frame // 2
+        pieces.append(waveform[:cut])
+        waveform = waveform[cut:]
+    return [*pieces, waveform]
