@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vocable.audio import files
+from vocable import files
 from vocable.audio.io import (
     audio_info,
     check_waveform,

@@ -154,23 +154,23 @@ def test_a_folder_of_another_run_is_refused(corpus: Path, tmp_path: Path):
     other = make_tokenizer(seed=1)
     other.save_pretrained(tmp_path / "other")
     ours = make_tokenizer(seed=0).fingerprint
-    with pytest.raises(OutputError, match=f"tokenizer_fingerprint '{ours}', now '{other.fingerprint}'"):
+    with pytest.raises(OutputError, match=f"tokenizer_fingerprint: {ours} -> {other.fingerprint}"):
         run(corpus, out, tokenizer=tmp_path / "other")
     lines = (corpus / "all.jsonl").read_text().splitlines()[:-1]
     (corpus / "fewer.jsonl").write_text("\n".join(lines) + "\n")
-    with pytest.raises(OutputError, match=r"manifest_fingerprint '\w+', now '\w+'; num_utterances 7, now 6"):
+    with pytest.raises(OutputError, match=r"manifest_fingerprint: \w+ -> \w+; num_utterances: 7 -> 6"):
         run(corpus, out, manifest=corpus / "fewer.jsonl")
-    with pytest.raises(OutputError, match="utterances_per_shard 2, now 3"):
+    with pytest.raises(OutputError, match="utterances_per_shard: 2 -> 3"):
         run(corpus, out, utterances_per_shard=3)
     make_tokenizer(seed=0, collapse=False).save_pretrained(tmp_path / "plain")
-    with pytest.raises(OutputError, match="collapse True, now False"):
+    with pytest.raises(OutputError, match="collapse: True -> False"):
         run(corpus, out, tokenizer=tmp_path / "plain")
     assert len(contents(out)) == NUM_UTTERANCES
 
 
 def test_a_folder_with_other_files_is_refused(corpus: Path, tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match=r"not made by 'vocable tokenize': it holds thesis\.txt"):
+    with pytest.raises(OutputError, match=r"has no run\.json, .* holds thesis\.txt"):
         run(corpus, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -51,7 +51,7 @@ class SpeakerEncoder(nn.Module):
         return nn.functional.normalize(self.linear(hidden[-1]).relu(), dim=1)
 
     @torch.inference_mode()
-    def embed(self, waveform: Float[Tensor, " samples"]) -> Float[Tensor, " dim"]:
+    def embed(self, waveform: Float[Tensor, "*samples"]) -> Float[Tensor, " dim"]:
         """Embed one recording at 16 kHz: the mean over its windows, scaled to length 1.
 
         Raises:
