@@ -315,9 +315,7 @@ def test_a_full_disk_is_an_output_error_and_the_old_file_stays(tmp_path, speech,
     path = tmp_path / f"out{suffix}"
     path.write_bytes(b"old")
     monkeypatch.setattr(files, "open_temporary", lambda path: Path("/dev/full").open("r+b", buffering=0))  # noqa: SIM115
-    with pytest.raises(
-        OutputError, match=r"cannot be written: No space left on device\. The file that was there is unch"
-    ):
+    with pytest.raises(OutputError, match=r"cannot be written: No space left on device\. What was there is unchanged"):
         write_audio(path, speech, RATE)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

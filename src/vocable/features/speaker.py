@@ -104,7 +104,7 @@ def load_released_weights(model: SpeakerEncoder, released: Mapping[str, Tensor])
         raise AssetError(f"These are not the weights of the Resemblyzer speaker encoder: {error}") from error
 
 
-def _normalise_level(waveform: Float[Tensor, " samples"]) -> Float[Tensor, " samples"]:
+def _normalise_level(waveform: Float[Tensor, "*samples"]) -> Float[Tensor, " samples"]:
     if waveform.ndim != 1 or waveform.numel() == 0 or not torch.isfinite(waveform).all():
         raise AudioFormatError(
             f"A waveform of shape {tuple(waveform.shape)} has no speaker: it must have one dimension, at least one "
