@@ -9,8 +9,9 @@ import torch
 
 from vocable.errors import ConfigError
 from vocable.evaluation.results import load_result, save_result
+from vocable.evaluation.runner import run_benchmark
 from vocable.evaluation.unit_metrics import unit_statistics
-from vocable.evaluation.units import evaluate_units
+from vocable.evaluation.units import Units, UnitsConfig
 from vocable.types import SpeechTokens, Utterance
 
 
@@ -36,6 +37,10 @@ def stored(monkeypatch):
         return Path("tokens")
 
     return put
+
+
+def evaluate_units(tokens, **settings):
+    return run_benchmark(Units(UnitsConfig(tokens=tokens, **settings)))
 
 
 def random_tokens(seed: int, books: int, collapsed: bool) -> SpeechTokens:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from vocable.evaluation.results import EvaluationResult
     from vocable.types import Utterance
 
 
@@ -39,20 +40,19 @@ def evaluate_phones_command(
         device: Where to encode, such as cpu or cuda. Without it, a GPU if there is one.
         overwrite: Replace an earlier result in the same folder.
     """
-    from vocable.audio.manifest import read_manifest
-    from vocable.cli.showing import progress
-    from vocable.evaluation.phone_labels import read_phones
-    from vocable.evaluation.phone_units import PhoneUnitsConfig, evaluate_phone_units
-    from vocable.evaluation.results import check_output
-
-    config = PhoneUnitsConfig(ignore=_names(ignore), codebook=codebook, seed=seed)
-    check_output(out, "phones", overwrite)
-    utterances = read_manifest(manifest)
-    labels = read_phones(phones) if phones is not None else None
-    source = _token_source(utterances, tokens, tokenizer, device)
-    with progress("Counting phones and units", len(utterances)) as advance:
-        result = evaluate_phone_units(source, labels, config, on_progress=advance)
-    _finish(result, out)
+    _run(
+        "phones",
+        out,
+        overwrite,
+        manifest=manifest,
+        tokens=tokens,
+        tokenizer=tokenizer,
+        phones=phones,
+        ignore=_names(ignore),
+        codebook=codebook,
+        seed=seed,
+        device=device,
+    )
 
 
 def evaluate_abx_command(
@@ -207,15 +207,7 @@ def evaluate_units_command(
     from rich.console import Console
     from rich.table import Table
 
-    from vocable.cli.showing import progress
-    from vocable.evaluation.results import check_output
-    from vocable.evaluation.units import evaluate_units
-
-    if out is not None:
-        check_output(out, "units", overwrite)
-    with progress("Counting units") as advance:
-        result = evaluate_units(tokens, num_resamples, seed)
-        advance(len(result.items), total=len(result.items))
+    result = _run("units", out, overwrite, tokens=tokens, seed=seed, num_resamples=num_resamples)
     table = Table(title=str(tokens))
     table.add_column("measure")
     table.add_column("value", justify="right")
@@ -223,7 +215,18 @@ def evaluate_units_command(
         if isinstance(value, int | float) or value is None:
             table.add_row(name, "-" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value))
     Console().print(table)
-    _finish(result, out)
+
+
+def _run(name: str, out: Path | None, overwrite: bool, **settings: Any) -> EvaluationResult:
+    """Run a benchmark with progress bars, and print its scores."""
+    from vocable.cli.showing import progress_steps
+    from vocable.evaluation.runner import evaluate, find_benchmark, print_result
+
+    kind = find_benchmark(name)
+    with progress_steps() as advance:
+        result = evaluate(name, out=out, overwrite=overwrite, on_progress=advance, **settings)
+    print_result(result, out, kind.counted, kind.grouped)
+    return result
 
 
 def _token_source(utterances: list[Utterance], tokens: Path | None, tokenizer: Path | None, device: str | None):

@@ -59,32 +59,17 @@ def progress(description: str, total: int | None = None) -> Iterator[Advance]:
 
 
 def print_scores(result: EvaluationResult, items: str = "utterances", speakers: str = "speakers") -> None:
-    """Print the scores of a result with their intervals, its notes, and what was left out.
+    """Print the scores of a result; `items` and `speakers` are what the two intervals are over."""
+    from vocable.evaluation.runner import print_result
 
-    `items` and `speakers` are what the two intervals are over.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{result.benchmark}: 95 % intervals")
-    for column in ("score", "value", f"over {items}", f"over {speakers}", "n"):
-        table.add_column(column)
-    for name, score in result.scores.items():
-        intervals = [(score.low, score.high), (score.speaker_low, score.speaker_high)]
-        shown = ["-" if low is None else f"{low:.4g} to {high:.4g}" for low, high in intervals]
-        value = "-" if score.value is None else f"{score.value:.4g}"
-        table.add_row(name, value, *shown, str(score.num_items))
-    console = Console()
-    console.print(table)
-    print_notes(console, result)
+    print_result(result, counted=items, grouped=speakers)
 
 
 def print_notes(console: Console, result: EvaluationResult) -> None:
     """Print what a reader of the scores must know, and what was left out."""
-    for note in result.notes:
-        console.print(f"Note: {note}", markup=False)
-    for reason, count in result.excluded.items():
-        console.print(f"Left out: {count} ({reason})", markup=False)
+    from vocable.evaluation import runner
+
+    runner.print_notes(console, result)
 
 
 def print_sequence(sequence: JointSequence, vocabulary: JointVocabulary, frame_rate: float | None, title: str) -> None:

@@ -10,14 +10,19 @@ performance evaluation".
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from vocable.errors import ConfigError
 
-BLOCK_RESAMPLES = 256  # resamples held in memory at once, times the number of utterances
+BLOCK_RESAMPLES = 256
+"""Resamples held in memory at once, times the number of utterances."""
+
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""From how often each thing was drawn, (draws, things), to one value, or one row of values, a draw."""
 
 
 class Interval(NamedTuple):
@@ -25,6 +30,78 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+def resample(
+    statistic: Statistic, num_things: int, num_resamples: int = 2000, seed: int = 0, block: int = BLOCK_RESAMPLES
+) -> np.ndarray:
+    """Draw things with replacement, as many as there are, and compute a statistic of each draw.
+
+    Args:
+        statistic: see `Statistic`.
+        num_things: how many there are to draw from.
+        num_resamples: how often to draw.
+        seed: seed of the draws.
+        block: draws held in memory at once; the draws do not depend on it.
+
+    Returns:
+        The values of all draws, in order.
+    """
+    generator = np.random.default_rng(seed)
+    shares = np.full(num_things, 1 / num_things)
+    sizes = [min(block, num_resamples - start) for start in range(0, num_resamples, block)]
+    return np.concatenate([statistic(generator.multinomial(num_things, shares, size=size)) for size in sizes])
+
+
+def bootstrap(
+    statistic: Statistic,
+    num_things: int,
+    num_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    block: int = BLOCK_RESAMPLES,
+) -> Interval | None:
+    """Percentile interval of a statistic, over the things it is computed from.
+
+    A draw for which the statistic is undefined (NaN or infinite) is left out. Arguments as in `resample`.
+
+    Returns:
+        None where there are fewer than two things to draw from, or no draw has a value: the spread is unknown, not 0.
+
+    Raises:
+        ConfigError: `level` or `num_resamples` is out of range.
+    """
+    if not 0 < level < 1 or num_resamples < 1:
+        raise ConfigError(f"level is {level} (between 0 and 1), num_resamples {num_resamples} (at least 1).")
+    if num_things < 2:
+        return None
+    return percentiles(resample(statistic, num_things, num_resamples, seed, block), level)
+
+
+def percentiles(values: np.ndarray, level: float = 0.95) -> Interval | None:
+    """The interval that holds the middle `level` of the finite values; None where none is finite."""
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return None
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def bootstrap_strata(strata: Sequence[Sequence[float]], num_resamples: int = 2000, seed: int = 0) -> Interval | None:
+    """95 % interval of the mean over strata of the mean of each; values are drawn within strata, which all stay.
+
+    Returns:
+        None where a stratum holds a single value, whose spread is unknown.
+
+    Source: stratified bootstrap (Efron and Tibshirani, 1993, chapter 8).
+    """
+    if any(len(values) < 2 for values in strata):
+        return None
+    generator, drawn = np.random.default_rng(seed), np.zeros(num_resamples)
+    for values in strata:
+        picks = generator.integers(0, len(values), (num_resamples, len(values)))
+        drawn += np.asarray(values)[picks].mean(axis=1) / len(strata)
+    return percentiles(drawn)
 
 
 def bootstrap_ratio(
@@ -43,7 +120,7 @@ def bootstrap_ratio(
         clusters: one label per utterance; whole clusters are then drawn, e.g. speakers.
         num_resamples: how often to draw.
         level: share of the distribution inside the interval.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         None where there are fewer than two things to draw from: their spread is unknown, not zero.
@@ -51,20 +128,13 @@ def bootstrap_ratio(
     Raises:
         ConfigError: the lengths differ, a number is not finite, or `level` or `num_resamples` is out of range.
     """
-    if not 0 < level < 1 or num_resamples < 1:
-        raise ConfigError(f"level is {level} (between 0 and 1), num_resamples {num_resamples} (at least 1).")
-    sums = _sums_to_draw_from(numerators, denominators, clusters)  # (units drawn, 2)
-    if len(sums) < 2:
-        return None
-    generator = np.random.default_rng(seed)
-    ratios = []
-    for start in range(0, num_resamples, BLOCK_RESAMPLES):
-        size = min(BLOCK_RESAMPLES, num_resamples - start)
-        draws = generator.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=size)  # (resamples, units)
-        above, below = (draws @ sums).T
-        ratios.append(above[below > 0] / below[below > 0])  # a draw without a single reference word has no rate
-    low, high = np.quantile(np.concatenate(ratios), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    sums = cluster_sums([numerators, denominators], clusters)  # (things drawn, 2)
+    return bootstrap(lambda draws: ratio(*(draws @ sums).T), len(sums), num_resamples, level, seed)
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Divide; NaN where there is nothing to divide by, as in a draw without a single reference word."""
+    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
 
 
 def bootstrap_mean(
@@ -78,19 +148,25 @@ def bootstrap_mean(
     return bootstrap_ratio(values, [1.0] * len(values), clusters, num_resamples, level, seed)
 
 
-def _sums_to_draw_from(
-    numerators: Sequence[float], denominators: Sequence[float], clusters: Sequence[Hashable] | None
-) -> np.ndarray:
-    """Numerator and denominator of each thing that is drawn: an utterance, or all utterances of a cluster."""
-    lengths = {len(numerators), len(denominators)} | ({len(clusters)} if clusters is not None else set())
+def cluster_sums(columns: Sequence[Sequence[float]], clusters: Sequence[Hashable] | None = None) -> np.ndarray:
+    """Add numbers up by what is drawn, an utterance or a whole cluster, (things, columns).
+
+    Args:
+        columns: numerators, denominators, and so on in turns; one number per utterance each.
+        clusters: one label per utterance; None keeps every utterance by itself.
+
+    Raises:
+        ConfigError: the lengths differ, a number is not finite, or a denominator is negative.
+    """
+    lengths = {len(column) for column in columns} | ({len(clusters)} if clusters is not None else set())
     if len(lengths) > 1:
         raise ConfigError(f"numerators, denominators and clusters must be equally many; they are {sorted(lengths)}.")
-    pairs = np.stack([np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)], axis=1)
-    if not np.isfinite(pairs).all() or (pairs[:, 1] < 0).any():
+    table = np.stack([np.asarray(column, dtype=float) for column in columns], axis=1)
+    if not np.isfinite(table).all() or (table[:, 1::2] < 0).any():
         raise ConfigError("A numerator or denominator is not finite, or a denominator is negative: drop that item.")
     if clusters is None:
-        return pairs
+        return table
     names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
-    sums = np.zeros((len(names), 2))
-    np.add.at(sums, [names[name] for name in clusters], pairs)
+    sums = np.zeros((len(names), len(columns)))
+    np.add.at(sums, [names[name] for name in clusters], table)
     return sums

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vocable.errors import ConfigError
+from vocable.evaluation.bootstrap import resample
 from vocable.evaluation.results import Score
 
 Statistic = Callable[[np.ndarray], Mapping[str, float]]
@@ -85,15 +86,14 @@ def bootstrap_counts(
         raise ConfigError(f"level is {level} (between 0 and 1), num_resamples {num_resamples} (at least 1).")
     if counts.num_items < 2:
         return {}
-    generator = np.random.default_rng(seed)
     found = statistic(counts.total())
-    shares = np.full(counts.num_items, 1 / counts.num_items)
-    rows = []
-    for _ in range(num_resamples):
-        table = counts.total(generator.multinomial(counts.num_items, shares).astype(float))
-        if table.any():  # all drawn items may be empty ones
-            rows.append(list(statistic(table).values()))
-    drawn = np.array(rows)
+
+    def numbers(draws: np.ndarray) -> np.ndarray:
+        tables = (counts.total(times) for times in draws.astype(float))
+        rows = [list(statistic(table).values()) for table in tables if table.any()]  # all drawn items may be empty
+        return np.array(rows).reshape(-1, len(found))
+
+    drawn = resample(numbers, counts.num_items, num_resamples, seed)
     biases = drawn.mean(0) - np.array(list(found.values()))
     lows, highs = np.quantile(drawn - biases, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return {name: Spread(float(lows[i]), float(highs[i]), float(biases[i])) for i, name in enumerate(found)}

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vocable.errors import ConfigError, OutputError
+from vocable.errors import ConfigError, NumericsError, OutputError
 from vocable.evaluation.bootstrap import bootstrap_ratio
 from vocable.files import replace_file, write_text
 
@@ -99,6 +99,21 @@ def mean_score(
     return ratio_score(values, ones, speakers, better=better, meaning=meaning, seed=seed, num_resamples=num_resamples)
 
 
+def column_mean(
+    items: Sequence[Mapping[str, Any]],
+    column: str,
+    *,
+    better: Literal["higher", "lower"] | None,
+    meaning: str,
+    seed: int = 0,
+    num_resamples: int = 2000,
+) -> Score:
+    """Score the mean of a column of items, by speaker too; an item without a number there is left out."""
+    kept = [item for item in items if item.get(column) is not None]
+    values, speakers = [item[column] for item in kept], [item.get("speaker") for item in kept]
+    return mean_score(values, speakers, better=better, meaning=meaning, seed=seed, num_resamples=num_resamples)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationResult:
     """The outcome of one evaluation run."""
@@ -108,7 +123,7 @@ class EvaluationResult:
     conventions: Mapping[str, Any]
     """Every switch that changes a number: normaliser, padding, sampling, ties, ..."""
     fingerprints: Mapping[str, str]
-    """Of the tokenizer, the vocoder, the language model: whatever was evaluated."""
+    """Fingerprints of whatever was evaluated: tokenizer, vocoder, language model."""
     weights: Mapping[str, Any]
     """Which judge weights were used: name and sha256 each."""
     seed: int
@@ -123,6 +138,19 @@ class EvaluationResult:
     """Numbers without an interval: rates, counts, real-time factors."""
     items: Sequence[Mapping[str, Any]] = ()
     """One flat mapping per item; `id` names it."""
+
+    def __post_init__(self) -> None:
+        """Refuse a score that is not finite.
+
+        Raises:
+            NumericsError: names the score.
+        """
+        for name, score in self.scores.items():
+            numbers = (score.value, score.low, score.high, score.speaker_low, score.speaker_high)
+            if any(number is not None and not math.isfinite(number) for number in numbers):
+                raise NumericsError(
+                    f"The score {name!r} of {self.benchmark} is {score}: a number that is not finite is no score."
+                )
 
 
 def save_result(result: EvaluationResult, folder: Path, overwrite: bool = False) -> Path:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vocable.errors import ConfigError
-from vocable.evaluation.bootstrap import Interval
+from vocable.evaluation.bootstrap import Interval, bootstrap, cluster_sums
 
 EXACT_UNITS = 16
 """Up to so many items or clusters that differ, all 2 ** n arrangements are gone through."""
@@ -159,21 +159,9 @@ def bootstrap_difference(
     Raises:
         ConfigError: as `paired_permutation_test`; `level` or `num_resamples` is out of range.
     """
-    if not 0 < level < 1 or num_resamples < 1:
-        raise ConfigError(f"level is {level} (between 0 and 1), num_resamples {num_resamples} (at least 1).")
     sums = _cluster_sums(first, second, clusters)
-    if len(sums) < 2:
-        return None
-    generator = np.random.default_rng(seed)
     block = max(1, BLOCK_NUMBERS // len(sums))
-    differences = []
-    for start in range(0, num_resamples, block):
-        size = min(block, num_resamples - start)
-        draws = generator.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=size)
-        differences.append(_difference(draws @ sums))
-    found = np.concatenate(differences)
-    low, high = np.quantile(found[np.isfinite(found)], [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    return bootstrap(lambda draws: _difference(draws @ sums), len(sums), num_resamples, level, seed, block)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -206,18 +194,7 @@ def _difference(sums: np.ndarray) -> np.ndarray:
 
 def _cluster_sums(first: ItemScores, second: ItemScores, clusters: Sequence[Hashable] | None) -> np.ndarray:
     """Numerator and denominator of both models for each item or cluster, shape (units, 4)."""
-    columns = [np.asarray(column, dtype=float) for column in (*first, *second)]
-    lengths = {len(column) for column in columns} | ({len(clusters)} if clusters is not None else set())
-    if len(lengths) > 1:
-        raise ConfigError(f"Paired scores and clusters must be equally many; they are {sorted(lengths)}.")
-    table = np.stack(columns, axis=1)
-    if not np.isfinite(table).all() or (table[:, [1, 3]] < 0).any():
-        raise ConfigError("A numerator or denominator is not finite, or a denominator is negative: drop that item.")
+    table = cluster_sums([*first, *second], clusters)
     if (table[:, [1, 3]].sum(0) <= 0).any():
         raise ConfigError("Nothing to compare: there are no items, or their denominators (words, say) are all 0.")
-    if clusters is None:
-        return table
-    names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
-    sums = np.zeros((len(names), 4))
-    np.add.at(sums, [names[name] for name in clusters], table)
-    return sums
+    return table

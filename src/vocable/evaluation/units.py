@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,8 @@ import torch
 
 from vocable.errors import ConfigError
 from vocable.evaluation.recount import Described, Statistic, count_scores, gather_counts
-from vocable.evaluation.results import EvaluationResult
+from vocable.evaluation.results import Score
+from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
 from vocable.evaluation.token_sources import frame_codes
 from vocable.evaluation.unit_metrics import UnitCounter, entropy
 from vocable.types import SpeechTokens
@@ -42,63 +41,92 @@ RATES = {
 }
 
 
-def evaluate_units(tokens: Path, num_resamples: int = 500, seed: int = 0) -> EvaluationResult:
-    """Score the code usage of a folder of token shards.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UnitsConfig(BenchmarkConfig):
+    """Which tokens are counted."""
 
-    Raises:
-        ConfigError: the shards hold no tokens.
-        FingerprintError: an id or the number of codebooks is not the tokenizer's.
-        OutputError: there are no shards, or not all of them.
+    tokens: Path
+    """Folder of token shards, as 'vocable tokenize' writes them."""
+    num_resamples: int = 500
+    """Resamples of the bootstrap."""
+
+
+class Units(Benchmark[UnitsConfig]):
+    """Count how token shards use their codebook, and how many bits a second of tokens costs.
+
+    Writes units.json (scores with 95 % intervals, and each codebook by itself) and units.items.parquet; without a
+    folder for them, the numbers are only printed.
     """
-    from vocable.tokens.shards import TokenShards
 
-    started = time.perf_counter()
-    shards = TokenShards(tokens)
-    card = shards.card
-    size, books, rate = card["codebook_size"], card.get("num_codebooks", 1), card.get("frame_rate")
-    counter, excluded = UnitCounter(size, books), Counter()
-    rows, cells, longest = [], [], 1
-    for utterance, item in shards:
-        counter.add(item)
-        if not item.num_frames:
-            excluded["no tokens: audio too short"] += 1
-            continue
-        cells.append(_cells(item, size))
-        longest = max(longest, int(item.durations.max()) if item.durations is not None else 1)
-        rows.append(_row(utterance.id, utterance.speaker, item))
-    if not rows:
-        raise ConfigError(f"{tokens}: there are no tokens to count: every utterance was empty.")
-    statistics = counter.statistics(rate)
-    counts = gather_counts(cells, 2 * books * size + longest + 1)
-    described = SCORES | (RATES if rate else {})
-    speakers = [row["speaker"] for row in rows]
-    statistic = _statistic(books, size, rate)
-    scores, biases = count_scores(counts, statistic, described, speakers, num_resamples, seed)
-    return EvaluationResult(
-        benchmark="units",
-        scores=scores,
-        conventions={
-            "codebook_size": size,
-            "num_codebooks": books,
-            "frame_rate": rate,
-            "collapsed": any(row["num_positions"] != row["num_frames"] for row in rows),
+    name, Config, positional = "units", UnitsConfig, ("tokens",)
+
+    def items(self) -> Iterator[Item]:
+        """Count each utterance."""
+        from vocable.tokens.shards import TokenShards
+
+        shards = self.run.open("shards", lambda: TokenShards(self.config.tokens))
+        card = shards.card
+        self.size, self.books = card["codebook_size"], card.get("num_codebooks", 1)
+        self.rate: float | None = card.get("frame_rate")
+        self.counter = UnitCounter(self.size, self.books)
+        self.run.fingerprints["tokenizer"] = shards.fingerprint
+        for utterance, tokens in self.run.watch("Counting units", shards):
+            self.counter.add(tokens)
+            if not tokens.num_frames:
+                self.run.excluded["no tokens: audio too short"] += 1
+                continue
+            yield {
+                "id": utterance.id,
+                "speaker": utterance.speaker,
+                "num_frames": tokens.num_frames,
+                "num_positions": tokens.codes.shape[1],
+                "num_distinct": int(tokens.codes[0].unique().numel()),
+                "_cells": _cells(tokens, self.size),
+                "_longest": int(tokens.durations.max()) if tokens.durations is not None else 1,
+            }
+
+    def nothing(self, reasons: str) -> ConfigError:
+        """Say that there are no tokens."""
+        return ConfigError(f"{self.config.tokens}: there are no tokens to count: every utterance was empty.")
+
+    def scores(self, items: Items) -> dict[str, Score]:
+        """Count resampled corpora again."""
+        longest = max(item["_longest"] for item in items)
+        counts = gather_counts([item["_cells"] for item in items], 2 * self.books * self.size + longest + 1)
+        described = SCORES | (RATES if self.rate else {})
+        statistic, speakers = _statistic(self.books, self.size, self.rate), [item["speaker"] for item in items]
+        scores, self.biases = count_scores(counts, statistic, described, speakers, **self.draws)
+        return scores
+
+    def conventions(self) -> dict[str, Any]:
+        """How usage is counted."""
+        return {
+            "codebook_size": self.size,
+            "num_codebooks": self.books,
+            "frame_rate": self.rate,
+            "collapsed": bool(self.counter.durations) and self.counter.durations.keys() != {1},
             "over_codebooks": "usage and entropy: mean; bits: sum",
             "interval": "bootstrap, recounted; centred on the value",
-            "num_resamples": num_resamples,
-        },
-        fingerprints={"tokenizer": shards.fingerprint},
-        weights={},
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        excluded=dict(excluded),
-        notes=_notes(statistics.num_frames, size),
-        measurements={
-            **dataclasses.asdict(statistics),
-            "codebooks": _by_codebook(counter),
-            "bootstrap_bias": biases,
-        },
-        items=rows,
-    )
+            "num_resamples": self.config.num_resamples,
+        }
+
+    def measurements(self, items: Items) -> dict[str, Any]:
+        """The statistics of the whole, and of each codebook."""
+        return {
+            **dataclasses.asdict(self.counter.statistics(self.rate)),
+            "codebooks": _by_codebook(self.counter),
+            "bootstrap_bias": self.biases,
+        }
+
+    def notes(self, items: Items) -> list[str]:
+        """Warn of few frames."""
+        num_frames = sum(item["num_frames"] for item in items)
+        if num_frames >= FRAMES_PER_ID * self.size:
+            return []
+        return [
+            f"{num_frames} frames are few for a codebook of {self.size}: usage and perplexity come out too low. "
+            f"Count at least {FRAMES_PER_ID * self.size}."
+        ]
 
 
 def _cells(tokens: SpeechTokens, size: int) -> np.ndarray:
@@ -150,23 +178,4 @@ def _by_codebook(counter: UnitCounter) -> list[dict[str, Any]]:
             "entropy_bits": float(entropies[book]) / math.log(2),
         }
         for book, counts in enumerate(counter.by_position)
-    ]
-
-
-def _row(id: str, speaker: str | None, tokens: SpeechTokens) -> dict[str, Any]:
-    return {
-        "id": id,
-        "speaker": speaker,
-        "num_frames": tokens.num_frames,
-        "num_positions": tokens.codes.shape[1],
-        "num_distinct": int(tokens.codes[0].unique().numel()),
-    }
-
-
-def _notes(num_frames: int, size: int) -> list[str]:
-    if num_frames >= FRAMES_PER_ID * size:
-        return []
-    return [
-        f"{num_frames} frames are few for a codebook of {size}: usage and perplexity come out too low. "
-        f"Count at least {FRAMES_PER_ID * size}."
     ]

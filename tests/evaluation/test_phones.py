@@ -15,9 +15,10 @@ from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.metrics.phones import phone_unit_statistics
 from vocable.evaluation.phone_labels import frame_labels, read_phones, utterance_phones
-from vocable.evaluation.phone_units import PhoneUnitsConfig, evaluate_phone_units
+from vocable.evaluation.phones import Phones, PhonesConfig
 from vocable.evaluation.recount import Described, bootstrap_counts, count_scores, gather_counts
 from vocable.evaluation.results import load_result, save_result
+from vocable.evaluation.runner import run_benchmark
 from vocable.evaluation.token_sources import TokenSource, frame_codes
 from vocable.types import Phone, SpeechTokens, Utterance
 
@@ -152,6 +153,11 @@ def spoken(id: str, text: str, ids: list[int], durations: list[int] | None, spea
     return Utterance(id=id, audio=Path("x.wav"), speaker=speaker, extra=extra), tokens
 
 
+def evaluate_phone_units(source, labels=None, **settings):
+    opened = {"tokens": source} | ({} if labels is None else {"labels": labels})
+    return run_benchmark(Phones(PhonesConfig(manifest=Path("m.jsonl"), **settings), opened))
+
+
 def test_utterances_to_scores(tmp_path):
     source = Stored(
         [
@@ -160,7 +166,7 @@ def test_utterances_to_scores(tmp_path):
         ],
         codebook_size=3,
     )
-    result = evaluate_phone_units(source, config=PhoneUnitsConfig(ignore=("_",), num_resamples=50))
+    result = evaluate_phone_units(source, ignore=("_",), num_resamples=50)
     # a: 0 0 0 1; b: 1 1 2 2, the table above
     assert result.scores["phone_purity"].value == pytest.approx(7 / 8)
     assert result.scores["cluster_purity"].value == pytest.approx(5 / 8)
@@ -183,7 +189,7 @@ def test_missing_phones_and_tokens_are_counted():
     with pytest.raises(ManifestError, match=r"No frame of 1 utterances has a phone \(utterance without phones: 1"):
         evaluate_phone_units(Stored([(empty, tokens)], codebook_size=2))
     with pytest.raises(ConfigError, match="codebook is 1, but these tokens have 1"):
-        evaluate_phone_units(source, config=PhoneUnitsConfig(codebook=1))
+        evaluate_phone_units(source, codebook=1)
     with pytest.raises(ConfigError, match="follow words"):
         evaluate_phone_units(Stored([with_phones], codebook_size=2, frame_rate=None))
 

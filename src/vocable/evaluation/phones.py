@@ -1,0 +1,161 @@
+"""Do units follow phones? PNMI and purities of a tokenizer on speech whose phones are known.
+
+    manifest with phones, tokens  ->  frames labelled with phone and unit  ->  joint counts  ->  scores with intervals
+
+Labels are sampled at frame centres (`phone_labels`), statistics are those of `metrics/phones`, intervals come from
+drawing utterances (or speakers) again and counting again (`recount`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vocable.errors import ConfigError, ManifestError
+from vocable.evaluation.metrics.phones import phone_unit_statistics
+from vocable.evaluation.phone_labels import frame_labels, read_phones, utterance_phones
+from vocable.evaluation.recount import Described, count_scores, gather_counts
+from vocable.evaluation.results import Score
+from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
+from vocable.evaluation.token_sources import frame_codes
+from vocable.types import Phone
+
+MIN_FRAMES_PER_CELL = 10
+"""Below this many frames per cell of the table, the result warns that PNMI is inflated."""
+
+SCORES = {
+    "pnmi": Described("higher", "I(phone; unit) / H(phone) over frames"),
+    "phone_purity": Described("higher", "frames right if each unit is called by its commonest phone"),
+    "cluster_purity": Described("higher", "frames right if each phone is called by its commonest unit"),
+    "unit_entropy_bits": Described(None, "entropy of the unit over labelled frames"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhonesConfig(BenchmarkConfig):
+    """What is counted."""
+
+    manifest: Path
+    """The utterances (JSONL); a line may hold "phones", a list of {phone, start, end} in seconds."""
+    tokens: Path | None = None
+    """Folder of token shards, as 'vocable tokenize' writes them. Either this or a tokenizer."""
+    tokenizer: Path | None = None
+    """Folder of a saved tokenizer, which then encodes the utterances."""
+    phones: Path | None = None
+    """A .ctm or .tsv file with the phones, instead of the manifest's."""
+    ignore: tuple[str, ...] = ()
+    """Labels whose frames are left out, such as sil and sp. By default all count, as in the source."""
+    codebook: int = 0
+    """Which codebook, from 0 on, where there are several."""
+    num_resamples: int = 500
+    """Resamples of the bootstrap."""
+    device: str | None = None
+    """Where to encode, such as cpu or cuda. Without it, a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        if self.codebook < 0 or self.num_resamples < 1:
+            raise ConfigError(
+                f"codebook is {self.codebook} (0 or more), num_resamples {self.num_resamples} (1 or more)."
+            )
+
+
+class Phones(Benchmark[PhonesConfig]):
+    """Compare units with phones: PNMI, phone purity and cluster purity, with 95 % intervals.
+
+    Writes phones.json and phones.items.parquet (phone and unit of every labelled frame). The phones must be known: from
+    a forced aligner, or from a synthesiser that says how long each phone is ('vocable stories build' keeps them).
+    """
+
+    name, Config = "phones", PhonesConfig
+
+    def items(self) -> Iterator[Item]:
+        """Label the frames of each utterance; the frames are kept, so that other tables can be made of them."""
+        config, ignored = self.config, set(self.config.ignore)
+        labels = self.run.open("labels", lambda: read_phones(config.phones) if config.phones is not None else None)
+        source = self.run.tokens()
+        self.labelled_by = "manifest" if labels is None else "file"
+        self.rate, self.size = source.frame_rate, int(source.card["codebook_size"])
+        self.names: dict[str, int] = {}
+        for utterance, tokens in self.run.watch("Counting phones and units", source, len(source.utterances)):
+            phones: Sequence[Phone] | None = utterance_phones(utterance) if labels is None else labels.get(utterance.id)
+            if phones is None:
+                self.run.excluded["utterance without phones"] += 1
+                continue
+            codes = frame_codes(tokens)
+            if config.codebook >= codes.shape[0]:
+                raise ConfigError(f"codebook is {config.codebook}, but these tokens have {codes.shape[0]}, from 0 on.")
+            found = frame_labels(phones, codes.shape[1], self.rate)
+            kept = [i for i, label in enumerate(found) if label is not None and label not in ignored]
+            if kept:
+                yield {
+                    "id": utterance.id,
+                    "speaker": utterance.speaker,
+                    "num_frames": len(kept),
+                    "num_unlabelled": found.count(None),
+                    "num_ignored": sum(label in ignored for label in found),
+                    "phones": [self.names.setdefault(str(found[i]), len(self.names)) for i in kept],
+                    "units": codes[config.codebook][kept].tolist(),
+                }
+
+    def nothing(self, reasons: str) -> ManifestError:
+        """Say what the manifest should hold."""
+        return ManifestError(
+            f"No frame of {len(self.run.tokens().utterances)} utterances has a phone "
+            f"({reasons or 'no phone covers a frame centre'}). A manifest line has them as "
+            '"phones": [{"phone": ..., "start": ..., "end": ...}]; or pass a .ctm or .tsv file.'
+        )
+
+    def scores(self, items: Items) -> dict[str, Score]:
+        """Score the table of joint counts, and those of resampled utterances."""
+        cells = [np.array(item["phones"]) * self.size + np.array(item["units"]) for item in items]
+        counts = gather_counts(cells, len(self.names) * self.size)
+        self.found = self._statistic(counts.total())
+        scores, self.biases = count_scores(
+            counts, self._statistic, SCORES, [item["speaker"] for item in items], **self.draws
+        )
+        return scores
+
+    def _statistic(self, table: np.ndarray) -> Mapping[str, float]:
+        return phone_unit_statistics(table.reshape(-1, self.size))._asdict()
+
+    def conventions(self) -> dict[str, Any]:
+        """How frames are labelled and counted."""
+        return {
+            "labels": self.labelled_by,
+            "sampled_at": "frame centres, (i + 0.5) / frame_rate",
+            "frame_rate": self.rate,
+            "codebook": self.config.codebook,
+            "codebook_size": self.size,
+            "ignored_labels": list(self.config.ignore),
+            "interval": "bootstrap, recounted; centred on the value",
+            "num_resamples": self.config.num_resamples,
+        }
+
+    def measurements(self, items: Items) -> dict[str, Any]:
+        """Sizes of the table, and what the scores are made of."""
+        return {
+            "num_frames": sum(item["num_frames"] for item in items),
+            "num_unlabelled_frames": sum(item["num_unlabelled"] for item in items),
+            "num_ignored_frames": sum(item["num_ignored"] for item in items),
+            "num_phones": len(self.names),
+            "num_units_seen": len({unit for item in items for unit in item["units"]}),
+            "mutual_information_bits": self.found["mutual_information_bits"],
+            "phone_entropy_bits": self.found["phone_entropy_bits"],
+            "phone_names": list(self.names),
+            "bootstrap_bias": self.biases,
+        }
+
+    def notes(self, items: Items) -> list[str]:
+        """Warn of tables with few frames."""
+        notes = ["PNMI and phone purity grow with the codebook: compare tokenizers at equal codebook size."]
+        frames, num_cells = sum(item["num_frames"] for item in items), len(self.names) * self.size
+        if frames < MIN_FRAMES_PER_CELL * num_cells:
+            notes.append(
+                f"{frames} frames fill a table of {num_cells} cells: PNMI and phone purity come out too high. "
+                f"From {MIN_FRAMES_PER_CELL * num_cells} frames on this matters little."
+            )
+        return notes
