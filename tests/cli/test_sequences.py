@@ -16,6 +16,7 @@ from vocable.sequences.joint_vocabulary import joint_vocabulary
 from vocable.sequences.picture import line_cells, sequence_lines, sequence_svg
 from vocable.sequences.subwords import UnitSubwords
 from vocable.tokens.shard_rows import make_schema, tokens_to_row, utterance_to_row
+from vocable.tokens.streams import streams_of_card
 from vocable.types import Utterance
 
 CARD = {"codebook_size": 12, "num_codebooks": 1, "frame_rate": FRAME_RATE, "fingerprint": "0123456789abcdef"}
@@ -24,8 +25,8 @@ CARD = {"codebook_size": 12, "num_codebooks": 1, "frame_rate": FRAME_RATE, "fing
 def write_shards(folder, pairs, card=CARD):
     """One Parquet file as 'vocable tokenize' writes it."""
     folder.mkdir(parents=True)
-    schema = make_schema(card["codebook_size"], {"run": "r", "card": card, "result": {}})
-    rows = [utterance_to_row(utterance, folder) | tokens_to_row(tokens) for utterance, tokens in pairs]
+    schema = make_schema(streams_of_card(card), {"run": "r", "card": card, "result": {}})
+    rows = [utterance_to_row(utterance, folder) | tokens_to_row(tokens, streams_of_card(card)) for utterance, tokens in pairs]
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "tokens-00000-of-00001.parquet")
     return folder
 

@@ -50,6 +50,7 @@ class Buzzer:
     """A vocoder of 20 ms a unit, at a pitch of its own: the neural one takes seconds."""
 
     sample_rate = 16_000
+    tokenizer_fingerprint = None
 
     def synthesize(self, tokens, voice=None):
         time = torch.arange(320) / 16_000

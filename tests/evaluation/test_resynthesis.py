@@ -152,7 +152,7 @@ def test_nothing_to_judge_is_an_error(speaking, tiny_transcriber, make_utterance
 
 
 def test_parts_that_do_not_fit_are_refused(tiny_tokenizer, tiny_vocoder, tiny_transcriber, make_utterances):
-    with pytest.raises(ConfigError, match="no vocoder"):
+    with pytest.raises(ConfigError, match="no synthesizer"):
         evaluate_resynthesis(make_utterances(["the cat"]), tiny_tokenizer, Judges(tiny_transcriber))
     with pytest.raises(FingerprintError, match="anotherone"):
         tiny_vocoder.check_tokenizer("anotherone")

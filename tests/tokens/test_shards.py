@@ -27,7 +27,7 @@ from vocable.tokens import (
     streaming,
     write_token_shard,
 )
-from vocable.types import SpeechTokens, Utterance, Word
+from vocable.types import SpeechTokens, Stream, Utterance, Word
 
 NUM_UTTERANCES = 7
 
@@ -312,9 +312,10 @@ def test_rows_hold_every_kind_of_tokens(tmp_path: Path):
         words=(Word(word="hi", start=0.0, end=0.5),),
         spans=torch.tensor([[0, 2]]),
     )
-    schema = shards.make_schema(100_000, {})
-    row = shards.tokens_to_row(tokens) | shards.utterance_to_row(Utterance(id="x", audio=tmp_path / "a"), tmp_path)
+    streams = (Stream(name="words", codebook_sizes=(100_000, 5), rate=None),)
+    schema = shards.make_schema(streams, {})
+    row = shards.tokens_to_row(tokens, streams) | shards.utterance_to_row(Utterance(id="x", audio=tmp_path / "a"), tmp_path)
     pq.write_table(shards.pa.Table.from_pylist([row], schema=schema), tmp_path / "t.parquet")
     (back,) = pq.read_table(tmp_path / "t.parquet").to_pylist()
-    assert shards.row_to_tokens(back) == tokens
+    assert shards.row_to_tokens(back, streams) == tokens
     assert shards.row_to_utterance(back, tmp_path) == Utterance(id="x", audio=tmp_path / "a")

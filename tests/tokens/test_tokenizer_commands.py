@@ -9,7 +9,7 @@ import soundfile
 from vocable.audio.manifest import write_manifest
 from vocable.cli import main
 from vocable.tokens import TokenShards, UnitTokenizer, load_tokenizer
-from vocable.types import Utterance
+from vocable.types import Clip, Utterance
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +58,12 @@ def test_verify(folder: Path, capsys, monkeypatch: pytest.MonkeyPatch):
     for mode in ("exact", "equal_length", "masked", "bfloat16"):
         assert mode in printed
     assert "every unit is the same, alone or in company" in printed
-    encode = UnitTokenizer.encode
+    encode = UnitTokenizer.encode_clips
 
-    def leaky(self, waveforms, batching="exact"):
-        return encode(self, [waveform * len(waveforms) for waveform in waveforms], batching)
+    def leaky(self, clips, batching):
+        return encode(self, [Clip(clip.waveform * len(clips)) for clip in clips], batching)
 
-    monkeypatch.setattr(UnitTokenizer, "encode", leaky)
+    monkeypatch.setattr(UnitTokenizer, "encode_clips", leaky)
     assert main(words) == 2
     assert "The exact mode differs in" in capsys.readouterr().err
 

@@ -244,17 +244,17 @@ class Whistle:
         return [torch.full((80 * item.num_frames,), 0.5 if voice else 0.1) for item in tokens]
 
 
-def test_decoding_needs_a_vocoder_made_for_this_tokenizer(tokenizer: UnitTokenizer, make_speechlike):
+def test_decoding_needs_a_synthesizer_made_for_this_tokenizer(tokenizer: UnitTokenizer, make_speechlike):
     tokens = tokenizer.encode([make_speechlike(3200)])
-    with pytest.raises(ConfigError, match=r"'tiny' .* has no vocoder and cannot make sound.*tokenizer.vocoder = "):
+    with pytest.raises(ConfigError, match=r"'tiny' .* has no synthesizer and cannot make sound.*tokenizer.synthesizer = "):
         tokenizer.decode(tokens)
-    tokenizer.vocoder = Whistle()
+    tokenizer.synthesizer = Whistle()
     assert [len(waveform) for waveform in tokenizer.decode(tokens)] == [1600]
     assert float(tokenizer.decode(tokens, voice="low")[0][0]) == 0.5
     stranger = Whistle()
     stranger.tokenizer_fingerprint = "0123456789abcdef"
     with pytest.raises(FingerprintError, match=f"fingerprint 0123456789abcdef, but .* {tokenizer.fingerprint}"):
-        tokenizer.vocoder = stranger
+        tokenizer.synthesizer = stranger
 
 
 def test_upload(tokenizer: UnitTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -25,7 +25,7 @@ from torch import Tensor
 from vocable.audio.waveforms import check_finite, check_length, check_rate, check_waveform, resample
 from vocable.audio.writing import encode_audio, write_audio, write_audio_blocks
 from vocable.errors import AudioFormatError
-from vocable.types import Utterance
+from vocable.types import Clip, Utterance
 
 __all__ = [
     "Audio",
@@ -35,6 +35,7 @@ __all__ = [
     "encode_audio",
     "iterate_audio",
     "read_audio",
+    "read_clip",
     "read_utterance",
     "resample",
     "write_audio",
@@ -133,6 +134,11 @@ def _identity(path: Path) -> tuple[int, int]:
 def read_utterance(utterance: Utterance, sample_rate: int) -> Float[Tensor, " samples"]:
     """Read the stretch of audio of one manifest line; errors are those of `read_audio`."""
     return read_audio(utterance.audio, sample_rate, utterance.start, utterance.duration).waveform
+
+
+def read_clip(utterance: Utterance, sample_rate: int) -> Clip:
+    """Read the audio of one manifest line, with its text and words; errors are those of `read_audio`."""
+    return Clip(read_utterance(utterance, sample_rate), utterance.text, utterance.words)
 
 
 def iterate_audio(

@@ -136,28 +136,29 @@ def verify_tokenizer(
     from rich.console import Console
     from rich.table import Table
 
-    from vocable.audio.io import read_utterance
+    from vocable.audio.io import read_clip
     from vocable.audio.manifest import read_manifest
     from vocable.errors import AudioFormatError, VocableError
+    from vocable.tokens.agreement import measure_batchings
     from vocable.tokens.tokenizer import load_tokenizer
 
     console = Console()
     tokenizer = load_tokenizer(folder, choose_device(device))
     utterances = read_manifest(manifest, strict=strict)
     step = max(len(utterances) // num_utterances, 1)
-    waveforms = []
+    clips = []
     for utterance in utterances[::step][:num_utterances]:
         try:
-            waveforms.append(read_utterance(utterance, tokenizer.sample_rate))
+            clips.append(read_clip(utterance, tokenizer.sample_rate))
         except AudioFormatError as error:
             if strict:
                 raise
             console.print(f"passed over: {error}", highlight=False)
-    if not waveforms:
+    if not clips:
         raise AudioFormatError(f"{manifest}: none of the utterances tried can be read.")
     with console.status("encoding"):
-        results = _measure_modes(tokenizer, waveforms)
-    table = Table("mode", "frames", "different", "mismatch rate", title=f"{folder}: {len(waveforms)} clips")
+        results = measure_batchings(tokenizer, clips)
+    table = Table("mode", "frames", "different", "mismatch rate", title=f"{folder}: {len(clips)} clips")
     for mode, agreement in results.items():
         table.add_row(
             mode, str(agreement.num_frames), str(agreement.num_different), f"{100 * agreement.mismatch_rate:.3f} %"
@@ -253,29 +254,6 @@ def report_table(report: KMeansReport, num_clusters: int) -> Any:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
-
-
-def _measure_modes(tokenizer: Any, waveforms: list) -> dict[str, Any]:
-    """Compare every way of encoding with each clip encoded alone."""
-    from dataclasses import replace
-
-    from vocable.features import load_encoder
-    from vocable.tokens.agreement import compare_tokens, encode_each
-    from vocable.tokens.unit_tokenizer import UnitTokenizer
-
-    alone = encode_each(tokenizer, waveforms)
-    results = {"exact": compare_tokens(alone, tokenizer.encode(waveforms))}
-    if not isinstance(tokenizer, UnitTokenizer):
-        return results
-    for batching in ("equal_length", "masked"):
-        results[batching] = compare_tokens(alone, tokenizer.encode(waveforms, batching))
-    config = tokenizer.config
-    if config.encoder.dtype == "float32":
-        device = str(tokenizer.encoder.device)
-        encoder = load_encoder(replace(config.encoder, dtype="bfloat16"), device)
-        coarse = UnitTokenizer(encoder, tokenizer.kmeans, config)
-        results["bfloat16"] = compare_tokens(alone, coarse.encode(waveforms))
-    return results
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -313,7 +313,7 @@ def _waveform(run: _Run, sound: _Sound) -> Float[Tensor, " samples"]:
     if not sound.tokens.codes.shape[1]:
         return torch.zeros(0)
     (waveform,) = tokenizer.decode([sound.tokens], voice=run.config.voice)
-    rate = getattr(tokenizer.vocoder, "sample_rate", None) or tokenizer.sample_rate
+    rate = tokenizer.decode_rate
     return resample(waveform.cpu(), rate, JUDGE_RATE)
 
 

@@ -9,7 +9,6 @@ has a 95 % interval over utterances, and one over speakers. Source of the protoc
 Modeling from Raw Audio (Lakhotia et al., 2021, arXiv:2102.01192), section 4.2 (ASR on resynthesised speech).
 """
 
-import dataclasses
 import random
 import time
 from collections import Counter, defaultdict
@@ -204,7 +203,6 @@ def _pass_through_tokens(
         run.excluded["no tokens: audio too short"] += len(encoded) - len(spoken)
     to_decode = [_without_durations(tokens) if config.durations == "predicted" else tokens for _, _, tokens in spoken]
     decoded = _timed(run, "decode", lambda: tokenizer.decode(to_decode, voice=config.voice)) if spoken else []
-    decoded_rate = getattr(getattr(tokenizer, "vocoder", None), "sample_rate", None) or tokenizer.sample_rate
     for (utterance, waveform, tokens), resynthesis in zip(spoken, decoded, strict=True):
         if not resynthesis.numel() or not torch.isfinite(resynthesis).all():
             run.excluded["resynthesis is empty or not finite"] += 1
@@ -212,7 +210,7 @@ def _pass_through_tokens(
         original = waveform
         if tokenizer.sample_rate != JUDGE_RATE:  # not resampled twice
             original = read_utterance(utterance, JUDGE_RATE)
-        yield _Heard(utterance, original, tokens, resample(resynthesis.cpu(), decoded_rate, JUDGE_RATE))
+        yield _Heard(utterance, original, tokens, resample(resynthesis.cpu(), tokenizer.decode_rate, JUDGE_RATE))
 
 
 def _encode(
@@ -230,9 +228,10 @@ def _encode(
 
 
 def _without_durations(tokens: SpeechTokens) -> SpeechTokens:
-    if tokens.durations is None:
+    streams = [tokens] if tokens.streams is None else list(tokens.streams.values())
+    if all(one.durations is None for one in streams):
         raise ConfigError("durations is 'predicted', but this tokenizer does not collapse runs: nothing to predict.")
-    return dataclasses.replace(tokens, durations=None)
+    return tokens.without_durations()
 
 
 def _judge(

@@ -136,7 +136,7 @@ class SpokenUnitsToText:
             spoken = SpeechTokens(codes=runs.units[None], durations=runs.durations)
         with torch.inference_mode():
             (waveform,) = self.tokenizer.decode([spoken], voice=self.voice)
-        rate = getattr(self.tokenizer.vocoder, "sample_rate", None) or self.tokenizer.sample_rate
+        rate = self.tokenizer.decode_rate
         return resample(waveform.cpu(), rate, self.transcriber.sample_rate)
 
 

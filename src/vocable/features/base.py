@@ -23,6 +23,8 @@ from vocable.registry import look_up
 
 FEATURES_VERSION = 1
 """Goes up when the same weights and waveform give other features than before; part of every fingerprint."""
+BATCHINGS = ("exact", "equal_length", "masked")
+"""Ways of batching that `FeatureEncoder.encode` knows."""
 
 
 class _Segment(NamedTuple):
@@ -139,11 +141,8 @@ class FeatureEncoder(nn.Module, ABC):
             AudioFormatError: a waveform is empty, not one-dimensional, or holds NaN or infinity.
             UnknownNameError: no such `batching`.
         """
-        run = look_up(
-            "batching",
-            batching,
-            {"exact": self._run_exact, "equal_length": self._run_equal_length, "masked": self._run_masked},
-        )
+        ways = (self._run_exact, self._run_equal_length, self._run_masked)
+        run = look_up("batching", batching, dict(zip(BATCHINGS, ways, strict=True)))
         segments = []
         for clip, waveform in enumerate(waveforms):
             check_waveform(waveform, f"waveforms[{clip}]")

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vocable.features.voice import Voice
 from vocable.synthesis.excitation import harmonic_phase
 from vocable.synthesis.vocoder import UnitVocoder, clean_codes
 from vocable.types import SpeechTokens
@@ -22,7 +23,7 @@ class StreamingVocoder:
     Runs whose durations must be predicted wait for the runs that the duration predictor sees behind them.
     """
 
-    def __init__(self, vocoder: UnitVocoder, voice: str | None = None) -> None:
+    def __init__(self, vocoder: UnitVocoder, voice: Voice | None = None) -> None:
         self.vocoder = vocoder
         self.device = vocoder.unit_embedding.weight.device
         row = vocoder.voice_index(voice)

@@ -23,7 +23,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import remove_parametrizations
 
 from vocable.errors import AssetError
-from vocable.registry import look_up
+from vocable.features.voice import Voice, voice_row
 from vocable.synthesis.layers import DurationPredictor
 from vocable.synthesis.vocoder import clean_codes
 from vocable.types import SpeechTokens
@@ -125,8 +125,13 @@ class UnitHiFiGAN(nn.Module):
 
     @property
     def sample_rate(self) -> int:
-        """Of the waveforms, Hz."""
+        """Samples per second of the waveforms, Hz."""
         return self.config.sampling_rate
+
+    @property
+    def tokenizer_fingerprint(self) -> None:
+        """None: published files do not record whose units they read."""
+        return None
 
     @property
     def voices(self) -> list[str]:
@@ -150,7 +155,9 @@ class UnitHiFiGAN(nn.Module):
         return self.conv_post(functional.leaky_relu(signal)).tanh()[:, 0]
 
     @torch.inference_mode()
-    def synthesize(self, tokens: Sequence[SpeechTokens], voice: str | None = None) -> list[Float[Tensor, " _samples"]]:
+    def synthesize(
+        self, tokens: Sequence[SpeechTokens], voice: Voice | None = None
+    ) -> list[Float[Tensor, " _samples"]]:
         """Turn tokens into waveforms, each by itself; durations are used where given, else predicted.
 
         Columns with an id below 0 are dropped, as in the published code. Without durations and without a duration
@@ -159,9 +166,9 @@ class UnitHiFiGAN(nn.Module):
         Raises:
             FingerprintError: an id is outside the codebook.
             UnknownNameError: there is no such voice.
+            ConfigError: the voice is a recording or a vector.
         """
-        rows = {name: int(name) for name in self.voices}
-        row = (0 if rows else None) if voice is None else look_up("voice", voice, rows)
+        row = voice_row(voice, self.voices)
         speaker = None if row is None else torch.tensor([row])
         results = []
         for item in tokens:

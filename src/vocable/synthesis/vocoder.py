@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError, FingerprintError
 from vocable.features.pitch import Pitch
-from vocable.registry import look_up
+from vocable.features.voice import Voice, voice_row
 from vocable.synthesis.codebook import CodebookEmbedding
 from vocable.synthesis.excitation import PitchPredictor, harmonic_phase, harmonics_from_phase, noise
 from vocable.synthesis.layers import ConvNeXtStack, DurationPredictor, frame_signal, overlap_add
@@ -142,7 +142,7 @@ class UnitVocoder(nn.Module):
 
     @property
     def sample_rate(self) -> int:
-        """Of the waveforms, Hz."""
+        """Samples per second of the waveforms, Hz."""
         return self.config.sample_rate
 
     @property
@@ -159,16 +159,9 @@ class UnitVocoder(nn.Module):
         tokens = -(-frames * config.hop_length // config.token_hop)
         return tokens + (self.pitch_predictor.reach + 2 if self.pitch_predictor is not None else 0)
 
-    def voice_index(self, voice: str | None) -> int | None:
-        """Row of a voice in the table; None when there is no table.
-
-        Raises:
-            UnknownNameError: there is no such voice; the message names the nearest.
-        """
-        if not self.config.voices:
-            return None if voice is None else look_up("voice", voice, {})
-        rows = {name: row for row, name in enumerate(self.config.voices)}
-        return 0 if voice is None else look_up("voice", voice, rows)
+    def voice_index(self, voice: Voice | None) -> int | None:
+        """Row of a voice in the table; None when there is no table. Errors are those of `voice_row`."""
+        return voice_row(voice, self.config.voices)
 
     def embed(
         self,
@@ -241,7 +234,9 @@ class UnitVocoder(nn.Module):
         return tones * turned + hiss * rest[0].exp().clamp(max=LARGEST_MAGNITUDE)
 
     @torch.inference_mode()
-    def synthesize(self, tokens: Sequence[SpeechTokens], voice: str | None = None) -> list[Float[Tensor, " _samples"]]:
+    def synthesize(
+        self, tokens: Sequence[SpeechTokens], voice: Voice | None = None
+    ) -> list[Float[Tensor, " _samples"]]:
         """Turn tokens into waveforms, each by itself, so that results do not depend on what stands beside them.
 
         Durations are used where the tokens have them, else predicted (see VocoderConfig.collapsed). Columns with an id
@@ -250,6 +245,7 @@ class UnitVocoder(nn.Module):
         Raises:
             FingerprintError: an id is outside the codebook.
             UnknownNameError: there is no such voice.
+            ConfigError: the voice is a recording or a vector.
         """
         row = self.voice_index(voice)
         device = self.unit_embedding.weight.device
@@ -272,7 +268,7 @@ class UnitVocoder(nn.Module):
         return codes if durations is None else codes.repeat_interleave(durations.to(codes.device), dim=1)
 
     @torch.inference_mode()
-    def with_durations(self, tokens: SpeechTokens, voice: str | None = None) -> SpeechTokens:
+    def with_durations(self, tokens: SpeechTokens, voice: Voice | None = None) -> SpeechTokens:
         """Return the tokens with predicted durations, where they have none."""
         if tokens.durations is not None or not tokens.codes.shape[1]:
             return tokens
@@ -301,7 +297,7 @@ class UnitVocoder(nn.Module):
 
     @property
     def tokenizer_fingerprint(self) -> str | None:
-        """Of the tokenizer whose tokens it reads; None where it is not recorded."""
+        """Fingerprint of the tokenizer whose tokens it reads; None where it is not recorded."""
         return self.config.tokenizer_fingerprint
 
     def check_tokenizer(self, fingerprint: str) -> None:

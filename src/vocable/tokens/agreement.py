@@ -8,11 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vocable.tokens.tokenizer import SpeechTokenizer
-from vocable.types import SpeechTokens
+from vocable.types import Clip, SpeechTokens
 
 
 class Agreement(NamedTuple):
-    """Frames that were compared, and those whose code differs in any codebook."""
+    """Frames (or words) that were compared, over all streams, and those whose code differs at any level."""
 
     num_frames: int
     num_different: int
@@ -26,7 +26,8 @@ class Agreement(NamedTuple):
 def compare_tokens(reference: Sequence[SpeechTokens], other: Sequence[SpeechTokens]) -> Agreement:
     """Compare clip by clip, frame by frame; where one has more frames, all the additional ones differ."""
     num_frames = num_different = 0
-    for first, second in zip(reference, other, strict=True):
+    pairs = [pair for clip in zip(reference, other, strict=True) for pair in _same_streams(*clip)]
+    for first, second in pairs:
         a, b = frames_of(first), frames_of(second)
         shared = min(a.shape[1], b.shape[1])
         longest = max(a.shape[1], b.shape[1])
@@ -36,13 +37,31 @@ def compare_tokens(reference: Sequence[SpeechTokens], other: Sequence[SpeechToke
     return Agreement(num_frames, num_different)
 
 
-def frames_of(tokens: SpeechTokens) -> Int[Tensor, "num_codebooks frames"]:
-    """Return one column per frame, with collapsed runs expanded."""
+def _same_streams(first: SpeechTokens, second: SpeechTokens) -> list[tuple[SpeechTokens, SpeechTokens]]:
+    if first.streams is None:
+        return [(first, second)]
+    return [(tokens, second.stream(name)) for name, tokens in first.streams.items()]
+
+
+def frames_of(tokens: SpeechTokens) -> Int[Tensor, "levels frames"]:
+    """Return one column per frame of the only stream, with collapsed runs expanded."""
     if tokens.durations is None:
         return tokens.codes
     return torch.repeat_interleave(tokens.codes, tokens.durations, dim=1)
 
 
-def encode_each(tokenizer: SpeechTokenizer, waveforms: Sequence[Float[Tensor, " _samples"]]) -> list[SpeechTokens]:
-    """Encode every clip alone: what any other way is compared with."""
-    return [tokenizer.encode([waveform])[0] for waveform in waveforms]
+def encode_each(tokenizer: SpeechTokenizer, clips: Sequence[Clip | Float[Tensor, " _samples"]]) -> list[SpeechTokens]:
+    """Encode every clip alone, as the reference for any other way."""
+    return [tokenizer.encode([clip])[0] for clip in clips]
+
+
+def measure_batchings(
+    tokenizer: SpeechTokenizer, clips: Sequence[Clip | Float[Tensor, " _samples"]]
+) -> dict[str, Agreement]:
+    """Compare every way of batching, and half the precision where there is it, with each clip encoded alone."""
+    alone = encode_each(tokenizer, clips)
+    results = {way: compare_tokens(alone, tokenizer.encode(clips, way)) for way in tokenizer.batchings}
+    coarse = tokenizer.in_bfloat16()
+    if coarse is not None:
+        results["bfloat16"] = compare_tokens(alone, coarse.encode(clips))
+    return results

@@ -1,7 +1,8 @@
 """Utterances with their tokens as rows of a Parquet table, and back.
 
-The columns are the keys of a manifest line, then `codes` (one list per codebook), `durations`, and for tokens that
-follow words `token_words` and `spans`. Any Parquet reader can read them; `audio` is relative to the file's folder.
+The columns are the keys of a manifest line, then `codes` (one list per level), `durations`, and for tokens that follow
+words `token_words` and `spans`. A tokenizer with several streams has these four for each: `codes.semantic` and so on.
+Any Parquet reader can read them; `audio` is relative to the file's folder.
 """
 
 import json
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vocable.audio.manifest import absolute
-from vocable.types import SpeechTokens, Utterance, Word
+from vocable.types import SpeechTokens, Stream, Utterance, Word
 
 METADATA_KEY = b"vocable"
 """Under which the schema metadata holds fingerprint, card, run and rejections, as JSON."""
@@ -24,9 +25,8 @@ _WORDS = pa.list_(pa.struct([("word", pa.string()), ("start", pa.float64()), ("e
 _TEXTS = ("text", "language", "speaker", "corpus", "licence")
 
 
-def make_schema(codebook_size: int, metadata: Mapping[str, Any]) -> pa.Schema:
+def make_schema(streams: Sequence[Stream], metadata: Mapping[str, Any]) -> pa.Schema:
     """Return the columns; codes are uint16 where they fit, else int32."""
-    code = pa.uint16() if codebook_size <= 1 << 16 else pa.int32()
     fields = [
         pa.field("id", pa.string(), nullable=False),
         pa.field("audio", pa.string(), nullable=False),
@@ -35,11 +35,16 @@ def make_schema(codebook_size: int, metadata: Mapping[str, Any]) -> pa.Schema:
         *(pa.field(name, pa.string()) for name in _TEXTS),
         pa.field("words", _WORDS),
         pa.field("extra", pa.string()),  # JSON: its keys differ from manifest to manifest
-        pa.field("codes", pa.list_(pa.list_(code)), nullable=False),
-        pa.field("durations", pa.list_(pa.int32())),
-        pa.field("token_words", _WORDS),
-        pa.field("spans", pa.list_(pa.list_(pa.int32()))),
     ]
+    for stream in streams:
+        suffix = _suffix(stream, streams)
+        code = pa.uint16() if max(stream.codebook_sizes) <= 1 << 16 else pa.int32()
+        fields += [
+            pa.field(f"codes{suffix}", pa.list_(pa.list_(code)), nullable=False),
+            pa.field(f"durations{suffix}", pa.list_(pa.int32())),
+            pa.field(f"token_words{suffix}", _WORDS),
+            pa.field(f"spans{suffix}", pa.list_(pa.list_(pa.int32()))),
+        ]
     return pa.schema(fields, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False).encode()})
 
 
@@ -56,14 +61,18 @@ def utterance_to_row(utterance: Utterance, folder: Path) -> dict[str, Any]:
     }
 
 
-def tokens_to_row(tokens: SpeechTokens) -> dict[str, Any]:
+def tokens_to_row(tokens: SpeechTokens, streams: Sequence[Stream]) -> dict[str, Any]:
     """Return the tokens' part of a row."""
-    return {
-        "codes": tokens.codes.tolist(),
-        "durations": None if tokens.durations is None else tokens.durations.tolist(),
-        "token_words": _words_to_list(tokens.words),
-        "spans": None if tokens.spans is None else tokens.spans.tolist(),
-    }
+    row: dict[str, Any] = {}
+    for stream in streams:
+        one, suffix = tokens.stream(stream.name), _suffix(stream, streams)
+        row |= {
+            f"codes{suffix}": one.codes.tolist(),
+            f"durations{suffix}": None if one.durations is None else one.durations.tolist(),
+            f"token_words{suffix}": _words_to_list(one.words),
+            f"spans{suffix}": None if one.spans is None else one.spans.tolist(),
+        }
+    return row
 
 
 def row_to_utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
@@ -79,15 +88,26 @@ def row_to_utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
     )
 
 
-def row_to_tokens(row: Mapping[str, Any]) -> SpeechTokens:
+def row_to_tokens(row: Mapping[str, Any], streams: Sequence[Stream]) -> SpeechTokens:
     """Undo `tokens_to_row`; integers come back as int64."""
-    spans = row["spans"]
+    if len(streams) == 1:
+        return _row_to_stream(row, "")
+    return SpeechTokens(streams={one.name: _row_to_stream(row, _suffix(one, streams)) for one in streams})
+
+
+def _row_to_stream(row: Mapping[str, Any], suffix: str) -> SpeechTokens:
+    codes, spans = row[f"codes{suffix}"], row[f"spans{suffix}"]
     return SpeechTokens(
-        codes=torch.tensor(row["codes"], dtype=torch.int64).reshape(len(row["codes"]), -1),
-        durations=_integers(row["durations"]),
-        words=_words_from_list(row["token_words"]),
+        codes=torch.tensor(codes, dtype=torch.int64).reshape(len(codes), -1),
+        durations=_integers(row[f"durations{suffix}"]),
+        words=_words_from_list(row[f"token_words{suffix}"]),
         spans=None if spans is None else torch.tensor(spans, dtype=torch.int64).reshape(-1, 2),
     )
+
+
+def _suffix(stream: Stream, streams: Sequence[Stream]) -> str:
+    """End of the names of a stream's columns; a single stream has the plain names."""
+    return "" if len(streams) == 1 else f".{stream.name}"
 
 
 def _integers(values: Sequence[int] | None) -> Tensor | None:

@@ -7,6 +7,7 @@ A shard is written to a temporary name and renamed: it is there whole or not at 
 shards that are missing; a folder of another run is refused. Every shard carries the tokenizer's fingerprint and card.
 """
 
+import copy
 import functools
 import hashlib
 import json
@@ -36,8 +37,9 @@ from vocable.tokens.shard_rows import (
     utterance_to_row,
 )
 from vocable.tokens.streaming import is_long, read_blocks
+from vocable.tokens.streams import card_of_stream, choose_stream, streams_of_card
 from vocable.tokens.tokenizer import SpeechTokenizer, load_tokenizer
-from vocable.types import SpeechTokens, Utterance
+from vocable.types import Clip, SpeechTokens, Stream, Utterance
 
 SHARDS_VERSION = 1
 GROUP_SECONDS = 120.0
@@ -205,7 +207,8 @@ def write_token_shard(job: ShardJob, tokenizer: SpeechTokenizer | str | Path, de
     rows, rejections, audio_seconds = [], [], 0.0
     for utterance, outcome in _encode_all(job, tokenizer):
         if isinstance(outcome, _Encoded):
-            rows.append(utterance_to_row(utterance, job.folder) | tokens_to_row(outcome.tokens))
+            tokens = tokens_to_row(outcome.tokens, tokenizer.streams)
+            rows.append(utterance_to_row(utterance, job.folder) | tokens)
             audio_seconds += outcome.seconds
         else:
             rejections.append(Rejection(utterance.id, str(utterance.audio), outcome))
@@ -244,6 +247,23 @@ class TokenShards:
                     f"but {self.paths[0]} is of run {first['run']} ({first['card']['fingerprint']}). Keep them apart."
                 )
         self.card: dict[str, Any] = first["card"]
+        self._stored, self._stream = streams_of_card(self.card), None
+
+    def stream(self, name: str | None = None) -> "TokenShards":
+        """Return the same shards, of which only one stream is read.
+
+        Raises:
+            ConfigError: there is no such stream, or there are several and no name is given.
+        """
+        chosen = choose_stream(streams_of_card(self.card), name, str(self.folder))
+        one = copy.copy(self)
+        one.card, one._stream = card_of_stream(self.card, chosen.name), chosen.name
+        return one
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """Streams of each utterance's tokens."""
+        return streams_of_card(self.card)
 
     @property
     def fingerprint(self) -> str:
@@ -262,7 +282,11 @@ class TokenShards:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=256):
                     for row in batch.to_pylist():
-                        yield row_to_utterance(row, self.folder), row_to_tokens(row)
+                        tokens = row_to_tokens(row, self._stored)
+                        yield (
+                            row_to_utterance(row, self.folder),
+                            tokens if self._stream is None else tokens.stream(self._stream),
+                        )
 
 
 class _Encoded(NamedTuple):
@@ -270,7 +294,7 @@ class _Encoded(NamedTuple):
     seconds: float
 
 
-class _Clip(NamedTuple):
+class _ReadUtterance(NamedTuple):
     """An utterance that was read: its waveform, or None when it is to be streamed, or why it cannot be read."""
 
     utterance: Utterance
@@ -334,26 +358,26 @@ def _groups_of(utterances: Sequence[Utterance]) -> Iterator[list[Utterance]]:
         yield list(group)
 
 
-def _read_group(utterances: Sequence[Utterance], sample_rate: int) -> list[_Clip]:
+def _read_group(utterances: Sequence[Utterance], sample_rate: int) -> list[_ReadUtterance]:
     clips = []
     for utterance in utterances:
         try:
             str(utterance.audio).encode()
             waveform = None if is_long(utterance) else read_utterance(utterance, sample_rate)
-            clips.append(_Clip(utterance, waveform))
+            clips.append(_ReadUtterance(utterance, waveform))
         except UnicodeEncodeError:
-            clips.append(_Clip(utterance, None, "The file's name is not UTF-8, which Parquet cannot hold. Rename it."))
+            clips.append(
+                _ReadUtterance(utterance, None, "The file's name is not UTF-8, which Parquet cannot hold. Rename it.")
+            )
         except AudioFormatError as error:
-            clips.append(_Clip(utterance, None, str(error)))
+            clips.append(_ReadUtterance(utterance, None, str(error)))
     return clips
 
 
-def _encode_group(clips: Sequence[_Clip], tokenizer: SpeechTokenizer, batching: str) -> list[_Encoded | str]:
+def _encode_group(clips: Sequence[_ReadUtterance], tokenizer: SpeechTokenizer, batching: str) -> list[_Encoded | str]:
     readable = [clip for clip in clips if clip.waveform is not None]
     try:
-        waveforms = [clip.waveform for clip in readable if clip.waveform is not None]
-        how = {} if batching == "exact" else {"batching": batching}  # a tokenizer need not offer other ways
-        tokens = tokenizer.encode(waveforms, **how)
+        tokens = tokenizer.encode([_as_clip(clip) for clip in readable], batching)
     except AudioFormatError:  # find out whose fault it is
         return [_encode_one(clip, tokenizer) for clip in clips]
     encoded = {clip.utterance.id: item for clip, item in zip(readable, tokens, strict=True)}
@@ -365,12 +389,17 @@ def _encode_group(clips: Sequence[_Clip], tokenizer: SpeechTokenizer, batching: 
     ]
 
 
-def _encode_one(clip: _Clip, tokenizer: SpeechTokenizer) -> _Encoded | str:
+def _as_clip(clip: _ReadUtterance) -> Clip:
+    assert clip.waveform is not None
+    return Clip(clip.waveform, clip.utterance.text, clip.utterance.words)
+
+
+def _encode_one(clip: _ReadUtterance, tokenizer: SpeechTokenizer) -> _Encoded | str:
     if clip.problem is not None:
         return clip.problem
     try:
         if clip.waveform is not None:
-            return _Encoded(tokenizer.encode([clip.waveform])[0], len(clip.waveform) / tokenizer.sample_rate)
+            return _Encoded(tokenizer.encode([_as_clip(clip)])[0], len(clip.waveform) / tokenizer.sample_rate)
         return _encode_stream(clip.utterance, tokenizer)
     except AudioFormatError as error:
         return str(error)
@@ -385,14 +414,14 @@ def _encode_stream(utterance: Utterance, tokenizer: SpeechTokenizer) -> _Encoded
             num_samples += len(block)
             yield block
 
-    tokens = tokenizer.encode_stream(blocks())
+    tokens = tokenizer.encode_stream(blocks(), utterance.text, utterance.words)
     return _Encoded(tokens, num_samples / tokenizer.sample_rate)
 
 
 def _write_rows(job: ShardJob, tokenizer: SpeechTokenizer, rows: list[dict[str, Any]], result: ShardResult) -> None:
     summary = result._asdict() | {"rejections": [rejection._asdict() for rejection in result.rejections]}
     metadata = {"run": job.run, "card": tokenizer.card(), "result": summary}
-    table = pa.Table.from_pylist(rows, schema=make_schema(tokenizer.codebook_size, metadata))
+    table = pa.Table.from_pylist(rows, schema=make_schema(tokenizer.streams, metadata))
     with replace_file(job.path) as file:
         pq.write_table(table, file, compression="zstd")
 

@@ -1,19 +1,18 @@
-"""What every speech tokenizer is: its physics, `encode` and `decode`, a fingerprint, and a folder it is saved in.
+"""The contract of every speech tokenizer: its streams, `encode` and `decode`, a fingerprint, and a saved folder.
 
-    waveforms  --encode-->  SpeechTokens  --decode (with a vocoder)-->  waveforms
+    clips  --encode-->  SpeechTokens (codes per stream)  --decode (with a synthesizer)-->  waveforms
 
 A folder holds `config.json` and `model.safetensors`, never a pickle. `load_tokenizer` reads any of them: the classes
 enter themselves with `@register_tokenizer("name")`, or through the entry point group `vocable.tokenizers`.
 """
 
 import json
-import math
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import safetensors
 import safetensors.torch
@@ -22,11 +21,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vocable import __version__
-from vocable.errors import AssetError, ConfigError, FingerprintError
+from vocable.audio.io import check_waveform
+from vocable.errors import AssetError, AudioFormatError, ConfigError, FingerprintError
+from vocable.features.voice import Voice
 from vocable.files import replace_file
 from vocable.registry import look_up
 from vocable.tokens.fingerprint import check_fingerprint
-from vocable.types import SpeechTokens
+from vocable.tokens.streams import card_of_stream, choose_stream, stream_fingerprint, streams_to_card
+from vocable.types import Clip, SpeechTokens, Stream, Word
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -36,28 +38,47 @@ S = TypeVar("S", bound="SpeechTokenizer")
 
 
 @runtime_checkable
-class Vocoder(Protocol):
-    """What `SpeechTokenizer.decode` needs; an attribute `tokenizer_fingerprint`, if there is one, is checked."""
+class Synthesizer(Protocol):
+    """Turns tokens into speech: a vocoder for units, the decoder of a codec."""
 
     @property
     def sample_rate(self) -> int:
-        """Of the waveforms it makes, Hz."""
+        """Samples per second of the waveforms that it makes, Hz."""
         ...
 
-    def synthesize(self, tokens: list[SpeechTokens], voice: str | None = None) -> list[Tensor]:
+    @property
+    def tokenizer_fingerprint(self) -> str | None:
+        """Fingerprint of the tokenizer whose tokens it reads; None where that is not recorded."""
+        ...
+
+    def synthesize(self, tokens: Sequence[SpeechTokens], voice: Voice | None = None) -> list[Tensor]:
         """Return one waveform, (samples,), per item."""
         ...
 
 
-class SpeechTokenizer(ABC):
-    """Turns waveforms into discrete tokens; with a vocoder attached (`tokenizer.vocoder = ...`), back into speech.
+class UnitVectors(NamedTuple):
+    """The vectors that units stand for, and the encoder in whose space they lie."""
 
-    `encode` treats every waveform by itself: `encode([a, b])` equals `[encode([a])[0], encode([b])[0]]` bit for bit.
+    vectors: Float[Tensor, "codebook_size dim"]
+    encoder_name: str
+    encoder_fingerprint: str
+
+
+class SpeechTokenizer(ABC):
+    """Turns clips into discrete tokens; with a synthesizer, attached or its own, back into speech.
+
+    `encode` treats every clip by itself: `encode([a, b])` equals `[encode([a])[0], encode([b])[0]]` bit for bit.
     """
 
     tokenizer_type: ClassVar[str]
     """The name under which the class is registered."""
-    _vocoder: Vocoder | None = None
+    needs_text: bool = False
+    """Whether every clip must come with its text."""
+    needs_words: bool = False
+    """Whether every clip must come with its words and their times."""
+    batchings: tuple[str, ...] = ("exact",)
+    """Ways of batching that `encode` knows; all but `exact` keep the promise above only nearly."""
+    _synthesizer: Synthesizer | None = None
 
     @property
     @abstractmethod
@@ -71,23 +92,8 @@ class SpeechTokenizer(ABC):
 
     @property
     @abstractmethod
-    def frame_rate(self) -> float | None:
-        """Frames per second before run collapsing, Hz; None when tokens follow words."""
-
-    @property
-    @abstractmethod
-    def num_codebooks(self) -> int:
-        """Parallel codes per position."""
-
-    @property
-    @abstractmethod
-    def codebook_size(self) -> int:
-        """Entries per codebook."""
-
-    @property
-    def bits_per_second(self) -> float | None:
-        """frame_rate * num_codebooks * log2(codebook_size): the rate without run collapsing or entropy coding."""
-        return None if self.frame_rate is None else self.frame_rate * self.num_codebooks * math.log2(self.codebook_size)
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams of codes that `encode` writes."""
 
     @property
     @abstractmethod
@@ -95,23 +101,90 @@ class SpeechTokenizer(ABC):
         """Name of exactly these weights and settings: whatever is derived from the tokens carries it."""
 
     @abstractmethod
-    def encode(self, waveforms: Sequence[Float[Tensor, " _samples"]], batching: str = "exact") -> list[SpeechTokens]:
-        """Return the tokens of mono waveforms at `sample_rate`, each of any length; tokens lie on the CPU.
+    def encode_clips(self, clips: Sequence[Clip], batching: str) -> list[SpeechTokens]:
+        """Return the tokens of checked clips, on the CPU; `encode` calls this."""
+
+    def encode(self, clips: Sequence[Clip | Float[Tensor, " _samples"]], batching: str = "exact") -> list[SpeechTokens]:
+        """Return the tokens of clips, each of any length; tokens lie on the CPU.
 
         Args:
-            waveforms: Each by itself.
-            batching: `exact` keeps the promise above. Some tokenizers know faster ways that only keep it nearly.
+            clips: Mono at `sample_rate`; a plain waveform is a clip without text and words.
+            batching: One of `batchings`.
 
         Raises:
-            AudioFormatError: a waveform is empty, not one-dimensional, or holds NaN.
+            AudioFormatError: a waveform is empty, not one-dimensional, or holds NaN; or a clip lacks the text or the
+                words that this tokenizer needs.
+            UnknownNameError: this tokenizer does not know the batching.
         """
+        look_up("batching", batching, dict.fromkeys(self.batchings))
+        return self.encode_clips([self._checked(index, clip) for index, clip in enumerate(clips)], batching)
 
-    def encode_stream(self, blocks: Iterable[Float[Tensor, " _samples"]]) -> SpeechTokens:
+    def encode_stream(
+        self,
+        blocks: Iterable[Float[Tensor, " _samples"]],
+        text: str | None = None,
+        words: tuple[Word, ...] | None = None,
+    ) -> SpeechTokens:
         """Return the tokens of one recording that arrives in blocks, as `encode` would of the whole.
 
         This one joins the blocks; tokenizers that can work in little memory override it.
         """
-        return self.encode([torch.cat(list(blocks))])[0]
+        return self.encode([Clip(torch.cat(list(blocks)), text, words)])[0]
+
+    def _checked(self, index: int, clip: Clip | Tensor) -> Clip:
+        if isinstance(clip, Tensor):
+            clip = Clip(clip)
+        check_waveform(clip.waveform, f"waveforms[{index}]")
+        if self.needs_text and clip.text is None:
+            raise AudioFormatError(
+                f"waveforms[{index}] comes without text, which the tokenizer {self.name!r} needs. Add it to the "
+                "manifest: vocable transcribe"
+            )
+        if self.needs_words and clip.words is None:
+            raise AudioFormatError(
+                f"waveforms[{index}] comes without words and their times, which the tokenizer {self.name!r} needs. Add "
+                "them to the manifest: vocable align"
+            )
+        return clip
+
+    @property
+    def bits_per_second(self) -> float | None:
+        """Sum over streams and levels of rate * log2(codebook size); None when a stream follows words."""
+        return streams_to_card(self.streams)["bits_per_second"]
+
+    def stream(self, name: str | None = None) -> "SpeechTokenizer":
+        """Return this tokenizer as one that writes a single stream: what readers of units and codes take.
+
+        Raises:
+            ConfigError: there is no such stream, or there are several and no name is given.
+        """
+        chosen = self._one_stream(name)
+        return self if len(self.streams) == 1 else _StreamOfTokenizer(self, chosen)
+
+    def matching(self, fingerprint: str) -> "SpeechTokenizer":
+        """Return the stream with this fingerprint; the tokenizer itself where no stream has it."""
+        for stream in self.streams if len(self.streams) > 1 else ():
+            if stream_fingerprint(self.fingerprint, stream.name) == fingerprint:
+                return self.stream(stream.name)
+        return self
+
+    def _one_stream(self, name: str | None = None) -> Stream:
+        return choose_stream(self.streams, name, f"The tokenizer {self.name!r}")
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Frames per second of the only stream before run collapsing, Hz; None when tokens follow words."""
+        return self._one_stream().rate
+
+    @property
+    def num_codebooks(self) -> int:
+        """Levels of the only stream."""
+        return self._one_stream().num_levels
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes of the only level of the only stream."""
+        return self._one_stream().codebook_size
 
     def card(self) -> dict[str, Any]:
         """Return what a reader of the tokens must know, as JSON values; stored with shards and language models."""
@@ -120,37 +193,68 @@ class SpeechTokenizer(ABC):
             "tokenizer_type": self.tokenizer_type,
             "fingerprint": self.fingerprint,
             "sample_rate": self.sample_rate,
-            "frame_rate": self.frame_rate,
-            "num_codebooks": self.num_codebooks,
-            "codebook_size": self.codebook_size,
-            "bits_per_second": self.bits_per_second,
+            **streams_to_card(self.streams),
             "vocable_version": __version__,
         }
 
+    def in_bfloat16(self) -> "SpeechTokenizer | None":
+        """Return the same tokenizer in half the precision, to measure what that changes; None where there is none."""
+        return None
+
+    def unit_vectors(self) -> UnitVectors | None:
+        """Return the vectors that the units stand for, where they lie in an encoder's space; else None."""
+        return None
+
     @property
-    def vocoder(self) -> Vocoder | None:
-        """What turns tokens back into speech."""
-        return self._vocoder
+    def synthesizer(self) -> Synthesizer | None:
+        """Turns the tokens back into speech; a codec attaches its own decoder when it is made."""
+        return self._synthesizer
+
+    @synthesizer.setter
+    def synthesizer(self, synthesizer: Synthesizer | None) -> None:
+        made_for = None if synthesizer is None else synthesizer.tokenizer_fingerprint
+        if made_for is not None:
+            check_fingerprint(made_for, self.fingerprint, "The synthesizer", f"the tokenizer {self.name!r}")
+        self._synthesizer = synthesizer
+
+    @property
+    def vocoder(self) -> Synthesizer | None:
+        """Former name of `synthesizer`."""
+        return self._synthesizer
 
     @vocoder.setter
-    def vocoder(self, vocoder: Vocoder | None) -> None:
-        made_for = getattr(vocoder, "tokenizer_fingerprint", None)
-        if made_for is not None:
-            check_fingerprint(made_for, self.fingerprint, "The vocoder", f"the tokenizer {self.name!r}")
-        self._vocoder = vocoder
+    def vocoder(self, vocoder: Synthesizer | None) -> None:
+        self.synthesizer = vocoder
 
-    def decode(self, tokens: Sequence[SpeechTokens], voice: str | None = None) -> list[Tensor]:
-        """Return one waveform, (samples,), at the vocoder's sample rate, per item.
+    @property
+    def decode_rate(self) -> int:
+        """Samples per second of what `decode` returns, Hz.
 
         Raises:
-            ConfigError: no vocoder is attached.
+            ConfigError: no synthesizer is attached.
         """
-        if self.vocoder is None:
+        return self._attached().sample_rate
+
+    def decode(self, tokens: Sequence[SpeechTokens], voice: Voice | None = None) -> list[Tensor]:
+        """Return one waveform, (samples,), at `decode_rate`, per item.
+
+        Args:
+            tokens: All streams of each item, as `encode` returns them.
+            voice: A name, a recording or a speaker vector; None takes the synthesizer's default.
+
+        Raises:
+            ConfigError: no synthesizer is attached.
+        """
+        return self._attached().synthesize(list(tokens), voice=voice)
+
+    def _attached(self) -> Synthesizer:
+        if self.synthesizer is None:
             raise ConfigError(
-                f"The tokenizer {self.name!r} (fingerprint {self.fingerprint}) has no vocoder and cannot make sound. "
-                "Attach one that was trained on its tokens: tokenizer.vocoder = UnitVocoder.from_pretrained(FOLDER)"
+                f"The tokenizer {self.name!r} (fingerprint {self.fingerprint}) has no synthesizer and cannot make "
+                "sound. Attach one that was trained on its tokens: tokenizer.synthesizer = "
+                "load_synthesizer(FOLDER, tokenizer)"
             )
-        return self.vocoder.synthesize(list(tokens), voice=voice)
+        return self.synthesizer
 
     @abstractmethod
     def saved_config(self) -> dict[str, Any]:
@@ -222,13 +326,73 @@ class SpeechTokenizer(ABC):
         return str(commit)
 
     def _readme(self, repository: str) -> str:
-        rows = "\n".join(f"| {key} | {value} |" for key, value in self.card().items() if not isinstance(value, dict))
+        values = {key: value for key, value in self.card().items() if not isinstance(value, (dict, list))}
+        values |= {
+            f"stream {one.name}": f"{' x '.join(map(str, one.codebook_sizes))} codes, "
+            + ("one position a word" if one.rate is None else f"{one.rate:g} Hz")
+            for one in self.streams
+        }
+        rows = "\n".join(f"| {key} | {value} |" for key, value in values.items())
         return (
             "---\nlibrary_name: vocable\ntags: [speech, tokenizer]\n---\n\n"
             f"# {repository}\n\nA speech tokenizer for [Vocable](https://pypi.org/project/vocable/).\n\n"
             f"| | |\n| --- | --- |\n{rows}\n\n"
             f'```python\nfrom vocable.tokens import load_tokenizer\n\ntokenizer = load_tokenizer("{repository}")\n```\n'
         )
+
+
+class _StreamOfTokenizer(SpeechTokenizer):
+    """One of several streams, as a tokenizer; saving it saves the whole."""
+
+    def __init__(self, whole: SpeechTokenizer, stream: Stream) -> None:
+        self._whole, self._stream = whole, stream
+        self.tokenizer_type = whole.tokenizer_type  # type: ignore[misc]  # that of the folder
+        self.needs_text, self.needs_words, self.batchings = whole.needs_text, whole.needs_words, whole.batchings
+
+    @property
+    def name(self) -> str:
+        return self._whole.name
+
+    @property
+    def sample_rate(self) -> int:
+        return self._whole.sample_rate
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        return (self._stream,)
+
+    @property
+    def fingerprint(self) -> str:
+        return stream_fingerprint(self._whole.fingerprint, self._stream.name)
+
+    def encode_clips(self, clips: Sequence[Clip], batching: str) -> list[SpeechTokens]:
+        return [tokens.stream(self._stream.name) for tokens in self._whole.encode_clips(clips, batching)]
+
+    def encode_stream(
+        self,
+        blocks: Iterable[Float[Tensor, " _samples"]],
+        text: str | None = None,
+        words: tuple[Word, ...] | None = None,
+    ) -> SpeechTokens:
+        return self._whole.encode_stream(blocks, text, words).stream(self._stream.name)
+
+    def card(self) -> dict[str, Any]:
+        return card_of_stream(self._whole.card(), self._stream.name)
+
+    def saved_config(self) -> dict[str, Any]:
+        return self._whole.saved_config()
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        return self._whole.saved_tensors()
+
+    def save_pretrained(self, folder: Path | str) -> Path:
+        return self._whole.save_pretrained(folder)
+
+    @classmethod
+    def from_saved(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str, source: str
+    ) -> "SpeechTokenizer":
+        raise NotImplementedError("The whole tokenizer is saved and loaded; then take its stream.")
 
 
 _TYPES: dict[str, type[SpeechTokenizer]] = {}

@@ -9,7 +9,7 @@ tokenizer holds the codebook; the encoder is named in it and loaded again, and m
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from vocable.audio.manifest import Rejections
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, AudioFormatError, ConfigError, FingerprintError
 from vocable.features import EncoderConfig, FeatureEncoder, load_encoder
+from vocable.features.base import BATCHINGS
 from vocable.files import differences
 from vocable.tokens import processes
 from vocable.tokens.feature_files import read_feature_files, write_feature_files
@@ -30,8 +31,8 @@ from vocable.tokens.kmeans import KMeans, KMeansConfig, fit_kmeans
 from vocable.tokens.kmeans_report import KMeansReport
 from vocable.tokens.runs import collapse_runs
 from vocable.tokens.streaming import is_long, read_blocks
-from vocable.tokens.tokenizer import SpeechTokenizer, register_tokenizer
-from vocable.types import SpeechTokens, Utterance
+from vocable.tokens.tokenizer import SpeechTokenizer, UnitVectors, register_tokenizer
+from vocable.types import Clip, SpeechTokens, Stream, Utterance, Word
 
 UNITS_VERSION = 1
 """Goes up when the same features and codebook give other units than before; part of the fingerprint."""
@@ -58,6 +59,8 @@ class UnitTokenizerConfig:
 @register_tokenizer("units")
 class UnitTokenizer(SpeechTokenizer):
     """A frozen encoder and a codebook. Encoder and codebook live on the same device."""
+
+    batchings = BATCHINGS
 
     def __init__(
         self,
@@ -131,19 +134,9 @@ class UnitTokenizer(SpeechTokenizer):
         return self.encoder.sample_rate
 
     @property
-    def frame_rate(self) -> float:
-        """The encoder's, Hz."""
-        return self.encoder.frame_rate
-
-    @property
-    def num_codebooks(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def codebook_size(self) -> int:
-        """Number of k-means clusters."""
-        return self.kmeans.codebook_size
+    def streams(self) -> tuple[Stream, ...]:
+        """One stream: a unit per frame of the encoder."""
+        return (Stream(name="units", codebook_sizes=(self.kmeans.codebook_size,), rate=self.encoder.frame_rate),)
 
     @property
     def fingerprint(self) -> str:
@@ -159,18 +152,21 @@ class UnitTokenizer(SpeechTokenizer):
             "encoder": self.encoder.description(),
         }
 
-    def encode(self, waveforms: Sequence[Float[Tensor, " _samples"]], batching: str = "exact") -> list[SpeechTokens]:
-        """Return the units of mono waveforms at `sample_rate`, one codebook, runs collapsed if so configured.
+    def encode_clips(self, clips: Sequence[Clip], batching: str) -> list[SpeechTokens]:
+        """Return the units of clips, runs collapsed if so configured.
 
         Frames are assigned clip by clip, so with `exact` batching the units of a clip do not depend on its company, bit
         for bit. Other ways of batching (see `FeatureEncoder.encode`) are faster on a GPU and may change a few units.
-
-        Raises:
-            AudioFormatError: a waveform is empty, not one-dimensional, or holds NaN.
         """
-        return [self._as_tokens(self.kmeans.assign(features)) for features in self.encoder.encode(waveforms, batching)]
+        features = self.encoder.encode([clip.waveform for clip in clips], batching)
+        return [self._as_tokens(self.kmeans.assign(frames)) for frames in features]
 
-    def encode_stream(self, blocks: Iterable[Float[Tensor, " _samples"]]) -> SpeechTokens:
+    def encode_stream(
+        self,
+        blocks: Iterable[Float[Tensor, " _samples"]],
+        text: str | None = None,
+        words: tuple[Word, ...] | None = None,
+    ) -> SpeechTokens:
         """Return the units of one recording that arrives in blocks: the same bits as `encode`, in little memory."""
         units, waiting = [], torch.empty(0, self.encoder.dim, device=self.encoder.device)
         size = self.kmeans.block_frames
@@ -188,6 +184,18 @@ class UnitTokenizer(SpeechTokenizer):
             return SpeechTokens(codes=units[None])
         runs = collapse_runs(units)
         return SpeechTokens(codes=runs.units[None], durations=runs.durations)
+
+    def in_bfloat16(self) -> "UnitTokenizer | None":
+        """Return the same units by an encoder in bfloat16; None where it runs in bfloat16 already."""
+        if self.config.encoder.dtype != "float32":
+            return None
+        encoder = load_encoder(replace(self.config.encoder, dtype="bfloat16"), str(self.encoder.device))
+        return UnitTokenizer(encoder, self.kmeans, self.config)
+
+    def unit_vectors(self) -> UnitVectors:
+        """Return the centroids."""
+        description = self.encoder.description()
+        return UnitVectors(self.kmeans.centroids.cpu(), self.encoder.name, encoder_fingerprint(description))
 
     def saved_config(self) -> dict[str, Any]:
         """Return the settings, and what the encoder was."""

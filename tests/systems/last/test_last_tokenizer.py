@@ -149,7 +149,7 @@ def test_bad_input_and_no_vocoder(tokenizer, make_speechlike):
         tokenizer.encode([torch.zeros(0)])
     with pytest.raises(AudioFormatError):
         tokenizer.encode([torch.full((400,), torch.nan)])
-    with pytest.raises(ConfigError, match="has no vocoder"):
+    with pytest.raises(ConfigError, match="has no synthesizer"):
         tokenizer.decode(tokenizer.encode([make_speechlike(4_000)]))
     with pytest.raises(ConfigError, match=r"window_seconds is 1.0 and context_seconds 0.5"):
         replace(CONFIG, window_seconds=1.0, context_seconds=0.5)

@@ -16,6 +16,7 @@ from torch import Tensor
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError
 from vocable.features import EncoderConfig, FeatureEncoder, load_encoder
+from vocable.features.base import BATCHINGS
 from vocable.systems.last.config import LastConfig
 from vocable.systems.last.encoder import FrameTransformer, LastEncoderConfig
 from vocable.systems.last.model import LastModel, LastQuantizerConfig
@@ -24,7 +25,7 @@ from vocable.tokens.runs import collapse_runs
 from vocable.tokens.tokenizer import SpeechTokenizer, register_tokenizer
 from vocable.tokens.unit_tokenizer import check_encoder
 from vocable.tokens.vector_quantizer import VectorQuantizer
-from vocable.types import SpeechTokens
+from vocable.types import Clip, SpeechTokens, Stream, Word
 
 LAST_VERSION = 1
 """Goes up when the same features and weights give other units than before; part of the fingerprint."""
@@ -65,6 +66,8 @@ class LastTokenizer(SpeechTokenizer):
     it arrives. They are those of one pass over all, but for rounding, where `context_seconds` cover what the learnable
     encoder reaches (`reach_frames` a layer); the frozen encoder's windows are as features/windows.py says.
     """
+
+    batchings = BATCHINGS
 
     def __init__(
         self,
@@ -119,19 +122,10 @@ class LastTokenizer(SpeechTokenizer):
         return self.encoder.sample_rate
 
     @property
-    def frame_rate(self) -> float:
-        """The frozen encoder's, Hz."""
-        return self.encoder.frame_rate
-
-    @property
-    def num_codebooks(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def codebook_size(self) -> int:
-        """Entries of the quantizer."""
-        return self.config.quantizer.codebook_size
+    def streams(self) -> tuple[Stream, ...]:
+        """One stream: a unit per frame of the frozen encoder."""
+        size = self.config.quantizer.codebook_size
+        return (Stream(name="units", codebook_sizes=(size,), rate=self.encoder.frame_rate),)
 
     @property
     def fingerprint(self) -> str:
@@ -147,18 +141,21 @@ class LastTokenizer(SpeechTokenizer):
             "encoder": self.encoder.description(),
         }
 
-    def encode(self, waveforms: Sequence[Float[Tensor, " _samples"]], batching: str = "exact") -> list[SpeechTokens]:
-        """Return the units of mono waveforms at `sample_rate`, one codebook, runs collapsed if so configured.
+    def encode_clips(self, clips: Sequence[Clip], batching: str) -> list[SpeechTokens]:
+        """Return the units of clips, runs collapsed if so configured.
 
         The learnable encoder and the codebook take clip by clip, so with `exact` batching the units of a clip do not
         depend on its company, bit for bit. Other ways (see `FeatureEncoder.encode`) may change a few units.
-
-        Raises:
-            AudioFormatError: a waveform is empty, not one-dimensional, or holds NaN.
         """
-        return [self._as_tokens([features]) for features in self.encoder.encode(waveforms, batching)]
+        features = self.encoder.encode([clip.waveform for clip in clips], batching)
+        return [self._as_tokens([frames]) for frames in features]
 
-    def encode_stream(self, blocks: Iterable[Float[Tensor, " _samples"]]) -> SpeechTokens:
+    def encode_stream(
+        self,
+        blocks: Iterable[Float[Tensor, " _samples"]],
+        text: str | None = None,
+        words: tuple[Word, ...] | None = None,
+    ) -> SpeechTokens:
         """Return the units of one recording that arrives in blocks: the same bits as `encode`, in little memory."""
         return self._as_tokens(self.encoder.encode_stream(blocks))
 
