@@ -26,7 +26,10 @@ def write_shards(folder, pairs, card=CARD):
     """One Parquet file as 'vocable tokenize' writes it."""
     folder.mkdir(parents=True)
     schema = make_schema(streams_of_card(card), {"run": "r", "card": card, "result": {}})
-    rows = [utterance_to_row(utterance, folder) | tokens_to_row(tokens, streams_of_card(card)) for utterance, tokens in pairs]
+    rows = [
+        utterance_to_row(utterance, folder) | tokens_to_row(tokens, streams_of_card(card))
+        for utterance, tokens in pairs
+    ]
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "tokens-00000-of-00001.parquet")
     return folder
 

@@ -314,7 +314,9 @@ def test_rows_hold_every_kind_of_tokens(tmp_path: Path):
     )
     streams = (Stream(name="words", codebook_sizes=(100_000, 5), rate=None),)
     schema = shards.make_schema(streams, {})
-    row = shards.tokens_to_row(tokens, streams) | shards.utterance_to_row(Utterance(id="x", audio=tmp_path / "a"), tmp_path)
+    row = shards.tokens_to_row(tokens, streams) | shards.utterance_to_row(
+        Utterance(id="x", audio=tmp_path / "a"), tmp_path
+    )
     pq.write_table(shards.pa.Table.from_pylist([row], schema=schema), tmp_path / "t.parquet")
     (back,) = pq.read_table(tmp_path / "t.parquet").to_pylist()
     assert shards.row_to_tokens(back, streams) == tokens

@@ -246,7 +246,9 @@ class Whistle:
 
 def test_decoding_needs_a_synthesizer_made_for_this_tokenizer(tokenizer: UnitTokenizer, make_speechlike):
     tokens = tokenizer.encode([make_speechlike(3200)])
-    with pytest.raises(ConfigError, match=r"'tiny' .* has no synthesizer and cannot make sound.*tokenizer.synthesizer = "):
+    with pytest.raises(
+        ConfigError, match=r"'tiny' .* has no synthesizer and cannot make sound.*tokenizer.synthesizer = "
+    ):
         tokenizer.decode(tokens)
     tokenizer.synthesizer = Whistle()
     assert [len(waveform) for waveform in tokenizer.decode(tokens)] == [1600]
