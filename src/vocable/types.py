@@ -4,13 +4,16 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from vocable.errors import ConfigError
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,8 @@ class Utterance:
     corpus: str | None = None
     licence: str | None = None
     words: tuple[Word, ...] | None = None
+    split: Split | None = None
+    """Whether it is trained on, validated on or tested on; every stage obeys. None: splits.py decides."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the manifest line that Vocable does not use; kept when the manifest is written again."""
 

@@ -132,6 +132,18 @@ def test_a_broken_line_is_skipped_and_noted_or_an_error(tmp_path, caplog, line, 
     assert "line 3: skipped" in caplog.text  # never silently
 
 
+def test_splits_are_read_and_written_and_parts_of_corpora_are_none(tmp_path):
+    names = ["train", "valid", "test", "dev", "validation", "train-clean-100"]
+    rows = [GOOD | {"id": name, "split": name} for name in names]
+    found = read_manifest(write_lines(tmp_path / "m.jsonl", *rows), strict=True)
+    assert [item.split for item in found] == ["train", "valid", "test", "valid", "valid", None]
+    assert found[-1].extra["part"] == "train-clean-100"
+    write_manifest(found, tmp_path / "again.jsonl")
+    assert read_manifest(tmp_path / "again.jsonl", strict=True) == found
+    with pytest.raises(ManifestError, match="split is 'vaild'; expected one of train, valid, test"):
+        read_manifest(write_lines(tmp_path / "n.jsonl", GOOD | {"split": "vaild"}), strict=True)
+
+
 def test_slightly_late_words_are_accepted(tmp_path):
     path = write_lines(tmp_path / "m.jsonl", GOOD | {"words": [{"word": "a", "start": 0.5, "end": 1.05}]})
     assert read_manifest(path, strict=True)[0].words == (Word(word="a", start=0.5, end=1.05),)

@@ -113,3 +113,17 @@ def test_corpus_commands(tmp_path, capsys, monkeypatch):
     assert read_manifest(tmp_path / "lj.jsonl", check_audio=True)[0].text == "b"
     assert main(["corpus", "prepare", "librispeech", str(tmp_path), str(tmp_path / "ls.jsonl")]) == 2
     assert "vocable corpus download librispeech" in capsys.readouterr().err
+
+
+def test_a_manifest_is_divided_by_speaker(tmp_path, recording, capsys):
+    lines = [{"id": f"u{i}", "audio": "data/rec.wav", "speaker": f"s{i // 4}", "split": "test"} for i in range(40)]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["manifest", "split", str(tmp_path / "all.jsonl"), str(tmp_path / "out.jsonl")]
+    assert main([*command, "--valid", "0.3", "--test=0.3", "--by", "speaker"]) == 0, capsys.readouterr().err
+    found = read_manifest(tmp_path / "out.jsonl", strict=True)
+    sides = {name: {u.speaker for u in found if u.split == name} for name in ("train", "valid", "test")}
+    assert all(sides.values()) and sum(map(len, sides.values())) == 10
+    assert f"test: {4 * len(sides['test'])} utterances" in capsys.readouterr().out
+    assert main([*command, "--by", "voice"]) == 2
+    assert main([*command, "--valid=0.5", "--test=0.5"]) == 2
+    assert "must add up to below 1" in capsys.readouterr().err

@@ -22,7 +22,8 @@ def utterances() -> list[Utterance]:
 
 
 def values(utterances, key, **chosen):
-    return {u.extra[key] for u in utterances if all(u.extra[name] == value for name, value in chosen.items())}
+    rows = [{"split": u.split, **u.extra} for u in utterances]
+    return {row[key] for row in rows if all(row[name] == value for name, value in chosen.items())}
 
 
 def test_minutes_and_size_are_as_promised(utterances):
@@ -38,7 +39,7 @@ def test_splits_share_no_story(utterances):
 
 
 def test_held_out_voices_are_not_in_train(utterances):
-    voices = {u.speaker for u in utterances if u.extra["split"] == "train"}
+    voices = {u.speaker for u in utterances if u.split == "train"}
     held_out = {u.speaker for u in utterances if u.extra["held_out_voice"]}
     assert len(voices) == 8 and len(held_out) == 4
     assert not voices & held_out
@@ -48,7 +49,7 @@ def test_held_out_voices_are_not_in_train(utterances):
 def test_the_recordings_are_those_of_the_default_command(utterances):
     plan = plan_recordings(read_stories(FOLDER / "stories.txt"), SpokenStoriesConfig())
     expected = [(r.story.id, r.voice, r.story.split, text) for r in plan for text in split_utterances(r.story.text)]
-    assert [(u.extra["story"], u.speaker, u.extra["split"], u.text) for u in utterances] == expected
+    assert [(u.extra["story"], u.speaker, u.split, u.text) for u in utterances] == expected
 
 
 def test_words_are_those_of_the_text_in_order_and_inside(utterances):

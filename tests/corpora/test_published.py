@@ -248,7 +248,7 @@ def test_librispeech_becomes_a_manifest(tmp_path):
         ("174-50561-0000", "FORGOTTEN TOO", "librispeech-174", 1.0, "M"),
     ]
     assert {(item.language, item.corpus, item.licence) for item in found} == {("en", "librispeech", "CC BY 4.0")}
-    assert found[0].extra == {"split": "dev-clean", "chapter": "121123", "sex": "F"}
+    assert found[0].extra == {"part": "dev-clean", "chapter": "121123", "sex": "F"}
     assert list(prepare_librispeech(root / "LibriSpeech", ["dev-clean"])) == found
 
 

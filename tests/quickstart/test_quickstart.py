@@ -105,7 +105,7 @@ def test_a_missing_recogniser_is_said_on_the_page(finish):
 
 def test_held_out_recordings_are_not_trained_on(encoder, shipped, tmp_path, make_speechlike):
     manifest = write_speech(tmp_path / "speech", make_speechlike, count=12)
-    splits = load_own_speech(manifest, rejections=None, seed=0)  # type: ignore[arg-type]  # nothing to reject here
+    splits = load_own_speech(manifest, rejections=None)  # type: ignore[arg-type]  # nothing to reject here
     ids = [{u.id for u in part} for part in splits]
     assert [len(part) for part in ids] == [8, 2, 2]
     assert len(set.union(*ids)) == 12
@@ -114,7 +114,7 @@ def test_held_out_recordings_are_not_trained_on(encoder, shipped, tmp_path, make
 def test_too_little_speech_is_refused(tmp_path, make_speechlike):
     manifest = write_speech(tmp_path / "speech", make_speechlike, count=4)
     with pytest.raises(ManifestError, match="4 readable recordings; the quickstart needs at least 10"):
-        load_own_speech(manifest, rejections=None, seed=0)  # type: ignore[arg-type]  # nothing to reject here
+        load_own_speech(manifest, rejections=None)  # type: ignore[arg-type]  # nothing to reject here
 
 
 def test_embedded_stories_hold_out_stories_and_voices():

@@ -23,6 +23,7 @@ from vocable.sequences.joint_rows import JointExample
 from vocable.sequences.spans import PoissonSpans
 from vocable.sequences.subwords import SubwordConfig
 from vocable.sequences.text_tokenizers import fit_text_tokenizer
+from vocable.splits import divide
 from vocable.systems import sutlm
 from vocable.tokens.kmeans import KMeansConfig
 from vocable.tokens.shards import TokenShards
@@ -189,7 +190,7 @@ def load_text_rows(folder):
 
 def test_no_text_is_on_both_sides_of_the_split(speech):
     _, shards, _ = speech
-    train, valid = sutlm._split(sutlm.build_examples(shards), 0.4)
+    train, valid = divide(sutlm.build_examples(shards), 0.4, by="text")
     assert train and valid
     assert {example.text for example in train}.isdisjoint({example.text for example in valid})
     with pytest.raises(ManifestError, match=r"12 of 12 validation utterances have a text that is trained on"):

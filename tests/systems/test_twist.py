@@ -123,11 +123,28 @@ def test_tokens_of_another_tokenizer_are_refused(tokenized, config, tmp_path):
         twist.train(config, shards, tmp_path / "lm", tokenizer=other)
 
 
-def test_held_out_share_does_not_depend_on_the_other_utterances():
-    ids = [f"utterance-{i}" for i in range(4000)]
-    held_out = [i for i in ids if twist._is_held_out(i, 0.1)]
-    assert 0.08 < len(held_out) / len(ids) < 0.12
-    assert held_out[:3] == [i for i in ids[:100] if twist._is_held_out(i, 0.1)][:3]
+def test_marks_of_the_manifest_decide_what_is_trained_on(tokenized, config, tmp_path):
+    """Oracle: the same utterances given as two folders without marks, and the test ones left out."""
+    from vocable.audio.manifest import read_manifest, write_manifest
+
+    _, _, folder = tokenized
+    marks = ["train", "train", "valid", "test"] * 3
+    speech = read_manifest(folder / "speech" / "manifest.jsonl")
+    groups = {
+        "marked": [replace(u, split=mark) for u, mark in zip(speech, marks, strict=True)],
+        "train": [u for u, mark in zip(speech, marks, strict=True) if mark == "train"],
+        "valid": [u for u, mark in zip(speech, marks, strict=True) if mark == "valid"],
+    }
+    shards = {}
+    for name, utterances in groups.items():
+        write_manifest(utterances, tmp_path / f"{name}.jsonl")
+        tokenize_manifest(tmp_path / f"{name}.jsonl", tmp_path / name, str(folder / "tokenizer"), progress=False)
+        shards[name] = TokenShards(tmp_path / name)
+    marked = twist.train(config, shards["marked"], tmp_path / "lm-marked")
+    apart = twist.train(config, shards["train"], tmp_path / "lm-apart", shards["valid"])
+    for curve in ("train_curve", "valid_curve"):
+        losses = [[line["loss"] for line in getattr(result, curve)] for result in (marked, apart)]
+        assert losses[0] == losses[1] and losses[0]
 
 
 def test_a_continuation_behind_its_prompt_keeps_the_prompts_durations(tokenized, config, tmp_path):

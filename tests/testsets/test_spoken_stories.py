@@ -130,7 +130,7 @@ def test_each_utterance_decodes_to_what_was_spoken(stories, tmp_path):
     build_spoken_stories(stories, tmp_path / "out", Hummer(), CONFIG)
     utterances = read_manifest(tmp_path / "out" / "manifest.jsonl", strict=True)
     assert [u.text for u in utterances if u.extra["story"] == "one-day"] == split_utterances(stories[0].text)
-    assert {u.extra["split"] for u in utterances if u.speaker == "other"} == {"test"}
+    assert {u.split for u in utterances if u.speaker == "other"} == {"test"}
     for utterance in utterances:
         waveform = read_utterance(utterance, 24_000).numpy()
         assert len(waveform) == round(utterance.duration * 24_000)

@@ -1,15 +1,17 @@
 """Vocoder training: it learns, it resumes to the same weights, it holds out, it refuses."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from vocable.errors import ConfigError, ManifestError, OutputError
+from vocable.splits import by_rank
 from vocable.synthesis import UnitVocoder, VocoderConfig
 from vocable.synthesis.discriminators import DiscriminatorConfig
 from vocable.training.logs import read_metrics
-from vocable.training.vocoder import VocoderTrainingConfig, train_vocoder
+from vocable.training.vocoder import VocoderTrainingConfig, _split, train_vocoder
 from vocable.training.vocoder_data import VocoderData, voices_by_speech
 from vocable.types import SpeechTokens, Utterance
 
@@ -76,6 +78,19 @@ def test_training_lowers_every_loss(tmp_path, make_speechlike, excitation):
     ]
     predicted, true = map(sum, zip(*trained_on))
     assert predicted == pytest.approx(true, rel=0.1)
+
+
+def test_marks_of_the_manifest_decide_what_is_trained_on(make_speechlike):
+    pairs, _ = make_pairs(make_speechlike)
+    plain = [(pair, 1.0) for pair in pairs]
+    held_out, rest = _split(plain, 1)
+    assert [item[0][0].id for item in held_out] == [u.id for u in by_rank([u for u, _ in pairs])[:1]]
+    assert len(rest) == 3
+    marks = ["test", "train", "valid", "train"]
+    marked = [((replace(u, split=mark), tokens), 1.0) for (u, tokens), mark in zip(pairs, marks, strict=True)]
+    held_out, rest = _split(marked, 8)
+    assert [item[0][0].id for item in held_out] == [pairs[2][0].id]
+    assert {item[0][0].id for item in rest} == {pairs[1][0].id, pairs[3][0].id}
 
 
 def test_stopped_run_ends_with_the_weights_of_one_that_was_not(tmp_path, make_speechlike, monkeypatch):

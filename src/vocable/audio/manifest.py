@@ -3,8 +3,8 @@
     {"id": "a1", "audio": "wavs/a1.flac", "start": 0.0, "duration": 2.5, "text": "...", "speaker": "s1"}
 
 Known keys: `id`, `audio` (relative to the manifest), `start` and `duration` in seconds, `text`, `language`, `speaker`,
-`corpus`, `licence`, `words` (a list of {word, start, end}). Others are kept in `Utterance.extra`. Importers are in
-corpora/.
+`corpus`, `licence`, `words` (a list of {word, start, end}), `split` (train, valid or test). Others are kept in
+`Utterance.extra`. Importers are in corpora/.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from vocable.audio.io import MAX_OVERSHOOT_SECONDS, audio_info
 from vocable.errors import AudioFormatError, ManifestError, OutputError
 from vocable.files import replace_file
 from vocable.registry import nearest_name
+from vocable.splits import split_named
 from vocable.types import Utterance, Word
 
 logger = logging.getLogger(__name__)
 
 TEXT_KEYS = ("text", "language", "speaker", "corpus", "licence")
-KNOWN_KEYS = ("id", "audio", "start", "duration", *TEXT_KEYS, "words")
+KNOWN_KEYS = ("id", "audio", "start", "duration", *TEXT_KEYS, "words", "split")
 
 MAX_SECONDS = 1e9
 """Times from here on are no times but mistakes; thirty years."""
@@ -311,13 +312,18 @@ def _to_utterance(row: dict[str, Any], folder: Path) -> Utterance:
         raise ManifestError(f"start is {start}; it must be 0 or more seconds.")
     if duration is not None and duration <= 0:
         raise ManifestError(f"duration is {duration}; it must be more than 0 seconds, or absent for up to the end.")
+    extra = {key: value for key, value in row.items() if key not in KNOWN_KEYS}
+    split = row.get("split")
+    if isinstance(split, str) and split.startswith(("train-", "dev-", "test-")):  # part of a corpus, not a split
+        extra, split = {"part": split, **extra}, None
     return Utterance(
         id=row["id"],
         audio=absolute(folder / row["audio"]),
         start=start,
         duration=duration,
         words=_to_words(row.get("words"), duration),
-        extra={key: value for key, value in row.items() if key not in KNOWN_KEYS},
+        split=None if split is None else split_named(split),
+        extra=extra,
         **{key: row.get(key) for key in TEXT_KEYS},
     )
 
@@ -360,6 +366,8 @@ def _to_line(utterance: Utterance, folder: Path) -> bytes:
     row |= {key: getattr(utterance, key) for key in TEXT_KEYS if getattr(utterance, key) is not None}
     if utterance.words is not None:
         row["words"] = [{"word": word.word, "start": word.start, "end": word.end} for word in utterance.words]
+    if utterance.split is not None:
+        row["split"] = split_named(utterance.split)
     clashes = set(utterance.extra) & set(KNOWN_KEYS)
     if clashes:
         raise ManifestError(f"Utterance {utterance.id!r}: extra has {sorted(clashes)}, which are fields of their own.")

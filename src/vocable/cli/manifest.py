@@ -39,6 +39,28 @@ def validate(manifest: Path, check_audio: bool = True) -> None:
         )
 
 
+def split(manifest: Path, out: Path, valid: float = 0.02, test: float = 0.0, by: str = "id") -> None:
+    """Divide a manifest: write it again with `split` (train, valid or test) on each line, which all stages then obey.
+
+    Args:
+        manifest: the JSONL file; marks in it are replaced.
+        out: the manifest to write.
+        valid: share to validate on.
+        test: share to test on.
+        by: id; text, so that no sentence is on two sides; or speaker, so that no voice is.
+    """
+    from vocable.audio.manifest import read_manifest, write_manifest
+    from vocable.registry import look_up
+    from vocable.splits import BY, SPLITS, mark_splits
+
+    divided = mark_splits(read_manifest(manifest), valid, test, look_up("way to divide", by, BY))
+    write_manifest(divided, out)
+    for name in SPLITS:
+        items = [utterance for utterance in divided if utterance.split == name]
+        hours = sum(utterance.duration or 0.0 for utterance in items) / 3600
+        print(f"{name}: {len(items)} utterances, {hours:.3f} h, {len({item.speaker for item in items})} speakers")
+
+
 def import_folder(
     source: Path,
     out: Path,
@@ -199,6 +221,7 @@ def _rejections(out: Path) -> Rejections:
 
 COMMANDS = {
     "manifest validate": validate,
+    "manifest split": split,
     "manifest import-folder": import_folder,
     "manifest import-kaldi": import_kaldi,
     "manifest import-fairseq-tsv": import_fairseq_tsv,

@@ -55,8 +55,8 @@ def build(
     with console.status(f"{total} recordings") as status:
         utterances = build_spoken_stories(stories, out, synthesizer, config, progress=status.update)
     size = sum(path.stat().st_size for path in Path(out).rglob("*.opus"))
-    for split in dict.fromkeys(utterance.extra["split"] for utterance in utterances):
-        chosen = [utterance for utterance in utterances if utterance.extra["split"] == split]
+    for split in dict.fromkeys(utterance.split for utterance in utterances):
+        chosen = [utterance for utterance in utterances if utterance.split == split]
         minutes = sum(utterance.duration or 0.0 for utterance in chosen) / 60
         speakers = len({utterance.speaker for utterance in chosen})
         console.print(f"{split}: {len(chosen)} utterances, {minutes:.1f} min of speech, {speakers} voices")

@@ -69,7 +69,7 @@ def prepare_librispeech(
     strict: bool = False,
     rejections: Rejections | None = None,
 ) -> Iterator[Utterance]:
-    """Yield the utterances with text, speaker (`librispeech-<number>`), and in `extra` split, chapter and sex.
+    """Yield the utterances with text, speaker (`librispeech-<number>`), and in `extra` part, chapter and sex.
 
     Args:
         folder: `LibriSpeech`, or the folder it is in.
@@ -104,7 +104,7 @@ def _chapter(
     transcript = chapter / f"{speaker}-{chapter.name}.trans.txt"
     lines = read_text(transcript).split("\n") if transcript.is_file() else []
     texts = dict(line.split(" ", 1) for line in lines if " " in line)
-    extra = {"split": split, "chapter": chapter.name}
+    extra = {"part": split, "chapter": chapter.name}
     if speaker in sexes:
         extra["sex"] = sexes[speaker]
     for id in sorted(texts.keys() | {path.stem for path in chapter.glob("*.flac")}):

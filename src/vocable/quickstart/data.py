@@ -1,6 +1,5 @@
 """The speech of a quickstart: the stories that come with Vocable, or a folder of the user's own recordings."""
 
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 from vocable.audio.manifest import Rejections, read_manifest
 from vocable.corpora.folder import import_folder
 from vocable.errors import ManifestError
+from vocable.splits import by_rank
 from vocable.types import Utterance
 
 STORIES = Path(__file__).with_name("speech") / "manifest.jsonl"
@@ -29,11 +29,11 @@ class Splits(NamedTuple):
 def load_stories() -> Splits:
     """The embedded stories: other stories in valid and test than in train, some of them in voices of their own."""
     utterances = read_manifest(STORIES, strict=True)
-    return Splits(*([u for u in utterances if u.extra["split"] == name] for name in Splits._fields))
+    return Splits(*([u for u in utterances if u.split == name] for name in Splits._fields))
 
 
-def load_own_speech(source: Path, rejections: Rejections, seed: int) -> Splits:
-    """Recordings of a folder, or of a manifest: a tenth each for validation and test, drawn at random.
+def load_own_speech(source: Path, rejections: Rejections) -> Splits:
+    """Recordings of a folder, or of a manifest: divided as it says, or a tenth each for validation and test.
 
     Raises:
         ManifestError: there is no audio, or too little to divide.
@@ -48,10 +48,12 @@ def load_own_speech(source: Path, rejections: Rejections, seed: int) -> Splits:
             f"{source}: {len(utterances)} readable recordings; the quickstart needs at least {FEWEST_RECORDINGS}, to "
             "have some to test on. Cut long recordings into sentences, or add more."
         )
-    shuffled = list(utterances)
-    random.Random(seed).shuffle(shuffled)
-    tenth = max(len(shuffled) // 10, 2)
-    return Splits(train=shuffled[2 * tenth :], valid=shuffled[:tenth], test=shuffled[tenth : 2 * tenth])
+    marked = Splits(*([u for u in utterances if u.split == name] for name in Splits._fields))
+    if all(marked):
+        return marked
+    ordered = by_rank(utterances)
+    tenth = max(len(ordered) // 10, 2)
+    return Splits(train=ordered[2 * tenth :], valid=ordered[:tenth], test=ordered[tenth : 2 * tenth])
 
 
 def choose_prompts(

@@ -217,7 +217,7 @@ def _claim(config: QuickstartConfig) -> None:
 def _prepare_speech(config: QuickstartConfig) -> Splits:
     """Write train.jsonl, valid.jsonl and test.jsonl."""
     out = Path(config.out)
-    splits = load_stories() if config.audio is None else load_own_speech(config.audio, Rejections(out), config.seed)
+    splits = load_stories() if config.audio is None else load_own_speech(config.audio, Rejections(out))
     for name, utterances in splits._asdict().items():
         if not (out / f"{name}.jsonl").is_file():
             write_manifest(utterances, out / f"{name}.jsonl")

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vocable.sequences.spans import Modality
-from vocable.types import SpeechTokens, Utterance, Word
+from vocable.types import SpeechTokens, Split, Utterance, Word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +26,14 @@ class JointExample:
     text: str | None = None
     words: tuple[Word, ...] | None = None
     """With their times, in seconds from the start of the tokens."""
+    speaker: str | None = None
+    split: Split | None = None
 
     @classmethod
     def of(cls, utterance: Utterance, tokens: SpeechTokens | None, frame_rate: float | None) -> "JointExample":
-        """Take id, text and words from an utterance."""
-        return cls(id=utterance.id, tokens=tokens, frame_rate=frame_rate, text=utterance.text, words=utterance.words)
+        """Take from an utterance what is known about it."""
+        names = ("id", "text", "words", "speaker", "split")
+        return cls(tokens=tokens, frame_rate=frame_rate, **{name: getattr(utterance, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

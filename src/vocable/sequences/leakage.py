@@ -3,11 +3,11 @@
 check_leakage(train, test).raise_if_any()
 """
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from vocable.errors import ManifestError
+from vocable.splits import plain_text
 from vocable.types import Utterance
 
 Kind = Literal["id", "speaker", "text"]
@@ -102,12 +102,6 @@ def check_leakage(
                 shared.setdefault(value, []).append(item.id)
         leaks += [Leak(kind, value, first[value], tuple(ids)) for value, ids in shared.items()]
     return LeakageReport(tuple(leaks), len(sets["train"]), len(sets["test"]), unknown)
-
-
-def plain_text(text: str) -> str:
-    """Return the words of a text in small letters, with single spaces; punctuation but apostrophes is dropped."""
-    text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
-    return " ".join("".join(char if char.isalnum() or char == "'" else " " for char in text).split())
 
 
 def _value(item: Utterance, kind: Kind, min_text_words: int) -> str | None:

@@ -11,7 +11,6 @@ the mixture holds as much as all sources together, unless it is set. Next: packi
 """
 
 import bisect
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from vocable.errors import ConfigError
 from vocable.sequences.joint_layouts import JointLayout
 from vocable.sequences.joint_rows import JointExample
 from vocable.sequences.spans import random_numbers
+from vocable.splits import hash_place
 
 LENGTH_SAMPLE = 2000  # documents that a source's mean length is measured on; all, where there are not more
 
@@ -276,8 +276,7 @@ def assign_roles(
     names, borders = list(ratios), list(itertools.accumulate(ratios.values()))
     roles: dict[str, list[str]] = {name: [] for name in names}
     for id in ids:
-        key = f"{seed}\n{group(id) if group else id}"
-        place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
+        place = hash_place(f"{seed}\n{group(id) if group else id}")
         roles[names[min(bisect.bisect_right(borders, place), len(names) - 1)]].append(id)
     return roles
 

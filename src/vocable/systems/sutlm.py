@@ -32,12 +32,12 @@ from vocable.sequences.joint_layouts import JointLayout, make_layout
 from vocable.sequences.joint_rows import JointExample
 from vocable.sequences.joint_vocabulary import JointVocabulary, joint_vocabulary
 from vocable.sequences.layouts import change_layout
-from vocable.sequences.leakage import plain_text
 from vocable.sequences.mixing import BuiltDocuments, Mixture, MixtureConfig, assign_roles
 from vocable.sequences.packing import PackedBatch
 from vocable.sequences.spans import Modality
 from vocable.sequences.subwords import SubwordConfig, UnitSubwords
 from vocable.sequences.text_tokenizers import fit_text_tokenizer, load_text_tokenizer
+from vocable.splits import divide, plain_text, split_key, training_items, validation_items
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import SpeechTokenizer
@@ -110,8 +110,8 @@ class SutlmConfig:
     training: TrainingConfig
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     valid_share: float = 0.02
-    """Utterances, chosen by the hash of their text, that are kept out of training where no validation set is given: no
-    sentence is on both sides, whoever speaks it."""
+    """Share of the utterances, chosen by the hash of their text, to validate on where neither a validation set is given
+    nor the manifest says who is held out: no sentence is on both sides, whoever speaks it."""
     seed: int = 0
     """Order of the mixture, and what layouts draw: which words are spoken, which side comes first."""
 
@@ -296,7 +296,7 @@ def train(
         config: the recipe.
         shards: training tokens, with the utterances' text and word times where they are known.
         out: the run's folder: `lm/best` and `lm/last` are Hugging Face folders with their text tokenizer.
-        valid_shards: validation tokens; None keeps `config.valid_share` of the training utterances for it.
+        valid_shards: validation tokens; None takes what is marked `valid`, or `config.valid_share` of the rest.
         tokenizer: lets the card say which units are silence, for the silence guard.
         texts: text without speech.
         report: told how many examples each source has, and why others cannot be used.
@@ -313,9 +313,11 @@ def train(
             check_fingerprint(shards.fingerprint, other.fingerprint, str(shards.folder), what)
     examples = build_examples(shards, texts)
     if valid_shards is None:
-        examples, held_out = _split(examples, config.valid_share)
+        every = examples
+        examples, held_out = divide(every, config.valid_share, by="text")
+        _refuse_shared_texts(examples, [example for example in every if example.split in ("valid", "test")])
     else:
-        held_out = build_examples(valid_shards)
+        examples, held_out = training_items(examples), validation_items(build_examples(valid_shards))
         _refuse_shared_texts(examples, held_out)
     readers = build_readers(config, shards, examples, out)
     sources = build_sources(config, readers, examples)
@@ -363,17 +365,6 @@ def _layout(name: str, settings: Mapping[str, Any], seed: int, readers: Readers)
     return layout.bind(readers.text_tokenizer, readers.subwords)
 
 
-def _text_key(example: JointExample) -> str:
-    """What must stay on one side of a split: the sentence, or the utterance where it has no text."""
-    return plain_text(example.text) if example.text else example.id
-
-
-def _split(examples: Sequence[JointExample], share: float) -> tuple[list[JointExample], list[JointExample]]:
-    keys = {example.id: _text_key(example) for example in examples}
-    held_out = set(assign_roles(keys, {"train": 1 - share, "valid": share}, group=keys.__getitem__)["valid"])
-    return [e for e in examples if e.id not in held_out], [e for e in examples if e.id in held_out]
-
-
 def _refuse_shared_texts(train: Sequence[JointExample], valid: Sequence[JointExample]) -> None:
     known = {plain_text(example.text): example.id for example in train if example.text}
     shared = [example for example in valid if example.text and plain_text(example.text) in known]
@@ -388,7 +379,7 @@ def _refuse_shared_texts(train: Sequence[JointExample], valid: Sequence[JointExa
 def _roles(config: SutlmConfig, examples: Sequence[JointExample]) -> dict[str, str]:
     if config.roles is None:
         return {}
-    keys = {example.id: _text_key(example) for example in examples}
+    keys = {example.id: split_key(example, "text") for example in examples}
     found = assign_roles(keys, config.roles, config.seed, group=keys.__getitem__)
     return {id: role for role, ids in found.items() for id in ids}
 

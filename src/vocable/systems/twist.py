@@ -7,8 +7,7 @@ The method: discard the text vocabulary, draw a new table for units, keep all ot
 Loss: -sum_t log p(u_t | u_<t), averaged over tokens; nothing auxiliary.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -28,6 +27,7 @@ from vocable.lm.unit_facts import measure_units
 from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.packing import PackedBatch
 from vocable.sequences.vocabulary import UnitVocabulary
+from vocable.splits import divide, training_items, validation_items
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import SpeechTokenizer
@@ -53,8 +53,8 @@ class TwistConfig:
     max_utterance_seconds: float | None = 25.0
     """Longer utterances lose their end, as in the paper (25 s); None keeps all."""
     valid_share: float = 0.02
-    """Utterances, chosen by the hash of their id, that are kept out of training where no validation set is given (the
-    paper: a random 2 %)."""
+    """Share of the utterances, chosen by the hash of their id, to validate on where neither a validation set is given
+    nor the manifest says who is held out (the paper: a random 2 %)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.valid_share < 1:
@@ -152,7 +152,7 @@ def train(
         config: the recipe.
         shards: training tokens.
         out: the run's folder; `best/` and `last/` in it are Hugging Face folders.
-        valid_shards: validation tokens; None keeps `config.valid_share` of the training utterances for it.
+        valid_shards: validation tokens; None takes what is marked `valid`, or `config.valid_share` of the rest.
         tokenizer: lets the card say which units are silence, for the silence guard.
 
     Raises:
@@ -168,12 +168,12 @@ def train(
     layout = build_layout(shards.card["codebook_size"])
     frame_rate, limit = shards.card["frame_rate"], config.max_utterance_seconds
     if valid_shards is None:
-        held_out = [pair for pair in shards if _is_held_out(pair[0].id, config.valid_share)]
-        rest = [pair for pair in shards if not _is_held_out(pair[0].id, config.valid_share)]
+        kept, held_out = divide([utterance for utterance, _ in shards], config.valid_share)
     else:
-        rest, held_out = list(shards), list(valid_shards)
-    documents = build_sequences(rest, layout, frame_rate, limit)
-    valid = build_sequences(held_out, layout, frame_rate, limit)
+        kept = training_items([utterance for utterance, _ in shards])
+        held_out = validation_items([utterance for utterance, _ in valid_shards])
+    documents = build_sequences(_only(shards, kept), layout, frame_rate, limit)
+    valid = build_sequences(_only(valid_shards or shards, held_out), layout, frame_rate, limit)
     return train_lm(
         build_lm(config, layout),
         documents.token_ids,
@@ -185,10 +185,9 @@ def train(
     )
 
 
-def _is_held_out(utterance_id: str, share: float) -> bool:
-    """Decide by the hash of the id, so that the same utterance is held out whatever else is in the corpus."""
-    digest = hashlib.sha256(utterance_id.encode("utf-8")).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+def _only(shards: TokenShards, wanted: Sequence[Utterance]) -> Iterator[tuple[Utterance, SpeechTokens]]:
+    ids = {utterance.id for utterance in wanted}
+    return (pair for pair in shards if pair[0].id in ids)
 
 
 def generate(

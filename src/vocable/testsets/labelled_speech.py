@@ -21,6 +21,7 @@ from vocable.engine.local import run_jobs
 from vocable.errors import ConfigError, OutputError
 from vocable.evaluation.slue.labelled_set import LABELS, LabelledSet, write_labelled_set
 from vocable.evaluation.slue.labels import Labels
+from vocable.splits import split_named
 from vocable.testsets.plan import SpokenText
 from vocable.testsets.speak import (
     SegmentJob,
@@ -156,5 +157,5 @@ def _utterance(label: Labels, job: SegmentJob, language: str | None, licence: st
         speaker=job.voice,
         licence=licence,
         words=read_word_times(job.path),
-        extra={"split": label.split},
+        split=split_named(label.split),
     )

@@ -305,7 +305,8 @@ def _utterance(line: dict, out: Path) -> Utterance:
         corpus=line["corpus"],
         licence=line["licence"],
         words=tuple(Word(word=word, start=start, end=end) for word, start, end in line["words"]) or None,
-        extra={key: line[key] for key in ("story", "split", "held_out_voice", "phones") if line.get(key, []) != []},
+        split=line["split"],
+        extra={key: line[key] for key in ("story", "held_out_voice", "phones") if line.get(key, []) != []},
     )
 
 

@@ -22,7 +22,7 @@ METADATA_KEY = b"vocable"
 """Under which the schema metadata holds fingerprint, card, run and rejections, as JSON."""
 
 _WORDS = pa.list_(pa.struct([("word", pa.string()), ("start", pa.float64()), ("end", pa.float64())]))
-_TEXTS = ("text", "language", "speaker", "corpus", "licence")
+_TEXTS = ("text", "language", "speaker", "corpus", "licence", "split")
 
 
 def make_schema(streams: Sequence[Stream], metadata: Mapping[str, Any]) -> pa.Schema:
@@ -84,7 +84,7 @@ def row_to_utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
         duration=row["duration"],
         words=_words_from_list(row["words"]),
         extra=json.loads(row["extra"]) if row["extra"] else {},
-        **{name: row[name] for name in _TEXTS},
+        **{name: row.get(name) for name in _TEXTS},  # shards of earlier versions have no split
     )
 
 

@@ -329,6 +329,8 @@ def _manifest_fingerprint(utterances: Sequence[Utterance], folder: Path) -> str:
     digest = hashlib.sha256()
     for utterance in utterances:
         row = utterance_to_row(utterance, folder)
+        if row["split"] is None:
+            del row["split"]  # folders made before there were splits are still those of their manifests
         digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()[:16]
 

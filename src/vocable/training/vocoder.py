@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vocable.errors import ConfigError
+from vocable.splits import rank, refuse_nothing_to_train_on
 from vocable.synthesis.discriminators import DiscriminatorConfig, Discriminators
 from vocable.synthesis.layers import whole_durations
 from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
@@ -398,10 +398,15 @@ def _average(state: VocoderState, decay: float) -> None:
 
 
 def _split(weighted: list[_Weighted], num_held_out: int) -> tuple[list[_Weighted], list[_Weighted]]:
-    """Hold out utterances by a hash of their id, so that the choice does not depend on their order."""
-    ordered = sorted(weighted, key=lambda item: (zlib.crc32(item[0][0].id.encode()), item[0][0].id))
-    num_held_out = min(num_held_out, len(ordered) // 2)
-    return ordered[:num_held_out], ordered[num_held_out:]
+    """Hold out what is marked `valid`, or as many utterances by the hash of their id; `test` is left out altogether."""
+    ordered = sorted(weighted, key=lambda item: (rank(item[0][0]), item[0][0].id))
+    marked = [item for item in ordered if item[0][0].split == "valid"]
+    rest = [item for item in ordered if item[0][0].split in (None, "train")]
+    refuse_nothing_to_train_on(len(rest), [utterance for (utterance, _), _ in weighted])
+    if marked:
+        return marked[:num_held_out], rest
+    num_held_out = min(num_held_out, len(rest) // 2)
+    return rest[:num_held_out], rest[num_held_out:]
 
 
 def _to(batch: Any, trainer: _Trainer) -> Any:

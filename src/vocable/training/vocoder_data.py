@@ -182,10 +182,10 @@ class VocoderData(Dataset):
 
 
 def voices_by_speech(pairs: Sequence[tuple[Utterance, SpeechTokens]]) -> tuple[str, ...]:
-    """Speakers of the utterances, those with most speech first; empty when none is named."""
+    """Speakers that are trained on, those with most speech first; empty when none is named."""
     frames: dict[str, int] = {}
     for utterance, tokens in pairs:
-        if utterance.speaker:
+        if utterance.speaker and utterance.split in (None, "train"):
             frames[utterance.speaker] = frames.get(utterance.speaker, 0) + tokens.num_frames
     return tuple(sorted(frames, key=lambda name: (-frames[name], name)))
 

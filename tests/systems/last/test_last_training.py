@@ -125,6 +125,15 @@ def test_what_is_logged(run):
     assert valid["loss"] == pytest.approx(valid["nll"] + valid["reconstruction"] + valid["commitment"], rel=1e-5)
 
 
+def test_marks_of_the_manifest_decide_what_is_trained_on(world, config, tmp_path):
+    marks = ["train", "train", "valid", "test"] * 3
+    marked = [replace(u, split=mark) for u, mark in zip(world[0], marks, strict=True)]
+    data = prepare_data(config, marked, tmp_path / "run")
+    apart = prepare_data(config, [u for u in marked if u.split == "train"], tmp_path / "apart", marked[2::4])
+    assert list(data.train.lengths) == list(apart.train.lengths) and len(data.train.lengths) == 6
+    assert list(data.valid.lengths) == list(apart.valid.lengths) and len(data.valid.lengths) == 3
+
+
 def test_validation_counts_its_own_units(run, config, world, tmp_path):
     result = run("run")
     data = prepare_data(config, world[0], tmp_path / "run")

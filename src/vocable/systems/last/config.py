@@ -47,7 +47,8 @@ class LastConfig:
     """Steps between measurements of each loss term's gradient where the terms meet; one costs a further pass back
     through the language model. None: never."""
     valid_share: float = 0.02
-    """Utterances, chosen by the hash of their id, that are kept out of training where no validation set is given."""
+    """Share of the utterances, chosen by the hash of their id, to validate on where neither a validation set is given
+    nor the manifest says who is held out."""
 
     def __post_init__(self) -> None:
         if not 0 < self.valid_share < 1:

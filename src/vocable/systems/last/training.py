@@ -7,7 +7,6 @@
 <out>/tokenizer                 a copy of the best
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from vocable.errors import ConfigError
 from vocable.features import FeatureEncoder, load_encoder
 from vocable.files import put_folder
 from vocable.lm.surgery import DTYPES
+from vocable.splits import divide, training_items, validation_items
 from vocable.systems.last.clips import Clips, StreamedClips, cache_clips
 from vocable.systems.last.config import FrozenLMConfig, LastConfig
 from vocable.systems.last.model import LastModel
@@ -58,7 +58,7 @@ def prepare_data(
         config: the recipe.
         utterances: speech to train on.
         out: the run's folder.
-        valid_utterances: speech to validate on; None keeps `config.valid_share` of the others for it.
+        valid_utterances: speech to validate on; None takes what is marked so, or `config.valid_share` of the others.
         device: where the frozen encoder runs; None takes a GPU if there is one.
         rejections: where unreadable recordings are noted.
         strict: whether an unreadable recording is an error instead.
@@ -72,8 +72,9 @@ def prepare_data(
     accelerator = Accelerator(mixed_precision="no")  # as the loop makes it: the first one decides for all
     encoder = load_encoder(config.encoder, device or str(accelerator.device))
     if valid_utterances is None:
-        valid_utterances = [u for u in utterances if is_held_out(u.id, config.valid_share)]
-        utterances = [u for u in utterances if not is_held_out(u.id, config.valid_share)]
+        utterances, valid_utterances = divide(utterances, config.valid_share)
+    else:
+        utterances, valid_utterances = training_items(utterances), validation_items(valid_utterances)
     handling = {"rejections": rejections, "strict": strict}
 
     def clips(chosen: Sequence[Utterance], name: str) -> Clips:
@@ -84,12 +85,6 @@ def prepare_data(
 
     valid = clips(valid_utterances, "valid") if valid_utterances else None
     return LastData(encoder=encoder, train=clips(utterances, "train"), valid=valid)
-
-
-def is_held_out(utterance_id: str, share: float) -> bool:
-    """Decide by the hash of the id, so that the same utterance is held out whatever else is in the corpus."""
-    digest = hashlib.sha256(utterance_id.encode("utf-8")).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def load_frozen_lm(config: FrozenLMConfig) -> PreTrainedModel:
