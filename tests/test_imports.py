@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "vocable"
-SHARED = {"types", "config", "errors", "registry", "assets", "files", "splits"}
+SHARED = {"types", "config", "errors", "registry", "assets", "files", "splits", "devices", "progress"}
 STAGES = ["audio", "features", "recognition", "tokens", "sequences", "lm", "synthesis"]
 
 ALLOWED: dict[str, set[str]] = {stage: SHARED | set(STAGES[: index + 1]) for index, stage in enumerate(STAGES)}

@@ -8,7 +8,9 @@ types are checked by pydantic.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,7 @@ from typing import Any, TypeVar
 import yaml
 
 from vocable.errors import ConfigError
+from vocable.files import write_text
 from vocable.registry import nearest_name
 
 C = TypeVar("C")
@@ -30,15 +33,28 @@ def load_config(kind: type[C], path: Path | None = None, overrides: Sequence[str
         ConfigError: the file is missing or not a mapping, a key is unknown (the nearest one is named), a value has the
             wrong type or is out of range.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        values = _read_yaml(Path(path))
+    dotted: dict[str, Any] = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise ConfigError(f"Override {override!r} has no '='. Write it as lm.context_tokens=512.")
-        _set_dotted(values, key.strip().lstrip("-"), yaml.safe_load(text))
+        dotted[key.strip().lstrip("-")] = yaml.safe_load(text)
+    values = nest(dotted, below=read_yaml(Path(path)) if path is not None else {})
     return config_from_dict(kind, values, source=str(path) if path else "overrides")
+
+
+def nest(dotted: Mapping[str, Any], below: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Turn dotted names into nested dictionaries, {"lm.warm": False} -> {"lm": {"warm": False}}, on top of `below`."""
+    nested = copy.deepcopy(dict(below or {}))
+    for key, value in dotted.items():
+        *parents, last = key.split(".")
+        place = nested
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                place[parent] = {}
+            place = place[parent]
+        place[last] = value
+    return nested
 
 
 def system_of(path: Path) -> str:
@@ -47,7 +63,7 @@ def system_of(path: Path) -> str:
     Raises:
         ConfigError: the file is missing or not a mapping.
     """
-    return str(_read_yaml(Path(path)).get("system", "twist"))
+    return str(read_yaml(Path(path)).get("system", "twist"))
 
 
 def config_from_dict(kind: type[C], values: Mapping[str, Any], source: str = "config") -> C:
@@ -70,10 +86,15 @@ def save_config(config: Any, path: Path, note: str = "") -> None:
     """Write the whole resolved config, defaults included, as yaml, below `note` as a comment."""
     comment = "".join(f"# {line}\n" for line in note.splitlines())
     text = comment + yaml.safe_dump(config_to_dict(config), sort_keys=False)
-    Path(path).write_text(text, encoding="utf-8")
+    write_text(text, Path(path))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a yaml file that holds a mapping.
+
+    Raises:
+        ConfigError: the file is missing, or not a mapping.
+    """
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file. The shipped ones are in recipes/.")
     try:
@@ -87,16 +108,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        child = values.get(parent)
-        if not isinstance(child, dict):
-            child = values[parent] = {}
-        values = child
-    values[last] = value
-
-
 def _refuse_unknown_keys(kind: type, values: Mapping[str, Any], prefix: str, source: str) -> None:
     hints = typing.get_type_hints(kind)
     known = {field.name for field in dataclasses.fields(kind)}
@@ -105,7 +116,7 @@ def _refuse_unknown_keys(kind: type, values: Mapping[str, Any], prefix: str, sou
             guess = nearest_name(str(key), known)
             hint = f" Did you mean {prefix + guess!r}?" if guess else ""
             raise ConfigError(
-                f"{source}: unknown setting {prefix + str(key)!r}.{hint} Known: {', '.join(sorted(known))}."
+                f"{_opening(source)}unknown setting {prefix + str(key)!r}.{hint} Known: {', '.join(sorted(known))}."
             )
         child = _dataclass_in(hints[key], value)
         if child is not None and isinstance(value, Mapping):
@@ -137,6 +148,15 @@ def _explain(detail: Mapping[str, Any], source: str) -> str:
     """Say one thing that pydantic found wrong, in our words."""
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
-        return f"{source}: {cause}"
+        return f"{_opening(source)}{cause}"
     setting = ".".join(str(part) for part in detail["loc"])
-    return f"{source}: {setting} is {detail['input']!r}; {detail['msg'][0].lower()}{detail['msg'][1:]}."
+    expected = re.findall(r"'([^']*)'", detail["msg"]) if detail["type"] == "literal_error" else []
+    guess = nearest_name(str(detail["input"]), expected)
+    hint = f" Did you mean {guess!r}?" if guess else ""
+    message = f"{detail['msg'][0].lower()}{detail['msg'][1:]}."
+    return f"{_opening(source)}{setting} is {detail['input']!r}; {message}{hint}"
+
+
+def _opening(source: str) -> str:
+    """Name the file that a mistake is in; nothing where it is on the command line."""
+    return f"{source}: " if source else ""

@@ -1,57 +1,217 @@
-"""The command line itself: finding commands, arguments, errors, exit codes."""
+"""The command line itself: finding commands, their settings, errors, help, exit codes."""
+
+from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 
 from vocable import cli
+from vocable.cli.command import Command
 from vocable.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A shape."""
+
+    num_sides: int = 3
+    """Sides of the shape."""
+    start_seconds: float | None = None
+    """When it begins."""
+
+    def __post_init__(self) -> None:
+        if self.num_sides < 3:
+            raise ConfigError(f"shape.num_sides is {self.num_sides}; a shape needs 3.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    strict: bool = False
+    """Stop at a problem."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joining(Base):
+    first: Path
+    """What stands first."""
+    others: list[Path] = field(default_factory=list)
+    """What follows."""
+    second: int = 2
+    """A number."""
+    names: tuple[str, ...] | None = None
+    """What to call them."""
+    mode: Literal["fast", "slow"] = "fast"
+    """How."""
+    tokens: Path | None = None
+    """A folder."""
+    loud: bool = True
+    """Say so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing(Base):
+    shape: Shape = field(default_factory=lambda: Shape(num_sides=4))
+    """What is drawn."""
+
+
+calls: list = []
+
+
+def join(config: Joining) -> None:
+    """Join things.
+
+    One long
+    sentence.
+
+    vocable things join a b    an example
+    vocable things join a      another
+    """
+    calls.append(config)
+
+
+def draw(config: Joining, drawing: Drawing) -> None:
+    """Draw things."""
+    calls.append((config, drawing))
+
+
+def change(config: Base, overrides: Sequence[str] = ()) -> None:
+    """Change things."""
+    calls.append(overrides)
+
+
+def reshape(config: Base, overrides: Annotated[tuple[str, ...], Shape] = ()) -> None:
+    """Change a shape."""
+    calls.append(overrides)
+
+
+def fail(config: Base) -> None:
+    """Always fail."""
+    raise ConfigError("x is 1; it must be 2.")
+
+
+@pytest.fixture(autouse=True)
+def no_calls():
+    calls.clear()
 
 
 @pytest.fixture
 def commands(monkeypatch):
-    """Two commands that note how they were called."""
-    calls = []
+    table = {
+        "things change": Command(change),
+        "things draw": Command(draw, "FIRST", {"sides": "shape.num_sides"}),
+        "things fail": Command(fail),
+        "things join": Command(join, "FIRST OTHERS..."),
+        "things reshape": Command(reshape),
+    }
+    monkeypatch.setattr(cli, "find_commands", lambda: table)
+    return table
 
-    def join(first: Path, second: int = 2, *, loud: bool = False, overrides: tuple[str, ...] = ()) -> None:
-        """Join things.
 
-        Args:
-            first: A path.
-            second: A number.
-            loud: Say so.
-            overrides: Settings.
-        """
-        calls.append((first, second, loud, overrides))
+def run(*words: str, name: str = "join"):
+    assert cli.main(["things", name, *words]) == 0
+    return calls[-1]
 
-    def fail() -> None:
-        """Always fail."""
-        raise ConfigError("x is 1; it must be 2.")
 
-    monkeypatch.setattr(cli, "find_commands", lambda: {"things join": join, "things fail": fail})
-    return calls
+def refused(capsys, *words: str, name: str = "join") -> str:
+    assert cli.main(["things", name, *words]) == 2
+    assert not calls
+    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["a"], (Path("a"), 2, False, ())),
-        (["a", "--second", "5", "--loud"], (Path("a"), 5, True, ())),
-        (["a", "--loud", "false", "--second=7"], (Path("a"), 7, False, ())),
-        (["a", "--loud", "lm.x=3", "y=[1]"], (Path("a"), 2, True, ("lm.x=3", "y=[1]"))),
+        ("a", {}),
+        ("a b c", {"others": [Path("b"), Path("c")]}),
+        ("--second 5 a --strict b", {"second": 5, "strict": True, "others": [Path("b")]}),
+        ("a --loud false --second=7", {"loud": False, "second": 7}),
+        ("a second=-7 loud=false", {"loud": False, "second": -7}),
+        ("a --names x,y", {"names": ("x", "y")}),
+        ("a --names 'x, y' --names z", {"names": ("x", "y", "z")}),
+        ("a --names '[\"x,y\", z]'", {"names": ("x,y", "z")}),
+        ("a --names null --tokens null", {}),
+        ("a --tokens lr=0.1/tok", {"tokens": Path("lr=0.1/tok")}),
+        ("a lr=0.1/tok '[id] a.wav'", {"others": [Path("lr=0.1/tok"), Path("[id] a.wav")]}),
+        ("a -- --second", {"others": [Path("--second")]}),
+        ("a mode=slow", {"mode": "slow"}),
     ],
 )
-def test_arguments_are_those_of_the_function(commands, words, expected):
-    assert cli.main(["things", "join", *words]) == 0
-    assert commands == [expected]
+def test_fields_are_words_and_options(commands, words, expected):
+    assert run(*shlex.split(words)) == Joining(first=Path("a"), **expected)
+
+
+def test_a_file_whose_name_looks_like_a_setting_is_a_file(commands, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("a", "second=7").second == 7
+    (tmp_path / "second=7").touch()
+    assert run("a", "second=7") == Joining(first=Path("a"), others=[Path("second=7")])
+
+
+def test_both_spellings_of_an_option(commands):
+    for word in ("--shape.num-sides=5", "--shape.num_sides=5", "shape.num-sides=5", "shape.num_sides=5", "--sides=5"):
+        assert run("a", word, name="draw")[1] == Drawing(shape=Shape(num_sides=5))
+
+
+def test_several_configs_share_a_setting(commands):
+    config, drawing = run("a", "--strict", name="draw")
+    assert config.strict and drawing.strict
+    assert drawing.shape == Shape(num_sides=4)
+
+
+def test_a_yaml_file_fills_what_the_line_does_not_say(commands, tmp_path, capsys):
+    path = tmp_path / "c.yaml"
+    path.write_text("second: 9\nshape: {num_sides: 6, start_seconds: 1}\n")
+    config, drawing = run("a", "--config", str(path), "shape.num_sides=7", name="draw")
+    assert config.second == 9
+    assert drawing.shape == Shape(num_sides=7, start_seconds=1.0)
+    path.write_text("secnd: 9\n")
+    calls.clear()
+    assert "c.yaml: Unknown setting 'secnd'. Did you mean 'second'?" in refused(
+        capsys, "a", "--config", str(path), name="draw"
+    )
+
+
+def test_settings_of_a_config_that_a_file_names_are_passed_on(commands):
+    assert run("lm.x=3", "y=[1]", "--strict", name="change") == ("lm.x=3", "y=[1]")
+    assert run("num_sides=5", "--start-seconds", "2", name="reshape") == ('num_sides="5"', 'start_seconds="2"')
 
 
 def test_errors_are_printed_without_a_traceback(commands, capsys):
     assert cli.main(["things", "fail"]) == 2
     assert capsys.readouterr().err == "vocable things fail: x is 1; it must be 2.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("join", "", "FIRST is missing: What stands first."),
+        ("join", "a --secnd 3", "Unknown option '--secnd'. Did you mean '--second'?"),
+        ("join", "a --second", "--second needs a value: integer."),
+        ("join", "a --tokens --strict", "--tokens needs a value: path."),
+        ("join", "a --second x", "second is 'x'; input should be a valid integer"),
+        ("join", "a --mode slwo", "mode is 'slwo'; input should be 'fast' or 'slow'. Did you mean 'slow'?"),
+        ("draw", "a b", "'b' is one word too many: the command takes FIRST."),
+        ("draw", "a secnd=3", "Unknown setting 'secnd'. Did you mean 'second'?"),
+        ("draw", "a shape.num_side=3", "Unknown setting 'shape.num_side'. Did you mean 'shape.num_sides'?"),
+        ("draw", "a shape.num_sides=2", "shape.num_sides is 2; a shape needs 3."),
+        ("draw", "a --num-sides 3", "Unknown option '--num-sides'. Did you mean '--shape.num-sides'?"),
+        ("reshape", "num_side=3", "Unknown setting 'num_side'. Did you mean 'num_sides'?"),
+    ],
+)
+def test_mistakes_are_one_clear_line(commands, capsys, name, words, message):
+    shown = refused(capsys, *shlex.split(words), name=name)
+    assert message in shown and shown.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -66,55 +226,72 @@ def test_misspelt_commands_get_the_nearest_one(commands, capsys, words, message)
     assert message in capsys.readouterr().err
 
 
-def test_help_lists_commands_and_explains_arguments_once(commands, capsys):
+def test_help_shows_plain_types_defaults_and_docstrings(commands, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     assert cli.main(["--help"]) == 0
-    assert "things join" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["things", "join", "--help"])
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    assert text.count("A number.") == 1
-    assert "Join things." in text
-
-
-def test_help_keeps_paragraphs_and_examples(monkeypatch, capsys):
-    def show() -> None:
-        """Show things.
-
-        One long
-        sentence.
-
-          vocable show a    an example
-          vocable show b    another
-        """
-
-    monkeypatch.setattr(cli, "find_commands", lambda: {"show": show})
-    with pytest.raises(SystemExit):
-        cli.main(["show", "--help"])
+    assert re.search(r"things join +Join things\.\n", capsys.readouterr().out)
+    assert cli.main(["things", "join", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert (
-        "Show things.\n\nOne long sentence.\n\n  vocable show a    an example\n  vocable show b    another\n" in shown
-    )
+    examples = "  vocable things join a b    an example\n  vocable things join a      another\n"
+    assert f"Join things.\n\nOne long sentence.\n\n{examples}" in shown
+    assert shown.startswith("usage: vocable things join FIRST OTHERS... [options]\n")
+    for entry in (
+        "  FIRST  path, required\n      What stands first.\n",
+        "  OTHERS  path\n      What follows.\n",
+        "  --second  integer, default 2\n      A number.\n",
+        "  --names  text, several with commas\n      What to call them.\n",
+        "  --mode  one of fast, slow, default fast\n      How.\n",
+        "  --loud  default true\n      Say so.\n",
+        "  --strict\n      Stop at a problem.\n",
+    ):
+        assert entry in shown
+    assert cli.main(["things", "draw", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "  --sides  integer, default 4\n      Sides of the shape.\n" in shown
+    assert shown.count("Sides of the shape.") == 1
+    assert "  shape.start_seconds  seconds\n      When it begins.\n" in shown
 
 
-def test_listing_commands_loads_no_heavy_library():
+def test_help_of_every_command_loads_no_heavy_library():
     script = (
-        "import sys\nfrom vocable.cli import main\nmain(['--help'])\n"
-        "print(sorted({'torch', 'transformers', 'pyarrow', 'datasets'} & set(sys.modules)))"
+        "import sys\nfrom vocable import cli\ncli.main(['--help'])\n"
+        "for name in cli.find_commands(): assert cli.main([*name.split(), '--help']) == 0, name\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'pyarrow', 'pydantic', 'rich'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_every_command_has_a_summary_and_documents_its_arguments():
-    import inspect
+def test_every_command_has_a_summary_an_example_and_documented_settings():
+    for name, command in cli.find_commands().items():
+        assert command.summary.endswith("."), name
+        undocumented = [s.name for s in command.settings.values() if not s.doc and "." not in s.name]
+        assert not undocumented, f"{name}: {undocumented}"
+        shown = command.help(name)
+        assert "<class" not in shown and "Literal[" not in shown and "value" not in shown.split("\n\n", 1)[0], name
 
-    for name, function in cli.find_commands().items():
-        text = inspect.getdoc(function) or ""
-        assert text.split("\n")[0].endswith("."), name
-        for parameter in inspect.signature(function).parameters:
-            if parameter != "overrides":
-                assert f"{parameter}: " in text, f"{name}: {parameter} is not documented"
+
+def test_settings_agree_with_the_configs_themselves():
+    """What is read from the source is what Python made of it: names and defaults."""
+    import dataclasses
+    import importlib
+
+    seen = set()
+    for command in cli.find_commands().values():
+        for parameter in command.parts:
+            kind = command._config_of(parameter)
+            if kind is None or kind in seen:
+                continue
+            seen.add(kind)
+            config = getattr(importlib.import_module(kind[0]), kind[1])
+            fields = {f.name: f for f in dataclasses.fields(config)}
+            read = {s.name: s for s in command.parts[parameter] if "." not in s.name}
+            assert set(read) == set(fields), kind
+            for name, setting in read.items():
+                needed = all(d is dataclasses.MISSING for d in (fields[name].default, fields[name].default_factory))
+                assert (setting.default is None) == needed, (kind, name)
+    assert len(seen) >= 10
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
@@ -126,22 +303,3 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(before, af
     environment |= {} if before is None else {"OMP_WAIT_POLICY": before}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.splitlines()[-1] == f"False {after}"
-
-
-def test_a_list_may_stand_before_required_options(monkeypatch):
-    calls = []
-
-    def compare(files: list[str], *, out: Path, names: list[str] | None = None) -> None:
-        """Compare.
-
-        Args:
-            files: Files.
-            out: A folder.
-            names: Names.
-        """
-        calls.append((files, out, names))
-
-    monkeypatch.setattr(cli, "find_commands", lambda: {"compare": compare})
-    assert cli.main(["compare", "a", "b", "--out", "c", "--names", "[x, y]"]) == 0
-    assert cli.main(["compare", "--out=c", "a"]) == 0
-    assert calls == [(["a", "b"], Path("c"), ["x", "y"]), (["a"], Path("c"), None)]

@@ -2,8 +2,9 @@
 
 import rich.progress
 
-from vocable.cli.showing import print_scores, progress, progress_bars, progress_steps
+from vocable.cli.showing import print_scores
 from vocable.evaluation.results import EvaluationResult, Score
+from vocable.progress import progress, progress_bars, progress_steps
 
 
 def watch_bars(monkeypatch):
@@ -11,8 +12,8 @@ def watch_bars(monkeypatch):
     shown: list[rich.progress.Progress] = []
 
     class Watched(rich.progress.Progress):
-        def __init__(self, *columns):
-            super().__init__(*columns)
+        def __init__(self, *columns, **settings):
+            super().__init__(*columns, **settings)
             shown.append(self)
 
     monkeypatch.setattr(rich.progress, "Progress", Watched)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from vocable.errors import VocableError
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path
@@ -31,28 +33,61 @@ def test_paths_and_links_lead_somewhere(document: Path):
     assert missing == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
-def test_commands_exist_with_their_options(document: Path):
-    """Every `vocable ...` line in a shell block names a command, and only options that it has."""
-    import inspect
-
-    from vocable.cli import find_commands
-
-    commands = find_commands()
-    problems = []
+def command_lines(document: Path) -> list[list[str]]:
+    """The words of every `vocable ...` line in the shell blocks of a document."""
+    lines = []
     for block in SHELL.findall(document.read_text(encoding="utf-8")):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
-            if words[:1] != ["vocable"] or words[1:2] in ([], ["--help"]):
-                continue
-            name = next((n for n in (" ".join(words[1:k]) for k in (4, 3, 2)) if n in commands), None)
-            if name is None:
-                problems.append(f"no such command: {line}")
-                continue
-            known = inspect.signature(commands[name]).parameters
-            options = [word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")]
-            problems += [f"{line}: no option --{o}" for o in options if o.split(".")[0] not in known and o != "help"]
+            if words[:1] == ["vocable"] and words[1:2] not in ([], ["--help"]):
+                lines.append(words[1:])
+    return lines
+
+
+def check_command(words: list[str]) -> None:
+    """Parse a command as the command line does, up to the configs that its function would be called with."""
+    from vocable.cli import find_commands
+    from vocable.config import load_config, system_of
+    from vocable.systems import load_system
+
+    commands = find_commands()
+    name = next((n for n in (" ".join(words[:k]) for k in (3, 2, 1)) if n in commands), None)
+    assert name is not None, "no such command"
+    arguments = words[len(name.split()) :]
+    if "--help" in arguments:
+        return
+    given, free = commands[name].parse(arguments)
+    commands[name].configs(given, free)
+    if name == "train":
+        load_config(load_system(system_of(ROOT / given["recipe"]))[1], ROOT / given["recipe"], free)
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if command_lines(d)], ids=lambda d: str(d.relative_to(ROOT)))
+def test_commands_parse(document: Path):
+    problems = []
+    for words in command_lines(document):
+        try:
+            check_command(words)
+        except (AssertionError, VocableError) as error:
+            problems.append(f"{shlex.join(words)}: {error}")
     assert problems == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("tokenise a b", "no such command"),
+        ("tokenize a b --tokenizer t --proceses 2", "Unknown option '--proceses'. Did you mean '--processes'?"),
+        ("tokenize a b --tokenizer t --processes many", "processes is 'many'"),
+        ("tokenize a --tokenizer t", "OUT is missing"),
+        ("tokenize a b c --tokenizer t", "'c' is one word too many"),
+        ("train recipes/twist/cpu.yaml --tokens t --out o lm.wram=false", "Did you mean 'lm.warm'?"),
+        ("tokenizer fit a b kmeans.num_clusters=1", "must be at least 2"),
+    ],
+)
+def test_a_wrong_command_is_found(line: str, message: str):
+    with pytest.raises((AssertionError, VocableError), match=re.escape(message)):
+        check_command(shlex.split(line))
 
 
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if PYTHON.search(d.read_text(encoding="utf-8"))], ids=str)

@@ -76,7 +76,7 @@ def test_tokenize(folder: Path, tmp_path: Path, capsys):
     assert main([*words, "--device", "cpu"]) == 0
     assert "1 of 1 shards were there already" in capsys.readouterr().out
     assert main(words[:3]) == 2
-    assert "No tokenizer was named: --tokenizer FOLDER" in capsys.readouterr().err
+    assert "--tokenizer is missing: Folder of the tokenizer" in capsys.readouterr().err
 
 
 def test_import_kmeans(folder: Path, tmp_path: Path, capsys):

@@ -1,27 +1,22 @@
-"""The `vocable` command: finds the function behind each command, fills its arguments, prints errors in one line.
+"""The `vocable` command: finds the function behind the words, runs it, and prints errors in one line.
 
-Every module of this package offers `COMMANDS`, a table from command words to an ordinary function; the function's
-signature and docstring are its command line (jsonargparse). A function with a parameter `overrides` also takes dotted
-settings: `vocable train recipe.yaml lm.context_tokens=512`.
+Every module of this package offers `COMMANDS`, a table from command words, with the words that follow them in capitals,
+to a function. Its configs are its command line: `vocable.cli.command`.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
-import json
 import os
 import pkgutil
-import re
 import sys
-import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from vocable import __version__
+from vocable.cli.command import Command
 from vocable.errors import VocableError
 from vocable.registry import unknown_name_message
-
-OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name is None:
         return _help_or_unknown(arguments, commands)
     try:
-        run_command(name, commands[name], arguments[len(name.split()) :])
+        rest = arguments[len(name.split()) :]
+        if {"-h", "--help"} & set(rest):
+            print(commands[name].help(name))
+        else:
+            commands[name].run(rest)
     except VocableError as error:
         print(f"vocable {name}: {error}", file=sys.stderr)
         return 2
@@ -51,84 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def find_commands() -> dict[str, Callable]:
-    """Collect the `COMMANDS` tables of all modules in this package."""
-    commands: dict[str, Callable] = {}
+def find_commands() -> dict[str, Command]:
+    """Collect the `COMMANDS` tables of all modules in this package, by the words that call each command."""
+    commands: dict[str, Command] = {}
     for module in pkgutil.iter_modules(__path__):
-        commands.update(getattr(importlib.import_module(f"{__name__}.{module.name}"), "COMMANDS", {}))
+        table = getattr(importlib.import_module(f"{__name__}.{module.name}"), "COMMANDS", {})
+        for usage, entry in table.items():
+            name = " ".join(word for word in usage.split() if not word.strip(".").isupper())
+            command = entry if isinstance(entry, Command) else Command(entry)
+            commands[name] = replace(command, words=usage[len(name) :].strip())
     return dict(sorted(commands.items()))
 
 
-def run_command(name: str, function: Callable, arguments: Sequence[str]) -> None:
-    """Parse `arguments` by the signature of `function`, and call it."""
-    import jsonargparse
-
-    class Help(jsonargparse.DefaultHelpFormatter):
-        """Keeps paragraphs apart, and lines that are indented, such as examples, as they are."""
-
-        def _fill_text(self, text: str, width: int, indent: str) -> str:
-            fill = super()._fill_text
-            parts = re.split(r"\n\n+", text.strip("\n"))
-            return "\n\n".join(part if part.startswith(" ") else fill(part, width, indent) for part in parts)
-
-    parser = jsonargparse.ArgumentParser(
-        prog=f"vocable {name}", description=_explanation(function), formatter_class=Help
-    )
-    takes_overrides = "overrides" in inspect.signature(function).parameters
-    parser.add_function_arguments(function, as_positional=True, skip={"overrides"} if takes_overrides else None)
-    overrides = [word for word in arguments if takes_overrides and OVERRIDE.match(word)]
-    words = _switches(function, [_underscored(word) for word in arguments if word not in overrides])
-    values = parser.parse_args(_gather_list(function, words))
-    settings = parser.instantiate(values).as_dict()
-    if takes_overrides:
-        settings["overrides"] = tuple(overrides)
-    function(**settings)
-
-
-def _underscored(word: str) -> str:
-    """`--sample-rate=8000` -> `--sample_rate=8000`: both spellings of an option are understood."""
-    option, separator, value = word.partition("=")
-    return option.replace("-", "_").replace("__", "--", 1) + separator + value if option.startswith("--") else word
-
-
-def _explanation(function: Callable) -> str:
-    """The docstring up to its arguments, which are listed by themselves."""
-    return (inspect.getdoc(function) or "").split("\nArgs:", 1)[0].strip()
-
-
-def _switches(function: Callable, words: list[str]) -> list[str]:
-    """Let options that are true or false stand alone: `--strict` means `--strict=true`."""
-    flags = {
-        f"--{parameter.name}"
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.annotation in (bool, "bool")
-    }
-    values = {"true", "false"}
-    return [
-        f"{word}=true" if word in flags and (words[place + 1 : place + 2] or ["--"])[0].lower() not in values else word
-        for place, word in enumerate(words)
-    ]
-
-
-def _gather_list(function: Callable, words: list[str]) -> list[str]:
-    """Let a command whose only positional is a list take several words: `a b --out c` -> `["a", "b"] --out c`."""
-    try:
-        hints = typing.get_type_hints(function)
-    except NameError:  # a type that is imported for type checkers only
-        return words
-    parameters = inspect.signature(function).parameters.values()
-    required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.KEYWORD_ONLY]
-    if len(required) != 1 or typing.get_origin(hints.get(required[0])) is not list:
-        return words
-    items, rest = [], []
-    for before, word in zip(["", *words], words):
-        is_value = word.startswith("-") or (before.startswith("-") and "=" not in before)
-        (rest if is_value else items).append(word)
-    already_a_list = len(items) == 1 and items[0].startswith("[")
-    return [items[0] if already_a_list else json.dumps(items), *rest] if items else rest
-
-
-def _command_name(arguments: Sequence[str], commands: dict[str, Callable]) -> str | None:
+def _command_name(arguments: Sequence[str], commands: dict[str, Command]) -> str | None:
     for num_words in (3, 2, 1):
         name = " ".join(arguments[:num_words])
         if name in commands and len(arguments) >= num_words:
@@ -136,9 +70,9 @@ def _command_name(arguments: Sequence[str], commands: dict[str, Callable]) -> st
     return None
 
 
-def _help_or_unknown(arguments: Sequence[str], commands: dict[str, Callable]) -> int:
+def _help_or_unknown(arguments: Sequence[str], commands: dict[str, Command]) -> int:
     words = [word for word in arguments if not word.startswith("-")]
-    group = {name: function for name, function in commands.items() if words and name.split()[0] == words[0]}
+    group = {name: command for name, command in commands.items() if words and name.split()[0] == words[0]}
     if words and not group:
         print(unknown_name_message("command", words[0], {name.split()[0] for name in commands}), file=sys.stderr)
         return 2
@@ -146,8 +80,7 @@ def _help_or_unknown(arguments: Sequence[str], commands: dict[str, Callable]) ->
         print(unknown_name_message("command", " ".join(words[:2]), group), file=sys.stderr)
         return 2
     print("usage: vocable COMMAND ...\n\nSpeech to tokens, language models on them, and back to speech.\n\ncommands:")
-    for name, function in (group or commands).items():
-        summary = (inspect.getdoc(function) or "").split("\n", 1)[0]
-        print(f"  {name:26s} {summary}")
+    for name, command in (group or commands).items():
+        print(f"  {name:26s} {command.summary}")
     print("\n'vocable COMMAND --help' explains one.")
     return 0 if not arguments or words == list(arguments) or set(arguments) & {"-h", "--help"} else 2

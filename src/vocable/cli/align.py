@@ -49,7 +49,7 @@ def align(
         overwrite: Replace OUT and begin anew.
     """
     from vocable.audio.manifest import read_manifest
-    from vocable.cli.showing import progress
+    from vocable.progress import progress
     from vocable.recognition.aligner import AlignerConfig, open_aligner
     from vocable.recognition.run import AlignConfig, align_manifest
     from vocable.recognition.stamp_aligner import StampAligner

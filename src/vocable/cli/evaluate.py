@@ -57,7 +57,7 @@ def evaluate_resynthesis_command(
         device: Where to compute, such as cpu or cuda. Without it, a GPU if there is one.
         overwrite: Replace an earlier result in the same folder.
     """
-    from vocable.cli.showing import best_device
+    from vocable.devices import best_device
     from vocable.evaluation.results import check_output
     from vocable.evaluation.resynthesis import ResynthesisConfig
 
@@ -73,7 +73,7 @@ def evaluate_resynthesis_command(
         num_examples=num_examples,
     )
     check_output(out, "resynthesis", overwrite)
-    device = device or best_device()
+    device = best_device(device)
     loaded = _load_speaking_tokenizer(tokenizer, vocoder, device)
     _judge_manifest(manifest, loaded, out, config, (transcriber, language, mos, speaker_encoder, device))
 
@@ -87,10 +87,11 @@ def _judge_manifest(
 ) -> None:
     """Judge with a progress bar, and write and print what was found; `judges` are the arguments of `load_judges`."""
     from vocable.audio.manifest import read_manifest
-    from vocable.cli.showing import print_scores, progress
+    from vocable.cli.showing import print_scores
     from vocable.evaluation.judges import load_judges
     from vocable.evaluation.resynthesis import evaluate_resynthesis
     from vocable.evaluation.resynthesis_report import save_resynthesis
+    from vocable.progress import progress
 
     utterances = read_manifest(manifest)
     loaded = load_judges(*judges)

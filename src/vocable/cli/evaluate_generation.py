@@ -73,8 +73,8 @@ def evaluate_continuation_command(
         overwrite: Replace an earlier result in the same folder; what is kept stays.
     """
     from vocable.audio.manifest import read_manifest
-    from vocable.cli.showing import best_device, progress_steps
     from vocable.config import load_config
+    from vocable.devices import best_device
     from vocable.evaluation.continuation import evaluate_continuation
     from vocable.evaluation.continuation_config import ANCHORS, ContinuationConfig
     from vocable.evaluation.continuation_report import write_continuation_page
@@ -82,6 +82,7 @@ def evaluate_continuation_command(
     from vocable.evaluation.results import check_output, save_result
     from vocable.evaluation.text_lm import load_text_lm
     from vocable.lm.generation import GenerationConfig
+    from vocable.progress import progress_steps
     from vocable.training.logs import quiet_transformers
 
     config = ContinuationConfig(
@@ -98,7 +99,7 @@ def evaluate_continuation_command(
     )
     check_output(out, "continuation", overwrite)
     quiet_transformers()
-    device = device or best_device()
+    device = best_device(device)
     utterances = read_manifest(manifest)
     spoken_lm = _load_spoken_lm(model, tokenizer, vocoder, device)
     judges = load_judges(transcriber, language, mos, None, device)
@@ -150,12 +151,14 @@ def evaluate_judge_command(
         device: Where a local judge computes. Without it, a GPU if there is one.
         overwrite: Replace an earlier result in the same folder; replies that were kept stay.
     """
-    from vocable.cli.showing import best_device, print_scores, progress
+    from vocable.cli.showing import print_scores
+    from vocable.devices import best_device
     from vocable.errors import ConfigError
     from vocable.evaluation.judge_endpoint import EndpointConfig
     from vocable.evaluation.llm_judge import LOCAL_QUESTION, QUESTION, EndpointJudge, LocalJudge, evaluate_judge
     from vocable.evaluation.results import check_output, load_result, save_result
     from vocable.evaluation.text_lm import load_text_lm
+    from vocable.progress import progress
     from vocable.training.logs import quiet_transformers
 
     out = continuations if out is None else out
@@ -179,7 +182,7 @@ def evaluate_judge_command(
         judge = EndpointJudge(endpoint, out / "judge_replies.jsonl", asked or QUESTION)
     else:
         quiet_transformers()
-        judge = LocalJudge(load_text_lm(model, device=device or best_device()), asked or LOCAL_QUESTION)
+        judge = LocalJudge(load_text_lm(model, device=best_device(device)), asked or LOCAL_QUESTION)
     with progress("Judging") as advance:
         result = evaluate_judge(run, judge, systems=systems, seed=seed, on_progress=advance)
     path = save_result(result, out, overwrite=True)
@@ -219,17 +222,19 @@ def evaluate_retention_command(
         device: Where to compute, such as cpu or cuda. Without it, a GPU if there is one.
         overwrite: Replace an earlier result in the same folder.
     """
-    from vocable.cli.showing import best_device, print_scores, progress
+    from vocable.cli.showing import print_scores
+    from vocable.devices import best_device
     from vocable.evaluation.results import check_output, save_result
     from vocable.evaluation.text_lm import load_text_lm
     from vocable.evaluation.text_retention import evaluate_retention, read_plain_text, read_questions
+    from vocable.progress import progress
     from vocable.training.logs import quiet_transformers
 
     check_output(out, "retention", overwrite)
     documents = read_plain_text(text) if text is not None else []
     asked = read_questions(questions) if questions is not None else []
     quiet_transformers()
-    device = device or best_device()
+    device = best_device(device)
     after = load_text_lm(_model_of_run(model), opening=opening, tokenizer=tokenizer, device=device)
     earlier = load_text_lm(before, opening=opening, device=device) if before is not None else None
     total = (len(documents) + len(asked)) * (1 if earlier is None else 2)

@@ -60,13 +60,15 @@ def evaluate_cra_command(
         overwrite: Replace an earlier result in the same folder.
     """
     from vocable.audio.manifest import read_manifest
-    from vocable.cli.showing import best_device, print_scores, progress_bars
+    from vocable.cli.showing import print_scores
+    from vocable.devices import best_device
     from vocable.errors import MissingDependencyError
     from vocable.evaluation.context_retrieval import RetrievalConfig, evaluate_retrieval
     from vocable.evaluation.context_retrieval_report import write_retrieval_picture
     from vocable.evaluation.half_models import HalfModelConfig, cut_for, load_half_model
     from vocable.evaluation.halves import CutConfig
     from vocable.evaluation.results import check_output, save_result
+    from vocable.progress import progress_bars
     from vocable.training.logs import quiet_transformers
 
     quiet_transformers()
@@ -81,7 +83,7 @@ def evaluate_cra_command(
     )
     check_output(out, "cra", overwrite)
     kept = {} if cache is None else {"cache": cache}
-    device = device or best_device()
+    device = best_device(device)
     loading = HalfModelConfig(
         model=model, tokenizer=tokenizer, text_model=text_model, dtype=dtype, device=device, **kept
     )
@@ -169,14 +171,15 @@ def evaluate_pelm_command(
         overwrite: Replace an earlier result in the same folder.
     """
     from vocable.audio.manifest import read_manifest
-    from vocable.cli.showing import best_device, progress_bars
     from vocable.config import load_config
+    from vocable.devices import best_device
     from vocable.evaluation.half_models import HalfModelConfig, cut_for, load_half_model
     from vocable.evaluation.halves import CutConfig
     from vocable.evaluation.pelm import PelmConfig, directions_of, evaluate_pelm, pelm_steps
     from vocable.evaluation.results import check_output, save_result
     from vocable.evaluation.text_lm import load_text_lm
     from vocable.lm.generation import GenerationConfig
+    from vocable.progress import progress_bars
     from vocable.training.logs import quiet_transformers
 
     quiet_transformers()
@@ -192,7 +195,7 @@ def evaluate_pelm_command(
     )
     check_output(out, "pelm", overwrite)
     kept = {} if cache is None else {"cache": cache}
-    device = device or best_device()
+    device = best_device(device)
     loading = HalfModelConfig(
         model=model, tokenizer=tokenizer, text_model=control_model, dtype=dtype, device=device, **kept
     )

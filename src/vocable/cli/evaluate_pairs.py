@@ -78,11 +78,13 @@ def _command(benchmark: str) -> Callable[..., None]:
         cache: Path | None = None,
         overwrite: bool = False,
     ) -> None:
-        from vocable.cli.showing import best_device, print_scores, progress_bars
+        from vocable.cli.showing import print_scores
+        from vocable.devices import best_device
         from vocable.evaluation.pairs.benchmarks import run_pair_benchmark
         from vocable.evaluation.pairs.models import PairModelConfig, Watch
         from vocable.evaluation.pairs.scoring import PairScoringConfig
         from vocable.evaluation.results import check_output, save_result
+        from vocable.progress import progress_bars
         from vocable.training.logs import quiet_transformers
 
         quiet_transformers()
@@ -96,7 +98,7 @@ def _command(benchmark: str) -> Callable[..., None]:
             transcriber=transcriber,
             boundary=boundary,
             dtype=dtype,
-            device=device or best_device(),
+            device=best_device(device),
             **kept,
         )
         scoring = PairScoringConfig(

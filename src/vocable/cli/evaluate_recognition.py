@@ -54,12 +54,14 @@ def evaluate_recognition_command(
         overwrite: Replace an earlier result in the same folder.
     """
     from vocable.audio.manifest import read_manifest
-    from vocable.cli.showing import best_device, print_scores, progress
+    from vocable.cli.showing import print_scores
+    from vocable.devices import best_device
     from vocable.errors import ConfigError
     from vocable.evaluation.ctc_probe import evaluate_recognition
     from vocable.evaluation.ctc_probe_model import ProbeConfig
     from vocable.evaluation.results import check_output, save_result
     from vocable.evaluation.token_sources import TokenSource
+    from vocable.progress import progress
     from vocable.tokens import load_tokenizer
 
     config = ProbeConfig(
@@ -77,7 +79,7 @@ def evaluate_recognition_command(
     if test_tokens is not None and tokens is None:
         raise ConfigError("test_tokens is given without tokens. Give both, or a tokenizer.")
     check_output(out, "recognition", overwrite)
-    device = device or best_device()
+    device = best_device(device)
     loaded = load_tokenizer(tokenizer, device=device) if tokenizer is not None else None
     train = TokenSource(read_manifest(manifest), tokens, loaded)
     test = TokenSource(read_manifest(test_manifest), test_tokens or tokens, loaded)

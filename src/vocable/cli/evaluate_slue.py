@@ -158,12 +158,13 @@ def evaluate_slue(
         cache: Folder for tokens and transcripts. Without it, that of the assets.
         overwrite: Replace an earlier result in the same folder.
     """
-    from vocable.cli.showing import best_device, progress_bars
+    from vocable.devices import best_device
     from vocable.evaluation.results import check_output, save_result
     from vocable.evaluation.slue.finetune import FineTuneConfig
     from vocable.evaluation.slue.labelled_set import read_labelled_set
     from vocable.evaluation.slue.prepare import SlueInputs, prepare
     from vocable.evaluation.slue.table import SlueConfig, run_slue
+    from vocable.progress import progress_bars
     from vocable.training.logs import quiet_transformers
 
     quiet_transformers()
@@ -192,7 +193,7 @@ def evaluate_slue(
         tokens=tokens,
         transcriber=transcriber if pipeline else None,
         dtype=dtype,
-        device=device or best_device(),
+        device=best_device(device),
         **({} if cache is None else {"cache": cache}),
     )
     with progress_bars("Encoding speech", "Transcribing", "Fine-tuning") as (encoding, transcribing, tuning):

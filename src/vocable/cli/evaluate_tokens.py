@@ -106,12 +106,13 @@ def evaluate_abx_command(
         overwrite: Replace an earlier result in the same folder.
     """
     from vocable.audio.manifest import read_manifest
-    from vocable.cli.showing import best_device, progress
+    from vocable.devices import best_device
     from vocable.errors import ConfigError
     from vocable.evaluation.abx import AbxConfig, evaluate_abx
     from vocable.evaluation.abx_items import items_from_manifest, read_item_file
     from vocable.evaluation.frame_sources import encoder_frames, stored_frames, token_frames
     from vocable.evaluation.results import check_output
+    from vocable.progress import progress
 
     config = AbxConfig(
         speakers=("within", "across") if speakers == "both" else (speakers,),
@@ -135,7 +136,7 @@ def evaluate_abx_command(
         )
     wanted = {item.file for item in found}
     utterances = [utterance for utterance in utterances if utterance.id in wanted]
-    device = device or best_device()
+    device = best_device(device)
     if encoder is not None:
         frames = encoder_frames(utterances, encoder, layer, device)
     elif features is not None:
@@ -177,15 +178,16 @@ def evaluate_signal_command(
         overwrite: Replace an earlier result in the same folder.
     """
     from vocable.audio.manifest import read_manifest
-    from vocable.cli.showing import best_device, progress
+    from vocable.devices import best_device
     from vocable.evaluation.metrics.mos_predictors import load_mos
     from vocable.evaluation.results import check_output
     from vocable.evaluation.signal import SignalConfig, evaluate_signal, pair_utterances
+    from vocable.progress import progress
 
     config = SignalConfig(metrics=_names(metrics), tolerance_seconds=tolerance_seconds, seed=seed)
     check_output(out, "signal", overwrite)
     pairs, excluded = pair_utterances(read_manifest(manifest), copies)
-    predictor = load_mos(mos, device or best_device()) if mos is not None else None
+    predictor = load_mos(mos, best_device(device)) if mos is not None else None
     with progress("Comparing recordings", len(pairs)) as advance:
         result = evaluate_signal(pairs, config, predictor, excluded, on_progress=advance)
     _finish(result, out)
@@ -219,8 +221,8 @@ def evaluate_units_command(
 
 def _run(name: str, out: Path | None, overwrite: bool, **settings: Any) -> EvaluationResult:
     """Run a benchmark with progress bars, and print its scores."""
-    from vocable.cli.showing import progress_steps
     from vocable.evaluation.runner import evaluate, find_benchmark, print_result
+    from vocable.progress import progress_steps
 
     kind = find_benchmark(name)
     with progress_steps() as advance:
@@ -230,11 +232,11 @@ def _run(name: str, out: Path | None, overwrite: bool, **settings: Any) -> Evalu
 
 
 def _token_source(utterances: list[Utterance], tokens: Path | None, tokenizer: Path | None, device: str | None):
-    from vocable.cli.showing import best_device
+    from vocable.devices import best_device
     from vocable.evaluation.token_sources import TokenSource
     from vocable.tokens import load_tokenizer
 
-    loaded = load_tokenizer(tokenizer, device=device or best_device()) if tokenizer is not None else None
+    loaded = load_tokenizer(tokenizer, device=best_device(device)) if tokenizer is not None else None
     return TokenSource(utterances, tokens=tokens, tokenizer=loaded)
 
 

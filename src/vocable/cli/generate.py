@@ -66,8 +66,8 @@ def generate(
         device: Where to compute, such as cpu or cuda. Without it, a GPU if there is one.
     """
     from vocable.audio.io import audio_info, read_audio
-    from vocable.cli.showing import best_device
     from vocable.config import load_config
+    from vocable.devices import best_device
     from vocable.errors import ConfigError
     from vocable.lm.generation import GenerationConfig
     from vocable.lm.joint_generation import continue_examples
@@ -82,9 +82,7 @@ def generate(
     target = to or _default_target(task, text)
     quiet_transformers()
     only_speech = text is None and target == "speech" and task == "continue"
-    lm, units = _load(
-        model, tokenizer, vocoder, device or best_device(), audio is not None, target != "text", only_speech
-    )
+    lm, units = _load(model, tokenizer, vocoder, best_device(device), audio is not None, target != "text", only_speech)
     prompt = None
     if audio is not None:
         length = None if task == "transcribe" or prompt_seconds is None else prompt_seconds

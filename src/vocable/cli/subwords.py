@@ -32,8 +32,8 @@ def fit(
     """
     from rich.console import Console
 
-    from vocable.cli.showing import progress
     from vocable.errors import OutputError
+    from vocable.progress import progress
     from vocable.sequences.subwords import CARD_NAME, SubwordConfig, UnitSubwords
     from vocable.tokens.shards import TokenShards
 
@@ -75,8 +75,8 @@ def rate(subwords: Path, tokens: Path, text_tokenizer: str | None = None, out: P
     from rich.console import Console
     from rich.table import Table
 
-    from vocable.cli.showing import progress
     from vocable.files import replace_file
+    from vocable.progress import progress
     from vocable.sequences.subword_rate import measure_rate
     from vocable.sequences.subwords import UnitSubwords
     from vocable.sequences.text_tokenizers import load_text_tokenizer

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from vocable.cli.options import DeviceOption, StrictOption
 
 
 class TokenizeSummary(NamedTuple):
@@ -49,7 +52,7 @@ def tokenize_manifest(
     import time
 
     from vocable.audio.manifest import HeldRejections, Rejections, read_manifest
-    from vocable.cli.tokenizer import choose_device
+    from vocable.devices import best_device
     from vocable.engine import run_jobs
     from vocable.tokens.shard_folder import only_writer
     from vocable.tokens.shards import ShardResult, plan_shards, split_finished, write_token_shard
@@ -73,7 +76,7 @@ def tokenize_manifest(
         for result in before:
             note(result)
         started = time.perf_counter()
-        write = functools.partial(write_token_shard, tokenizer=tokenizer, device=choose_device(device))
+        write = functools.partial(write_token_shard, tokenizer=tokenizer, device=best_device(device))
         bar = "tokenize" if progress else ""
         new = run_jobs(write, left, num_processes=processes, description=bar, on_result=note)
         wall_seconds = time.perf_counter() - started
@@ -87,39 +90,36 @@ def tokenize_manifest(
     )
 
 
-def tokenize(
-    manifest: Path,
-    out: Path,
-    tokenizer: str | None = None,
-    processes: int = 1,
-    device: str | None = None,
-    batching: str = "exact",
-    utterances_per_shard: int = 200,
-    minutes_per_shard: float = 60.0,
-    strict: bool = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TokenizeConfig(DeviceOption, StrictOption):
+    """Speech, and the tokenizer that encodes it."""
+
+    manifest: Path
+    """Manifest of the speech (JSONL)."""
+    out: Path
+    """Folder for the shards."""
+    tokenizer: str
+    """Folder of the tokenizer, or its name on the Hugging Face hub. Make one: vocable tokenizer fit MANIFEST FOLDER"""
+    processes: int = 1
+    """Processes that encode, each with its own tokenizer."""
+    batching: str = "exact"
+    """exact (units do not depend on the batch), or equal_length or masked, which are faster on a GPU."""
+    utterances_per_shard: int = 200
+    """Most utterances in a file."""
+    minutes_per_shard: float = 60.0
+    """Most audio in a file."""
+
+
+def tokenize(config: TokenizeConfig) -> None:
     """Turn every recording of a manifest into speech tokens, in Parquet shards; run again to go on after a stop.
 
-    Args:
-        manifest: The speech, a JSONL manifest.
-        out: Folder for the shards.
-        tokenizer: The tokenizer's folder, or name on the Hugging Face hub; there is no default.
-        processes: Processes to use, each with its own tokenizer.
-        device: Where to run, e.g. cuda:0; by default a GPU if there is one.
-        batching: exact (units do not depend on the batch), or equal_length or masked, which are faster on a GPU.
-        utterances_per_shard: Most utterances in a file.
-        minutes_per_shard: A file is full when it has this much audio.
-        strict: Stop at a bad line or an unreadable file instead of noting it in OUT/rejected.jsonl.
+    vocable tokenize dev.jsonl tokens --tokenizer units
     """
+    import dataclasses
+
     from rich.console import Console
 
-    from vocable.errors import ConfigError
-
-    if tokenizer is None:
-        raise ConfigError("No tokenizer was named: --tokenizer FOLDER. Make one: vocable tokenizer fit MANIFEST FOLDER")
-    summary = tokenize_manifest(
-        manifest, out, tokenizer, processes, device, batching, utterances_per_shard, minutes_per_shard, strict
-    )
+    summary, out = tokenize_manifest(**dataclasses.asdict(config)), config.out
     console = Console(highlight=False, soft_wrap=True)
     if summary.num_shards_before:
         console.print(f"{summary.num_shards_before} of {summary.num_shards} shards were there already.")
@@ -133,4 +133,4 @@ def tokenize(
     console.print(f"Tokens of {summary.num_utterances} utterances are in {out} ({summary.num_shards} shards).")
 
 
-COMMANDS = {"tokenize": tokenize}
+COMMANDS = {"tokenize MANIFEST OUT": tokenize}

@@ -2,59 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from vocable.cli.command import Command
+from vocable.cli.options import DeviceOption, StrictOption
 
 if TYPE_CHECKING:
     from vocable.tokens.kmeans_report import KMeansReport
     from vocable.tokens.unit_tokenizer import UnitTokenizerConfig
 
 
-def fit_tokenizer(
-    manifest: Path,
-    out: Path,
-    config: Path | None = None,
-    encoder: str | None = None,
-    layer: int | None = None,
-    clusters: int | None = None,
-    hours: float | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    strict: bool = False,
-    work_folder: Path | None = None,
-    overrides: tuple[str, ...] = (),
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(DeviceOption, StrictOption):
+    """Speech to fit on."""
+
+    manifest: Path
+    """Manifest of the speech (JSONL)."""
+    out: Path
+    """Folder for the tokenizer."""
+    work_folder: Path | None = None
+    """Folder for the features, 4 bytes a value. Without it, the system's temporary folder."""
+
+
+def fit(config: FitConfig, tokenizer: UnitTokenizerConfig) -> None:
     """Fit a unit tokenizer (encoder and k-means codebook) on the speech of a manifest.
 
-    Any setting can be given by its name: vocable tokenizer fit dev.jsonl units/ kmeans.max_iterations=50
-
-    Args:
-        manifest: The speech, a JSONL manifest.
-        out: Folder for the tokenizer.
-        config: yaml with the settings of UnitTokenizerConfig.
-        encoder: Encoder to take features from, e.g. openai/whisper-tiny.en; short for encoder.name=...
-        layer: Its layer; short for encoder.layer=...
-        clusters: Entries of the codebook; short for kmeans.num_clusters=...
-        hours: Hours of speech to fit on, drawn at random; short for fit_hours=...
-        seed: Of the random sample and k-means++; short for kmeans.seed=...
-        device: Where to run, e.g. cuda:0; by default a GPU if there is one.
-        strict: Stop at a bad line or an unreadable file instead of noting it in OUT/rejected.jsonl.
-        work_folder: Folder for the features, 4 bytes a value; by default the system's temporary folder.
-        overrides: Dotted settings.
+    vocable tokenizer fit dev.jsonl units --encoder openai/whisper-tiny.en --layer 2 --clusters 100
+    vocable tokenizer fit dev.jsonl units kmeans.max_iterations=50
     """
-    from vocable.config import load_config
-    from vocable.tokens.unit_tokenizer import UnitTokenizerConfig
-
-    short = {
-        "encoder.name": encoder,
-        "encoder.layer": layer,
-        "kmeans.num_clusters": clusters,
-        "fit_hours": hours,
-        "kmeans.seed": seed,
-    }
-    given = [f"{key}={value}" for key, value in short.items() if value is not None]
-    settings = load_config(UnitTokenizerConfig, config, [*given, *overrides])
-    fit_and_save(manifest, out, settings, device, strict, work_folder)
+    fit_and_save(config.manifest, config.out, tokenizer, config.device, config.strict, config.work_folder)
 
 
 def fit_and_save(
@@ -67,98 +45,103 @@ def fit_and_save(
 ) -> None:
     """Fit a unit tokenizer with progress bars, save it, and print the report of the fit."""
     from rich.console import Console
-    from rich.progress import Progress
 
     from vocable.audio.manifest import Rejections, read_manifest
+    from vocable.devices import best_device
+    from vocable.progress import progress_bars
     from vocable.tokens.unit_tokenizer import UnitTokenizer
 
     rejections = Rejections(out)
     utterances = read_manifest(manifest, strict=strict, rejections=rejections)
-    console = Console()
-    with Progress(console=Console(stderr=True)) as progress:
-        extraction = progress.add_task("features", total=len(utterances))
-        passes = progress.add_task("k-means", total=settings.kmeans.max_iterations + 1)
-
-        def show_pass(number: int, distance: float) -> None:
-            progress.update(extraction, total=progress.tasks[extraction].completed)  # fewer than all, with `hours`
-            progress.update(passes, completed=number + 1, description=f"k-means, mean squared distance {distance:.4g}")
-
+    with progress_bars("Features", "K-means") as (extracting, clustering):
         tokenizer = UnitTokenizer.fit(
             utterances,
             settings,
-            device=choose_device(device),
+            device=best_device(device),
             rejections=rejections,
             strict=strict,
             work_folder=work_folder,
-            on_utterance=lambda _: progress.advance(extraction),
-            on_pass=show_pass,
+            on_utterance=lambda _: extracting(1, len(utterances)),
+            on_pass=lambda number, distance: clustering(1, settings.kmeans.max_iterations + 1),
         )
-        progress.update(passes, total=progress.tasks[passes].completed)  # it may have converged early
     tokenizer.save_pretrained(out)
     if tokenizer.report is not None:
-        console.print(report_table(tokenizer.report, settings.kmeans.num_clusters))
+        Console().print(report_table(tokenizer.report, settings.kmeans.num_clusters))
     if rejections.count:
-        console.print(f"{rejections.count} utterances were left out; the reasons are in {rejections.path}")
-    console.print(f"Tokenizer {tokenizer.fingerprint} is in {out}", highlight=False)
+        print(f"{rejections.count} utterances were left out; the reasons are in {rejections.path}")
+    print(f"Tokenizer {tokenizer.fingerprint} is in {out}")
 
 
-def show_card(folder: str) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CardConfig:
+    """A tokenizer to look at."""
+
+    folder: str
+    """Folder of the tokenizer, or its name on the Hugging Face hub."""
+
+
+def show_card(config: CardConfig) -> None:
     """Show what a saved tokenizer is, without loading its encoder.
 
-    Args:
-        folder: Its folder, or name on the Hugging Face hub.
+    vocable tokenizer card units
     """
     from rich.console import Console
     from rich.table import Table
 
     from vocable.tokens.tokenizer import read_card
 
-    table = Table("", "", title=str(folder), show_header=False)
-    for key, value in _flat(read_card(folder)):
+    table = Table("", "", title=config.folder, show_header=False)
+    for key, value in _flat(read_card(config.folder)):
         table.add_row(key, str(value))
     Console().print(table)
 
 
-def verify_tokenizer(
-    folder: str, manifest: Path, num_utterances: int = 50, device: str | None = None, strict: bool = False
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig(DeviceOption, StrictOption):
+    """A tokenizer, and speech to try it on."""
+
+    folder: str
+    """Folder of the tokenizer, or its name on the Hugging Face hub."""
+    manifest: Path
+    """Manifest of the speech (JSONL)."""
+    num_utterances: int = 50
+    """Utterances to try, spread over the manifest."""
+
+
+def verify(config: VerifyConfig) -> None:
     """Check on your own speech that the units of a clip do not depend on the clips around it.
 
     The exact mode has to agree in every frame; for the faster ones the share of frames that differ is printed.
 
-    Args:
-        folder: The tokenizer's folder.
-        manifest: The speech, a JSONL manifest.
-        num_utterances: How many utterances to try, spread over the manifest.
-        device: Where to run, e.g. cuda:0; by default a GPU if there is one.
-        strict: Stop at an unreadable file instead of passing over it.
+    vocable tokenizer verify units dev.jsonl
     """
     from rich.console import Console
     from rich.table import Table
 
     from vocable.audio.io import read_clip
     from vocable.audio.manifest import read_manifest
+    from vocable.devices import best_device
     from vocable.errors import AudioFormatError, VocableError
     from vocable.tokens.agreement import measure_batchings
     from vocable.tokens.tokenizer import load_tokenizer
 
     console = Console()
-    tokenizer = load_tokenizer(folder, choose_device(device))
-    utterances = read_manifest(manifest, strict=strict)
-    step = max(len(utterances) // num_utterances, 1)
+    tokenizer = load_tokenizer(config.folder, best_device(config.device))
+    utterances = read_manifest(config.manifest, strict=config.strict)
+    step = max(len(utterances) // config.num_utterances, 1)
     clips = []
-    for utterance in utterances[::step][:num_utterances]:
+    for utterance in utterances[::step][: config.num_utterances]:
         try:
             clips.append(read_clip(utterance, tokenizer.sample_rate))
         except AudioFormatError as error:
-            if strict:
+            if config.strict:
                 raise
             console.print(f"passed over: {error}", highlight=False)
     if not clips:
-        raise AudioFormatError(f"{manifest}: none of the utterances tried can be read.")
+        raise AudioFormatError(f"{config.manifest}: none of the utterances tried can be read.")
     with console.status("encoding"):
         results = measure_batchings(tokenizer, clips)
-    table = Table("mode", "frames", "different", "mismatch rate", title=f"{folder}: {len(clips)} clips")
+    table = Table("mode", "frames", "different", "mismatch rate", title=f"{config.folder}: {len(clips)} clips")
     for mode, agreement in results.items():
         table.add_row(
             mode, str(agreement.num_frames), str(agreement.num_different), f"{100 * agreement.mismatch_rate:.3f} %"
@@ -172,65 +155,50 @@ def verify_tokenizer(
     console.print("exact: every unit is the same, alone or in company.")
 
 
-def import_kmeans(
-    file: Path,
-    out: Path,
-    encoder: str | None = None,
-    layer: int | None = None,
-    config: Path | None = None,
-    device: str = "cpu",
-    overrides: tuple[str, ...] = (),
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ImportKMeansConfig:
+    """A codebook to take over."""
+
+    file: Path
+    """The pickle or joblib file, or a .npy file with the matrix of centroids."""
+    out: Path
+    """Folder for the tokenizer."""
+    device: str = "cpu"
+    """Where to load the encoder."""
+
+
+def import_kmeans(config: ImportKMeansConfig, tokenizer: UnitTokenizerConfig) -> None:
     """Make a tokenizer of a published scikit-learn k-means file (fairseq, textlesslib), running no code of the file.
 
-    Args:
-        file: The pickle or joblib file, or a .npy file with the matrix of centroids.
-        out: Folder for the tokenizer.
-        encoder: The encoder that the codebook was fitted on, e.g. facebook/hubert-base-ls960.
-        layer: Its layer.
-        config: yaml with other settings of UnitTokenizerConfig.
-        device: Where to load the encoder.
-        overrides: Dotted settings.
+    vocable tokenizer import-kmeans km500.bin units --encoder facebook/hubert-base-ls960 --layer 9
     """
     from dataclasses import replace
 
-    from vocable.config import load_config
     from vocable.features import load_encoder
     from vocable.tokens.kmeans import KMeans
     from vocable.tokens.sklearn_kmeans import read_centroids
-    from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
+    from vocable.tokens.unit_tokenizer import UnitTokenizer
 
-    given = [
-        f"{key}={value}" for key, value in (("encoder.name", encoder), ("encoder.layer", layer)) if value is not None
-    ]
-    settings = load_config(UnitTokenizerConfig, config, [*given, *overrides])
-    kmeans = KMeans(read_centroids(file), settings.kmeans.block_frames)
-    sizes = replace(
-        settings.kmeans,
-        num_clusters=kmeans.codebook_size,
-        init_frames=max(settings.kmeans.init_frames, kmeans.codebook_size),
-    )
-    tokenizer = UnitTokenizer(load_encoder(settings.encoder, device), kmeans, replace(settings, kmeans=sizes))
-    tokenizer.save_pretrained(out)
+    encoder, fitted = tokenizer.encoder, tokenizer.kmeans
+    kmeans = KMeans(read_centroids(config.file), fitted.block_frames)
+    init_frames = max(fitted.init_frames, kmeans.codebook_size)
+    sizes = replace(fitted, num_clusters=kmeans.codebook_size, init_frames=init_frames)
+    units = UnitTokenizer(load_encoder(encoder, config.device), kmeans, replace(tokenizer, kmeans=sizes))
+    units.save_pretrained(config.out)
     print(
-        f"{kmeans.codebook_size} centroids of {kmeans.dim} dimensions on {settings.encoder.name} layer "
-        f"{settings.encoder.layer}: tokenizer {tokenizer.fingerprint} is in {out}"
+        f"{kmeans.codebook_size} centroids of {kmeans.dim} dimensions on {encoder.name} layer {encoder.layer}: "
+        f"tokenizer {units.fingerprint} is in {config.out}"
     )
 
 
+ENCODER = {"encoder": "encoder.name", "layer": "encoder.layer"}
+FITTING = {**ENCODER, "clusters": "kmeans.num_clusters", "hours": "fit_hours", "seed": "kmeans.seed"}
 COMMANDS = {
-    "tokenizer fit": fit_tokenizer,
-    "tokenizer card": show_card,
-    "tokenizer verify": verify_tokenizer,
-    "tokenizer import-kmeans": import_kmeans,
+    "tokenizer fit MANIFEST OUT": Command(fit, short=FITTING),
+    "tokenizer card FOLDER": show_card,
+    "tokenizer verify FOLDER MANIFEST": verify,
+    "tokenizer import-kmeans FILE OUT": Command(import_kmeans, short=ENCODER),
 }
-
-
-def choose_device(device: str | None) -> str:
-    """Return `device`, or a GPU if there is one, or the CPU."""
-    import torch
-
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def report_table(report: KMeansReport, num_clusters: int) -> Any:

@@ -111,8 +111,8 @@ def _train_tokenizer(
 ) -> None:
     """Train a tokenizer, and say where it is and how well its units are used."""
     from vocable.audio.manifest import Rejections, read_manifest
-    from vocable.cli.showing import progress
     from vocable.config import save_config
+    from vocable.progress import progress
 
     rejections = Rejections(out)
     utterances, valid = (
@@ -167,12 +167,13 @@ def _tokens_from_speech(
 ) -> tuple[Path, Path, Path | None]:
     """Fit units unless there are some, and tokenize; return the folders of tokenizer, tokens and validation tokens."""
     from vocable.cli.tokenize import tokenize_manifest
-    from vocable.cli.tokenizer import choose_device, fit_and_save
+    from vocable.cli.tokenizer import fit_and_save
+    from vocable.devices import best_device
 
     if tokenizer is None:
         tokenizer = out / "tokenizer"
         if not (tokenizer / "config.json").is_file() and config.kmeans_file is not None:
-            system.build_tokenizer(config, [], choose_device(device)).save_pretrained(tokenizer)
+            system.build_tokenizer(config, [], best_device(device)).save_pretrained(tokenizer)
         elif not (tokenizer / "config.json").is_file():
             fit_and_save(manifest, tokenizer, config.tokenizer, device, strict)
     folders = [out / "tokens", out / "valid-tokens"]

@@ -44,10 +44,13 @@ class UnitTokenizerConfig:
     """A unit tokenizer, and how to fit it."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """Pretrained encoder that gives the features."""
     kmeans: KMeansConfig = field(default_factory=KMeansConfig)
+    """Codebook, and how it is fitted."""
     collapse: bool = True
     """Whether `encode` collapses runs of a unit, keeping their durations."""
     name: str = "units"
+    """Name on the card."""
     fit_hours: float | None = None
     """Hours of speech to fit on, drawn at random; None takes all. Some ten minutes per 100 clusters is plenty."""
 
