@@ -48,6 +48,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from vocable.config import config_from_dict
+from vocable.devices import best_device
 from vocable.errors import ManifestError, NumericsError, VocableError
 from vocable.evaluation.results import EvaluationResult, Score, check_output, save_result
 from vocable.files import write_text
@@ -119,9 +120,7 @@ class Run:
     @property
     def device(self) -> str:
         """Where to compute: what the config says, or else a GPU if there is one."""
-        import torch
-
-        return getattr(self._config, "device", None) or ("cuda" if torch.cuda.is_available() else "cpu")
+        return best_device(getattr(self._config, "device", None))
 
     def utterances(self) -> list[Utterance]:
         """The utterances of `config.manifest`."""
