@@ -21,7 +21,7 @@ def test_own_text_is_spoken_by_the_given_command(tmp_path, capsys):
     arguments = ["--text", str(text), "--voices", "one, two", "--held_out_voices", "three", "--command", command]
     assert main(["stories", "build", str(tmp_path / "out"), *arguments]) == 0
     utterances = read_manifest(tmp_path / "out" / "manifest.jsonl", strict=True, check_audio=True)
-    assert [(u.id, u.speaker, u.extra["split"]) for u in utterances] == [
+    assert [(u.id, u.speaker, u.split) for u in utterances] == [
         ("first.one.00", "one", "train"),
         ("second.two.00", "two", "test"),
         ("second.three.00", "three", "test"),

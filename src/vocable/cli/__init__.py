@@ -58,7 +58,7 @@ def find_commands() -> dict[str, Command]:
         for usage, entry in table.items():
             name = " ".join(word for word in usage.split() if not word.strip(".").isupper())
             command = entry if isinstance(entry, Command) else Command(entry)
-            commands[name] = replace(command, words=usage[len(name) :].strip())
+            commands[name] = replace(command, words=command.words or usage[len(name) :].strip())
     return dict(sorted(commands.items()))
 
 

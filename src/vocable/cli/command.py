@@ -37,6 +37,10 @@ class Command:
     """Settings that are given by their place: MANIFEST OUT; the last one takes all words that are left: FILES..."""
     short: Mapping[str, str] = field(default_factory=dict)
     """Shorter names of settings: {"clusters": "kmeans.num_clusters"}."""
+    kinds: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Module and name of the configs that the function's annotations do not name, by parameter."""
+    doc: str = ""
+    """What the command does; without it, the function's docstring."""
 
     @property
     def places(self) -> list[str]:
@@ -159,10 +163,10 @@ class Command:
     @property
     def summary(self) -> str:
         """What the command does, in one line."""
-        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+        return self._explanation().split("\n", 1)[0]
 
     def _explanation(self) -> str:
-        return (inspect.getdoc(self.function) or "").split("\nArgs:", 1)[0].strip()
+        return (self.doc or inspect.getdoc(self.function) or "").split("\nArgs:", 1)[0].strip()
 
     def _required(self) -> list[Setting]:
         parts = (part for name, part in self.parts.items() if name != "overrides")
@@ -221,6 +225,8 @@ class Command:
 
     def _config_of(self, parameter: str) -> tuple[str, str] | None:
         """Module and name of the dataclass that a parameter takes; None for another type."""
+        if parameter in self.kinds:
+            return self.kinds[parameter]
         annotation = inspect.signature(self.function).parameters[parameter].annotation
         node = ast.parse(annotation, mode="eval").body if isinstance(annotation, str) else None
         if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Annotated":

@@ -3,56 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from vocable.evaluation.results import EvaluationResult
     from vocable.types import Utterance
-
-
-def evaluate_phones_command(
-    *,
-    manifest: Path,
-    out: Path,
-    tokens: Path | None = None,
-    tokenizer: Path | None = None,
-    phones: Path | None = None,
-    ignore: str = "",
-    codebook: int = 0,
-    seed: int = 0,
-    device: str | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Compare units with phones: PNMI, phone purity and cluster purity, with 95 % intervals.
-
-    Writes phones.json and phones.items.parquet (phone and unit of every labelled frame). The phones must be known: from
-    a forced aligner, or from a synthesiser that says how long each phone is ('vocable stories build' keeps them).
-
-    Args:
-        manifest: The utterances (JSONL); a line may hold "phones", a list of {phone, start, end} in seconds.
-        out: Folder for the results.
-        tokens: Folder of token shards, as 'vocable tokenize' writes them. Either this or a tokenizer.
-        tokenizer: Folder of a saved tokenizer, which then encodes the utterances.
-        phones: A .ctm or .tsv file with the phones, instead of the manifest's.
-        ignore: Labels whose frames are left out, with commas between them, such as sil,sp. By default all count.
-        codebook: Which codebook, from 0 on, where there are several.
-        seed: Of the bootstrap.
-        device: Where to encode, such as cpu or cuda. Without it, a GPU if there is one.
-        overwrite: Replace an earlier result in the same folder.
-    """
-    _run(
-        "phones",
-        out,
-        overwrite,
-        manifest=manifest,
-        tokens=tokens,
-        tokenizer=tokenizer,
-        phones=phones,
-        ignore=_names(ignore),
-        codebook=codebook,
-        seed=seed,
-        device=device,
-    )
 
 
 def evaluate_abx_command(
@@ -193,44 +147,6 @@ def evaluate_signal_command(
     _finish(result, out)
 
 
-def evaluate_units_command(
-    tokens: Path, *, out: Path | None = None, seed: int = 0, num_resamples: int = 500, overwrite: bool = False
-) -> None:
-    """Count how token shards use their codebook, and how many bits a second of tokens costs.
-
-    Args:
-        tokens: Folder of token shards, as 'vocable tokenize' writes them.
-        out: Folder for units.json (with 95 % intervals, and each codebook by itself) and units.items.parquet. Without
-            it, the numbers are only printed.
-        seed: Of the bootstrap.
-        num_resamples: Of the bootstrap.
-        overwrite: Replace an earlier result in the same folder.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    result = _run("units", out, overwrite, tokens=tokens, seed=seed, num_resamples=num_resamples)
-    table = Table(title=str(tokens))
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    for name, value in result.measurements.items():
-        if isinstance(value, int | float) or value is None:
-            table.add_row(name, "-" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value))
-    Console().print(table)
-
-
-def _run(name: str, out: Path | None, overwrite: bool, **settings: Any) -> EvaluationResult:
-    """Run a benchmark with progress bars, and print its scores."""
-    from vocable.evaluation.runner import evaluate, find_benchmark, print_result
-    from vocable.progress import progress_steps
-
-    kind = find_benchmark(name)
-    with progress_steps() as advance:
-        result = evaluate(name, out=out, overwrite=overwrite, on_progress=advance, **settings)
-    print_result(result, out, kind.counted, kind.grouped)
-    return result
-
-
 def _token_source(utterances: list[Utterance], tokens: Path | None, tokenizer: Path | None, device: str | None):
     from vocable.devices import best_device
     from vocable.evaluation.token_sources import TokenSource
@@ -256,8 +172,6 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 COMMANDS = {
-    "evaluate phones": evaluate_phones_command,
     "evaluate abx": evaluate_abx_command,
     "evaluate signal": evaluate_signal_command,
-    "evaluate units": evaluate_units_command,
 }

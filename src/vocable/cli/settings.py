@@ -140,6 +140,26 @@ def _parse(module: str) -> ast.Module | None:
     return ast.parse(Path(file).read_text(encoding="utf-8")) if file else None
 
 
+def class_value(module: str, name: str, attribute: str) -> ast.expr | None:
+    """Return what a class, or the first base that does, sets an attribute to."""
+    where, node = find_definition(module, name) or (module, None)
+    for statement in node.body if isinstance(node, ast.ClassDef) else ():
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=found)], value=value) if found == attribute:
+                return value
+            case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)):
+                for target, value in zip(targets, values):
+                    if isinstance(target, ast.Name) and target.id == attribute:
+                        return value
+            case ast.AnnAssign(target=ast.Name(id=found), value=ast.expr() as value) if found == attribute:
+                return value
+    for base in node.bases if isinstance(node, ast.ClassDef) else ():
+        base = base.value if isinstance(base, ast.Subscript) else base
+        if isinstance(base, ast.Name) and (value := class_value(where, base.id, attribute)) is not None:
+            return value
+    return None
+
+
 def is_config(node: ast.AST) -> bool:
     """Whether a definition is a dataclass."""
     return isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(word) for word in node.decorator_list)

@@ -293,7 +293,7 @@ def run_benchmark(benchmark: Benchmark, out: Path | None = None, overwrite: bool
 def print_result(
     result: EvaluationResult, out: Path | None = None, counted: str = "utterances", grouped: str = "speakers"
 ) -> None:
-    """Print the scores of a result with their intervals, its notes, what was left out, and where it was saved.
+    """Print the scores of a result with their intervals, other numbers, notes, what was left out, and its file.
 
     `counted` and `grouped` are what the two intervals are over; see `Benchmark`.
     """
@@ -308,6 +308,9 @@ def print_result(
         shown = ["-" if low is None else f"{low:.4g} to {high:.4g}" for low, high in intervals]
         value = "-" if score.value is None else f"{score.value:.4g}"
         table.add_row(name, value, *shown, str(score.num_items))
+    for name, value in result.measurements.items():
+        if isinstance(value, int | float) and name not in result.scores:
+            table.add_row(name, str(value) if isinstance(value, int) else f"{value:.4g}")
     console = Console()
     console.print(table)
     print_notes(console, result)
