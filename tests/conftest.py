@@ -5,6 +5,9 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# One thread a process: the models here are so small that threads wait for each other longer than they compute, and
+# several test processes share the cores anyway. It is set before torch is imported, and child processes inherit it.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 from jaxtyping import install_import_hook
 
@@ -28,6 +31,8 @@ install_import_hook(
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+torch.set_num_threads(1)  # where a plugin has imported torch before this file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,8 +24,8 @@ def test_every_benchmark_has_the_same_options(timing, tmp_path):
     parser = timing.benchmark_parser("About.", rounds=3)
     parser.add_argument("model")
     try:
-        options = timing.read_options(parser, ["tiny", "--threads", "1", "--cpu-seconds", "--out", str(tmp_path / "a")])
-        assert torch.get_num_threads() == 1
+        options = timing.read_options(parser, ["tiny", "--threads", "2", "--cpu-seconds", "--out", str(tmp_path / "a")])
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
     assert (options.model, options.rounds, options.cpu_seconds) == ("tiny", 3, True)

@@ -87,20 +87,10 @@ def test_stopping_and_going_on_changes_nothing(run):
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.fixture
-def one_thread():
-    """Sums over another number of threads end in other bits; earlier tests, and other processes, may have another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_a_killed_run_goes_on_exactly(run, tmp_path, one_thread):
+def test_a_killed_run_goes_on_exactly(run, tmp_path):
     """A process that dies between checkpoints repeats the steps since the last one, to the bit, and logs them once."""
     whole = run("whole")
-    environment = {**_environment(), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, WORKER, tmp_path / "killed", "5"], env=environment, timeout=300)
+    killed = subprocess.run([sys.executable, WORKER, tmp_path / "killed", "5"], env=_environment(), timeout=300)
     assert killed.returncode == 9
     assert [line["step"] for line in read_metrics(tmp_path / "killed") if line["split"] == "train"] == [1, 2, 3, 4, 5]
     assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["step-00000003"]
@@ -146,7 +136,7 @@ def _no_dropout():
 def _environment():
     source = Path(__file__).parents[2] / "src"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE")}
-    return {**kept, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1", "HF_HUB_OFFLINE": "1"}
+    return {**kept, "PYTHONPATH": str(source), "ACCELERATE_USE_CPU": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def test_uneven_micro_batches_weigh_by_tokens(tiny_lm, make_documents, card, tmp_path):
