@@ -51,6 +51,7 @@ class Buzzer:
 
     sample_rate = 16_000
     tokenizer_fingerprint = None
+    voices = ()
 
     def synthesize(self, tokens, voice=None):
         time = torch.arange(320) / 16_000
@@ -64,7 +65,7 @@ def parrot() -> Parrot:
 
 @pytest.fixture
 def lm(tiny_tokenizer, parrot) -> SpokenLM:
-    tiny_tokenizer.vocoder = Buzzer()
+    tiny_tokenizer.synthesizer = Buzzer()
     return SpokenLM(parrot, tiny_tokenizer, (0.02,) * 8, "lm-1", "tiny")
 
 
@@ -174,7 +175,7 @@ def test_no_units_and_no_words_are_counted(lm, text_lm, make_utterances, tmp_pat
 
 
 def test_one_prompt_through_a_neural_vocoder(lm, text_lm, tiny_vocoder, make_utterances, tmp_path):
-    lm.tokenizer.vocoder = tiny_vocoder
+    lm.tokenizer.synthesizer = tiny_vocoder
     result = evaluate_continuation(
         make_utterances([None]), lm, Judges(CountingTranscriber()), text_lm, tmp_path, SHORT
     ).result

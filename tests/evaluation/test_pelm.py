@@ -224,7 +224,7 @@ def test_units_alone_are_heard(chosen, text_lm, tiny_tokenizer, tiny_vocoder, ti
         load_joint_units_to_text("own", units)
     with pytest.raises(ConfigError, match="must be own, asr, or the folder"):
         load_joint_units_to_text("whisper", units)
-    tiny_tokenizer.vocoder = tiny_vocoder
+    tiny_tokenizer.synthesizer = tiny_vocoder
     heard = SpokenUnitsToText(tiny_tokenizer, tiny_transcriber, collapsed=True, same_judge="allow")
     config = PelmConfig(num_prompts=None, generation=SHORT, num_resamples=10)
     assert directions_of(units, config) == ("u2u",)

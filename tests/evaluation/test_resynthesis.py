@@ -16,6 +16,7 @@ from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.resynthesis import ResynthesisConfig, choose_utterances, evaluate_resynthesis
 from vocable.evaluation.resynthesis_report import render_resynthesis_page
 from vocable.features.speaker import SpeakerEncoder
+from vocable.synthesis import UnitVocoder
 from vocable.types import SpeechTokens, Utterance
 
 FEW_DRAWS = ResynthesisConfig(num_resamples=50)
@@ -23,7 +24,7 @@ FEW_DRAWS = ResynthesisConfig(num_resamples=50)
 
 @pytest.fixture
 def speaking(tiny_tokenizer, tiny_vocoder):
-    tiny_tokenizer.vocoder = tiny_vocoder
+    tiny_tokenizer.synthesizer = tiny_vocoder
     return tiny_tokenizer
 
 
@@ -155,7 +156,8 @@ def test_parts_that_do_not_fit_are_refused(tiny_tokenizer, tiny_vocoder, tiny_tr
     with pytest.raises(ConfigError, match="no synthesizer"):
         evaluate_resynthesis(make_utterances(["the cat"]), tiny_tokenizer, Judges(tiny_transcriber))
     with pytest.raises(FingerprintError, match="anotherone"):
-        tiny_vocoder.check_tokenizer("anotherone")
+        other = dataclasses.replace(tiny_vocoder.config, tokenizer_fingerprint="anotherone")
+        tiny_tokenizer.synthesizer = UnitVocoder(other)
     tiny_transcriber.name = "log-mel"
     with pytest.raises(ConfigError, match="would judge its own features"):
         evaluate_resynthesis(make_utterances(["the cat"]), tiny_tokenizer, Judges(tiny_transcriber))

@@ -13,8 +13,9 @@ from vocable.cli import main
 from vocable.errors import AssetError, FingerprintError, ManifestError
 from vocable.features import EncoderConfig, load_encoder
 from vocable.quickstart import run
-from vocable.quickstart import vocoder as quickstart_vocoder
 from vocable.quickstart.data import choose_prompts, load_own_speech, load_stories
+from vocable.synthesis import opening
+from vocable.synthesis.opening import load_synthesizer
 from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
 from vocable.tokens.fingerprint import encoder_fingerprint
 from vocable.tokens.kmeans import KMeans
@@ -37,7 +38,7 @@ def shipped(encoder, tmp_path, monkeypatch) -> Path:
         codebook_size=4, codebook_dim=loaded.dim, encoder_fingerprint=encoder_fingerprint(loaded.description()), **SMALL
     )
     UnitVocoder(config).save_pretrained(tmp_path / "shipped")
-    monkeypatch.setattr(quickstart_vocoder, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(opening, "SHIPPED", tmp_path / "shipped")
     return tmp_path / "shipped"
 
 
@@ -140,14 +141,14 @@ def test_vocoder_of_another_encoder_is_refused(encoder, shipped, tmp_path):
     other = load_encoder(EncoderConfig(name=str(encoder), layer=1))
     tokenizer = UnitTokenizer(other, KMeans(torch.randn(5, other.dim)), UnitTokenizerConfig())
     with pytest.raises(FingerprintError, match=encoder_fingerprint(other.description())):
-        quickstart_vocoder.vocoder_for(tokenizer)
+        load_synthesizer(tokenizer=tokenizer)
 
 
 def test_any_codebook_of_the_encoder_gets_sound(encoder, shipped):
     loaded = load_encoder(EncoderConfig(name=str(encoder), layer=2))
     for size in (5, 11):
         tokenizer = UnitTokenizer(loaded, KMeans(torch.randn(size, loaded.dim)), UnitTokenizerConfig())
-        tokenizer.vocoder = quickstart_vocoder.vocoder_for(tokenizer)
+        tokenizer.synthesizer = load_synthesizer(tokenizer=tokenizer)
         (speech,) = tokenizer.decode(tokenizer.encode([torch.randn(16_000)]))
         assert len(speech) == 16_000
 
@@ -157,7 +158,7 @@ def test_a_folder_without_a_vocoder_is_refused(encoder, shipped, tmp_path):
     tokenizer = UnitTokenizer(loaded, KMeans(torch.randn(5, loaded.dim)), UnitTokenizerConfig())
     (tmp_path / "empty").mkdir()
     with pytest.raises(AssetError, match=r"no config\.json"):
-        quickstart_vocoder.vocoder_for(tokenizer, tmp_path / "empty")
+        load_synthesizer(tmp_path / "empty", tokenizer)
 
 
 def test_the_cpu_recipe_is_what_the_quickstart_trains():
@@ -184,8 +185,8 @@ def test_the_encoder_may_be_found_under_another_name(encoder, shipped, tmp_path)
 
     shutil.copytree(encoder, tmp_path / "moved")
     names = [
-        quickstart_vocoder.vocoder_for(
-            UnitTokenizer(
+        load_synthesizer(
+            tokenizer=UnitTokenizer(
                 load_encoder(EncoderConfig(name=str(folder), layer=2)), KMeans(torch.ones(5, 32)), UnitTokenizerConfig()
             )
         ).tokenizer_fingerprint

@@ -123,9 +123,19 @@ def test_tokens_of_another_codebook_are_refused():
         vocoder.synthesize([SpeechTokens(codes=torch.tensor([[3, 25]]))])
     with pytest.raises(FingerprintError, match="2 codebooks, but this vocoder reads 1"):
         vocoder.synthesize([SpeechTokens(codes=make_units(4, codebooks=2))])
-    with pytest.raises(FingerprintError, match=r"aaaa1111.*bbbb2222"):
-        vocoder.check_tokenizer("bbbb2222")
-    vocoder.check_tokenizer("aaaa1111")
+
+
+def test_codebooks_may_differ_in_size():
+    vocoder = make_vocoder(codebook_size=20, num_codebooks=3, codebook_sizes=(4, 20, 7), collapsed=False)
+    assert vocoder.unit_embedding.weight.shape[0] == 31
+    codes = torch.tensor([[3], [19], [6]])
+    table = vocoder.unit_embedding.weight
+    found = vocoder.embed(codes[None], None, vocoder.unit_embedding, None)[0, 0]
+    torch.testing.assert_close(found, table[3] + table[4 + 19] + table[24 + 6])  # a block of rows per codebook
+    with pytest.raises(FingerprintError, match=r"hold the id 4.* codebook of 4"):
+        vocoder.synthesize([SpeechTokens(codes=torch.tensor([[4], [4], [4]]))])
+    with pytest.raises(ConfigError, match="it must name 3 sizes"):
+        make_vocoder(codebook_size=20, num_codebooks=3, codebook_sizes=(4, 20))
 
 
 @pytest.mark.parametrize(

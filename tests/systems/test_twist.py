@@ -199,7 +199,7 @@ def test_generate_command_writes_speech(tmp_path, make_speechlike, monkeypatch, 
     from vocable.audio.io import read_audio
     from vocable.audio.manifest import read_manifest
     from vocable.cli import main
-    from vocable.quickstart import vocoder as quickstart_vocoder
+    from vocable.synthesis import opening
     from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
     from vocable.tokens.fingerprint import encoder_fingerprint
 
@@ -231,7 +231,7 @@ def test_generate_command_writes_speech(tmp_path, make_speechlike, monkeypatch, 
         )
     )
     vocoder.save_pretrained(tmp_path / "vocoder")
-    monkeypatch.setattr(quickstart_vocoder, "SHIPPED", tmp_path / "vocoder")
+    monkeypatch.setattr(opening, "SHIPPED", tmp_path / "vocoder")
     out = tmp_path / "continued.wav"
     command = [
         "generate",

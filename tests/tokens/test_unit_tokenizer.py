@@ -239,6 +239,7 @@ class Whistle:
 
     sample_rate = 8_000
     tokenizer_fingerprint: str | None = None
+    voices = ()
 
     def synthesize(self, tokens: list[SpeechTokens], voice: str | None = None) -> list[torch.Tensor]:
         return [torch.full((80 * item.num_frames,), 0.5 if voice else 0.1) for item in tokens]

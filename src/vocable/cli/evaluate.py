@@ -110,16 +110,11 @@ def _judge_manifest(
 
 
 def _load_speaking_tokenizer(tokenizer: Path, vocoder: Path | None, device: str):
-    """A tokenizer that can decode: by itself, or with a vocoder attached after their fingerprints were compared."""
-    from vocable.quickstart.vocoder import vocoder_for
-    from vocable.tokens import SpeechTokenizer, load_tokenizer
+    """Load a tokenizer that can decode: by itself, or with a synthesizer attached after comparing fingerprints."""
+    from vocable.synthesis.opening import attach_synthesizer
+    from vocable.tokens import load_tokenizer
 
-    loaded = load_tokenizer(tokenizer, device=device)
-    needs_vocoder = type(loaded).decode is SpeechTokenizer.decode
-    if vocoder is not None or needs_vocoder:
-        speaking: Any = vocoder_for(loaded, vocoder)
-        loaded.vocoder = speaking.to(device)
-    return loaded
+    return attach_synthesizer(load_tokenizer(tokenizer, device=device), vocoder, device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -261,7 +261,7 @@ def _load_spoken_lm(model: Path, tokenizer: Path | None, vocoder: Path | None, d
     from vocable.evaluation.continuation_config import SpokenLM
     from vocable.evaluation.trained_lms import find_lm, load_tokenizer_of
     from vocable.lm.checkpoint import load_lm, read_card
-    from vocable.quickstart.vocoder import vocoder_for
+    from vocable.synthesis.opening import load_synthesizer
     from vocable.tokens.fingerprint import tensor_sha256
 
     folder = find_lm(model)
@@ -269,8 +269,7 @@ def _load_spoken_lm(model: Path, tokenizer: Path | None, vocoder: Path | None, d
     loaded = load_lm(folder, device=device)
     if loaded.card.unit_seconds is None:
         raise ConfigError(f"{folder}: its card has no unit durations, so lengths in seconds cannot be kept.")
-    speaking: Any = vocoder_for(units, vocoder)
-    units.vocoder = speaking.to(device)
+    units.synthesizer = load_synthesizer(vocoder, units, device)
     return SpokenLM(
         generate=_continue_speech_with(loaded),
         tokenizer=units,

@@ -228,14 +228,14 @@ def _units_to_text(
     device: str,
 ) -> UnitsToText:
     from vocable.evaluation.units_to_text import SpokenUnitsToText, load_joint_units_to_text
-    from vocable.quickstart.vocoder import vocoder_for
     from vocable.recognition.transcribe_ctc import load_transcriber
+    from vocable.synthesis.opening import load_synthesizer
 
     if how != "asr":
         return load_joint_units_to_text(how, loaded, device=device)
     tokenizer: Any = loaded.tokenizer
     assert loaded.rows is not None
-    tokenizer.vocoder = vocoder_for(tokenizer, vocoder).to(device)
+    tokenizer.synthesizer = load_synthesizer(vocoder, tokenizer, device)
     recogniser = load_transcriber(transcriber, language=language, device=device)
     return SpokenUnitsToText(tokenizer, recogniser, loaded.rows.collapsed, voice, same_judge)
 

@@ -125,7 +125,7 @@ def _load(
     """The language model, and its tokenizer with a vocoder as far as they are needed, fingerprints compared."""
     from vocable.evaluation.trained_lms import find_lm, load_tokenizer_of
     from vocable.lm.checkpoint import load_lm, read_card
-    from vocable.quickstart.vocoder import vocoder_for
+    from vocable.synthesis.opening import load_synthesizer
 
     folder = find_lm(model)
     units: Any = None
@@ -135,8 +135,7 @@ def _load(
     if not only_speech:
         lm.joint_layout()  # says what is missing where a model reads units only
     if speaks:
-        speaking: Any = vocoder_for(units, vocoder)
-        units.vocoder = speaking.to(device)
+        units.synthesizer = load_synthesizer(vocoder, units, device)
     return lm, units
 
 
@@ -160,7 +159,7 @@ class _Speaker(NamedTuple):
         from vocable.audio.io import write_audio
 
         (speech,) = self.units.decode([tokens], voice=self.voice)
-        write_audio(path, speech.cpu(), self.units.vocoder.sample_rate)
+        write_audio(path, speech.cpu(), self.units.decode_rate)
 
 
 def _continue_units(

@@ -18,6 +18,7 @@ def train(
     manifest: Path,
     out: Path,
     tokenizer: str | None = None,
+    stream: str | None = None,
     also: list[Path] | None = None,
     main_share: float | None = None,
     config: Path | None = None,
@@ -34,6 +35,7 @@ def train(
         manifest: Utterances to train on, or a folder of their token shards.
         out: Folder for tokens, logs, checkpoints and the result, `vocoder`.
         tokenizer: Name or folder of the tokenizer whose tokens the vocoder will read; it must be given.
+        stream: Name of the stream that the vocoder will read, where the tokenizer has several.
         also: Further manifests or folders of token shards.
         main_share: How much of the training, 0 to 1, is on the first manifest. None: as much as it has speech.
         config: Yaml with the sections vocoder and training. None: the defaults.
@@ -51,16 +53,20 @@ def train(
     from vocable.training.vocoder_data import voices_by_speech
 
     tokenizer = str(_given(tokenizer, "tokenizer"))
-    units = load_tokenizer(tokenizer)
-    if units.frame_rate is None:
+    units = load_tokenizer(tokenizer).stream(stream)
+    (read,) = units.streams
+    if read.rate is None:
         raise ConfigError(f"The tokens of {tokenizer} follow words, not frames; this vocoder reads frames.")
     sources = [Path(manifest), *map(Path, also or ())]
-    groups = [_read_or_tokenize(source, Path(out), tokenizer, units.fingerprint, num_processes) for source in sources]
+    groups = [
+        _read_or_tokenize(source, Path(out), tokenizer, stream, units.fingerprint, num_processes) for source in sources
+    ]
     pairs = [pair for group in groups for pair in group]
     physics: dict[str, Any] = {
-        "codebook_size": units.codebook_size,
-        "num_codebooks": units.num_codebooks,
-        "token_frame_rate": units.frame_rate,
+        "codebook_size": max(read.codebook_sizes),
+        "num_codebooks": read.num_levels,
+        "codebook_sizes": read.codebook_sizes if len(set(read.codebook_sizes)) > 1 else None,
+        "token_frame_rate": read.rate,
         "sample_rate": units.sample_rate,
         "voices": voices_by_speech(pairs),
         "collapsed": any(tokens.durations is not None for _, tokens in pairs),
@@ -93,11 +99,14 @@ def synthesize(
         predict_durations: Let the vocoder choose how long units last, even where the tokens say it.
         limit: Stop after this many utterances. None: all.
     """
-    from vocable.synthesis.vocoder import UnitVocoder
+    from vocable.synthesis.opening import load_synthesizer
+    from vocable.tokens.fingerprint import check_fingerprint
     from vocable.tokens.shards import TokenShards
 
-    shards, speaker = TokenShards(tokens), UnitVocoder.from_pretrained(_given(vocoder, "vocoder"))
-    speaker.check_tokenizer(shards.fingerprint)
+    speaker = load_synthesizer(_given(vocoder, "vocoder"))
+    shards = TokenShards(tokens).matching(speaker.tokenizer_fingerprint)
+    if speaker.tokenizer_fingerprint is not None:
+        check_fingerprint(speaker.tokenizer_fingerprint, shards.fingerprint, "The vocoder", f"the tokens {tokens}")
     waveforms = (
         (utterance, speaker.synthesize([_timed(item, predict_durations)], voice)[0]) for utterance, item in shards
     )
@@ -120,30 +129,28 @@ def resynthesize(
         audio: An audio file, or a manifest (.jsonl).
         out: Folder to write.
         tokenizer: Name or folder of the tokenizer; it must be given.
-        vocoder: Folder of the vocoder; it must be given.
+        vocoder: Folder of the vocoder. None: the tokenizer's own decoder, else the vocoder that comes with Vocable.
         voice: One of its voices. None: its first.
         predict_durations: Let the vocoder choose how long units last.
         limit: Stop after this many utterances. None: all.
     """
-    from vocable.audio.io import read_utterance
+    from vocable.audio.io import read_clip
     from vocable.audio.manifest import read_manifest
-    from vocable.synthesis.vocoder import UnitVocoder
+    from vocable.synthesis.opening import attach_synthesizer
     from vocable.tokens.tokenizer import load_tokenizer
     from vocable.types import Utterance
 
     audio = Path(audio)
     utterances = read_manifest(audio) if audio.suffix == ".jsonl" else [Utterance(id=audio.stem, audio=audio)]
-    units = load_tokenizer(_given(tokenizer, "tokenizer"))
-    speaker = UnitVocoder.from_pretrained(_given(vocoder, "vocoder"))
-    speaker.check_tokenizer(units.fingerprint)
+    units = attach_synthesizer(load_tokenizer(_given(tokenizer, "tokenizer")), vocoder)
 
     def waveforms() -> Iterable[tuple[Utterance, Tensor]]:
         for utterance in utterances:
-            (item,) = units.encode([read_utterance(utterance, units.sample_rate)])
-            yield utterance, speaker.synthesize([_timed(item, predict_durations)], voice)[0]
+            (item,) = units.encode([read_clip(utterance, units.sample_rate)])
+            yield utterance, units.decode([_timed(item, predict_durations)], voice)[0]
 
     total = len(utterances) if limit is None else min(limit, len(utterances))
-    _write_all(waveforms(), total, Path(out), speaker.sample_rate, voice)
+    _write_all(waveforms(), total, Path(out), units.decode_rate, voice)
 
 
 def _given(value: Given | None, name: str) -> Given:
@@ -156,7 +163,7 @@ def _given(value: Given | None, name: str) -> Given:
 
 
 def _read_or_tokenize(
-    source: Path, out: Path, tokenizer: str, fingerprint: str, num_processes: int
+    source: Path, out: Path, tokenizer: str, stream: str | None, fingerprint: str, num_processes: int
 ) -> list[tuple[Utterance, SpeechTokens]]:
     """Read token shards, or make them from a manifest, under <out>/tokens."""
     import hashlib
@@ -171,7 +178,7 @@ def _read_or_tokenize(
         folder.parent.mkdir(parents=True, exist_ok=True)
         tokenize_manifest(source, folder, tokenizer, processes=num_processes)
         source = folder
-    shards = TokenShards(source)
+    shards = TokenShards(source).stream(stream)
     check_fingerprint(fingerprint, shards.fingerprint, f"The tokenizer {tokenizer}", f"the token shards {source}")
     return list(shards)
 
@@ -190,15 +197,17 @@ def _weights(groups: list[list[tuple[Utterance, SpeechTokens]]], main_share: flo
 
 
 def _timed(tokens: SpeechTokens, predict_durations: bool) -> SpeechTokens:
-    """The tokens, without their durations if the vocoder is to predict them."""
+    """Return the tokens, without their durations if the vocoder is to predict them."""
     import torch
 
     from vocable.types import SpeechTokens
 
-    if not predict_durations:
-        return tokens
-    codes = tokens.codes if tokens.durations is not None else torch.unique_consecutive(tokens.codes, dim=1)
-    return SpeechTokens(codes=codes)
+    def one_column_a_run(one: SpeechTokens) -> SpeechTokens:
+        if one.durations is not None:
+            return one.without_durations()
+        return SpeechTokens(codes=torch.unique_consecutive(one.codes, dim=1))
+
+    return tokens.map_streams(one_column_a_run) if predict_durations else tokens
 
 
 def _write_all(

@@ -122,10 +122,12 @@ def resynthesis_measurements(items: Items, seconds: Mapping[str, float], statist
 
 
 def vocoder_fingerprint(tokenizer: SpeechTokenizer) -> dict[str, str]:
-    """Hash of the vocoder's weights, where there is one."""
+    """Hash of the synthesizer's weights, where it has any."""
     import torch
 
     from vocable.tokens.fingerprint import tensor_sha256
 
-    vocoder = getattr(tokenizer, "vocoder", None)
-    return {"vocoder": tensor_sha256(vocoder.state_dict())[:16]} if isinstance(vocoder, torch.nn.Module) else {}
+    synthesizer = tokenizer.synthesizer
+    if not isinstance(synthesizer, torch.nn.Module):
+        return {}
+    return {"vocoder": tensor_sha256(synthesizer.state_dict())[:16]}

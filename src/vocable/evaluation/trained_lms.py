@@ -7,6 +7,7 @@ from vocable.assets.weights import weights_record
 from vocable.errors import ConfigError
 from vocable.lm.checkpoint import CARD_NAME, LMCard, LoadedLM
 from vocable.tokens.fingerprint import check_fingerprint
+from vocable.tokens.streams import fingerprints_of_card
 from vocable.tokens.tokenizer import CONFIG_FILE, SpeechTokenizer, load_tokenizer, read_card
 
 
@@ -25,14 +26,14 @@ def find_lm(run: Path) -> Path:
 
 
 def find_tokenizer(lm: Path, fingerprint: str) -> Path:
-    """Return the tokenizer folder with this fingerprint that lies beside a model: in its parents, named `tokenizer`.
+    """Return the tokenizer folder with this fingerprint, or a stream with it, among the parents of a model.
 
     Raises:
         ConfigError: there is none.
     """
     for parent in list(lm.resolve().parents)[:4]:
         folder = parent / "tokenizer"
-        if (folder / CONFIG_FILE).is_file() and read_card(folder)["fingerprint"] == fingerprint:
+        if (folder / CONFIG_FILE).is_file() and fingerprint in fingerprints_of_card(read_card(folder)):
             return folder
     raise ConfigError(
         f"{lm} was trained on tokens of the tokenizer {fingerprint}, which is not beside it. "
@@ -54,7 +55,7 @@ def load_tokenizer_of(lm: Path, card: LMCard, tokenizer: Path | None, device: st
         FingerprintError: it is not the one that the model was trained with.
     """
     place = tokenizer or find_tokenizer(lm, card.tokenizer_fingerprint)
-    found = load_tokenizer(place, device=device)
+    found = load_tokenizer(place, device=device).matching(card.tokenizer_fingerprint)
     owner = f"The language model {lm}"
     check_fingerprint(card.tokenizer_fingerprint, found.fingerprint, owner, f"the tokenizer {place}")
     return found

@@ -69,9 +69,8 @@ def _summary(result: QuickstartResult) -> list[str]:
 
 def _listening(heard: Heard, result: QuickstartResult) -> Listening:
     """Prompt, original, resynthesis, and the continuations with the prompt resynthesised before them."""
-    config, tokenizer, vocoder = result.config, result.tokenizer, result.tokenizer.vocoder
-    assert vocoder is not None
-    known = getattr(vocoder, "voices", [])
+    config, tokenizer, synthesizer = result.config, result.tokenizer, result.tokenizer.synthesizer
+    known = [] if synthesizer is None else synthesizer.voices
     voice = config.voice or (heard.utterance.speaker if heard.utterance.speaker in known else None)
     original = read_utterance(heard.utterance, tokenizer.sample_rate)
     prompt = original[: round(config.prompt_seconds * tokenizer.sample_rate)]
@@ -79,13 +78,15 @@ def _listening(heard: Heard, result: QuickstartResult) -> Listening:
     players = [
         Player(title="prompt", audio=_mp3(prompt, tokenizer.sample_rate), note="what the models hear"),
         Player(title="original", audio=_mp3(original, tokenizer.sample_rate), note="the whole recording"),
-        Player(title="resynthesis", audio=_mp3(again, vocoder.sample_rate), note="recording → units → speech"),
+        Player(title="resynthesis", audio=_mp3(again, tokenizer.decode_rate), note="recording → units → speech"),
     ]
     for start, continuation in heard.continuations.items():
         tokens = twist.spoken(heard.prompt, continuation, result.lms[start].card)
         (speech,) = tokenizer.decode([tokens], voice=voice)
         note = f"prompt, then {continuation.seconds:.1f} s of new units (stopped: {continuation.stopped})"
-        players.append(Player(title=f"continuation, {start} start", audio=_mp3(speech, vocoder.sample_rate), note=note))
+        players.append(
+            Player(title=f"continuation, {start} start", audio=_mp3(speech, tokenizer.decode_rate), note=note)
+        )
     who = f"{heard.utterance.speaker}, " if heard.utterance.speaker else ""
     new = "a voice not heard in training" if result.splits.is_new_voice(heard.utterance) else "a held-out recording"
     return Listening(title=f"{heard.utterance.id} ({who}{new})", text=heard.utterance.text or "", players=players)
@@ -122,7 +123,7 @@ def _spectrogram(heard: Heard, result: QuickstartResult) -> str:
     return plots.spectrogram_with_units(
         log_mel(waveform, config),
         heard.whole,
-        result.tokenizer.frame_rate,
+        result.tokenizer.encoder.frame_rate,
         len(waveform) / config.sample_rate,
         tuple(words),
     )

@@ -26,7 +26,7 @@ from vocable.lm.generation import Continuation, GenerationConfig
 from vocable.lm.surgery import UnitLMConfig
 from vocable.quickstart.data import Splits, choose_prompts, load_own_speech, load_stories
 from vocable.quickstart.measure import HeldOutLoss, held_out_losses
-from vocable.quickstart.vocoder import vocoder_for
+from vocable.synthesis.opening import load_synthesizer
 from vocable.systems import twist
 from vocable.tokens.kmeans import KMeansConfig
 from vocable.tokens.shards import TokenShards
@@ -131,7 +131,7 @@ def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> 
         tokenizer = _fit_units(config, splits.train)
     with step("Tokenizing"):
         shards = _tokenize(out, tokenizer)
-    tokenizer.vocoder = vocoder_for(tokenizer)
+    tokenizer.synthesizer = load_synthesizer(tokenizer=tokenizer)
     resynthesis = None
     if config.num_judged:
         with step("Measuring the resynthesis ceiling"):

@@ -63,7 +63,7 @@ class StreamingVocoder:
 
     def _add(self, tokens: SpeechTokens) -> None:
         config = self.vocoder.config
-        codes, durations = clean_codes(tokens, config.num_codebooks, config.codebook_size)
+        codes, durations = clean_codes(tokens, config.sizes)
         codes = codes.to(self.device)
         if durations is None and config.collapsed:
             self.runs = torch.cat([self.runs, codes], 1)

@@ -169,14 +169,16 @@ class UnitHiFiGAN(nn.Module):
             ConfigError: the voice is a recording or a vector.
         """
         row = voice_row(voice, self.voices)
-        speaker = None if row is None else torch.tensor([row])
+        device = self.dict.weight.device
+        speaker = None if row is None else torch.tensor([row], device=device)
         results = []
         for item in tokens:
-            codes, durations = clean_codes(item, 1, self.config.num_embeddings)
+            codes, durations = clean_codes(item, (self.config.num_embeddings,))
+            codes = codes.to(device)
             if durations is None and self.dur_predictor is not None and codes.shape[1]:
                 durations = self.dur_predictor.durations(self.dict(codes))[0]
-            frames = codes if durations is None else codes.repeat_interleave(durations, dim=1)
-            results.append(self(frames, speaker)[0] if frames.shape[1] else torch.zeros(0))
+            frames = codes if durations is None else codes.repeat_interleave(durations.to(device), dim=1)
+            results.append(self(frames, speaker)[0].cpu() if frames.shape[1] else torch.zeros(0))
         return results
 
     @classmethod

@@ -24,7 +24,6 @@ from vocable.features.voice import Voice, voice_row
 from vocable.synthesis.codebook import CodebookEmbedding
 from vocable.synthesis.excitation import PitchPredictor, harmonic_phase, harmonics_from_phase, noise
 from vocable.synthesis.layers import ConvNeXtStack, DurationPredictor, frame_signal, overlap_add
-from vocable.tokens.fingerprint import check_fingerprint
 from vocable.types import SpeechTokens
 
 LARGEST_MAGNITUDE = 1e2
@@ -39,6 +38,8 @@ class VocoderConfig:
     """Distinct ids per codebook."""
     num_codebooks: int = 1
     """Parallel codebooks; their embeddings are summed."""
+    codebook_sizes: tuple[int, ...] | None = None
+    """Distinct ids of each codebook where they differ; None: `codebook_size` for each of `num_codebooks`."""
     token_frame_rate: float = 50.0
     """Token frames per second, Hz."""
     sample_rate: int = 16_000
@@ -84,6 +85,13 @@ class VocoderConfig:
                 f"vocoder.codebook_size is {self.codebook_size} and num_codebooks {self.num_codebooks}; "
                 "both are 1 or more."
             )
+        if self.codebook_sizes is not None and (
+            len(self.codebook_sizes) != self.num_codebooks or max(self.codebook_sizes) != self.codebook_size
+        ):
+            raise ConfigError(
+                f"vocoder.codebook_sizes is {self.codebook_sizes}; it must name {self.num_codebooks} sizes "
+                f"(num_codebooks), the largest of them {self.codebook_size} (codebook_size)."
+            )
         if self.n_fft % self.hop_length or self.n_fft < 2 * self.hop_length or (self.n_fft - self.hop_length) % 2:
             raise ConfigError(
                 f"vocoder.n_fft is {self.n_fft}; it must be a multiple of hop_length ({self.hop_length}), at least "
@@ -101,6 +109,11 @@ class VocoderConfig:
             raise ConfigError("vocoder.voices names a voice twice.")
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Distinct ids of each codebook."""
+        return self.codebook_sizes or (self.codebook_size,) * self.num_codebooks
+
+    @property
     def token_hop(self) -> int:
         """Samples per token frame."""
         return int(self.sample_rate / self.token_frame_rate)
@@ -115,7 +128,7 @@ class UnitVocoder(nn.Module):
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.config = config
-        rows, num_voices = config.num_codebooks * config.codebook_size, len(config.voices)
+        rows, num_voices = sum(config.sizes), len(config.voices)
         self.unit_embedding = _make_embedding(config, rows, config.dim)
         self.prosody_embedding = _make_embedding(config, rows, config.prosody_dim)
         self.voice_embedding = nn.Embedding(num_voices, config.dim) if num_voices else None
@@ -129,7 +142,8 @@ class UnitVocoder(nn.Module):
         self.pitch_in = nn.Linear(2, config.dim) if has_pitch else None
         self.head = nn.Linear(config.dim, (3 if has_pitch else 2) * (config.n_fft // 2 + 1))
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
-        self.register_buffer("first_row", torch.arange(config.num_codebooks) * config.codebook_size, persistent=False)
+        sizes = torch.tensor(config.sizes)
+        self.register_buffer("first_row", sizes.cumsum(0) - sizes, persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -260,7 +274,7 @@ class UnitVocoder(nn.Module):
         self, tokens: SpeechTokens, voice: Int[Tensor, " batch"] | None
     ) -> Int[Tensor, "num_codebooks frames"]:
         """Check codes, drop negative ones, and repeat each run by its duration, given or predicted."""
-        codes, durations = clean_codes(tokens, self.config.num_codebooks, self.config.codebook_size)
+        codes, durations = clean_codes(tokens, self.config.sizes)
         codes = codes.to(self.unit_embedding.weight.device)
         if durations is None and self.config.collapsed and codes.shape[1]:
             inputs = self.prosody_input(codes[None], voice)
@@ -300,15 +314,6 @@ class UnitVocoder(nn.Module):
         """Fingerprint of the tokenizer whose tokens it reads; None where it is not recorded."""
         return self.config.tokenizer_fingerprint
 
-    def check_tokenizer(self, fingerprint: str) -> None:
-        """Refuse tokens of another tokenizer than the one that this vocoder was trained for.
-
-        Raises:
-            FingerprintError: the fingerprints differ; both are named.
-        """
-        if self.tokenizer_fingerprint is not None:
-            check_fingerprint(self.tokenizer_fingerprint, fingerprint, "The vocoder", "the tokenizer of these tokens")
-
     def set_codebooks(self, codebooks: Sequence[Float[Tensor, "_ codebook_dim"]], standardise: bool = False) -> None:
         """Set the vectors that units stand for; see CodebookEmbedding. Their sizes must add up to `codebook_size`."""
         for table in (self.unit_embedding, self.prosody_embedding):
@@ -336,7 +341,13 @@ class UnitVocoder(nn.Module):
                 )
             )
         size = len(codebook)
-        config = replace(self.config, codebook_size=size, num_codebooks=1, tokenizer_fingerprint=tokenizer_fingerprint)
+        config = replace(
+            self.config,
+            codebook_size=size,
+            num_codebooks=1,
+            codebook_sizes=None,
+            tokenizer_fingerprint=tokenizer_fingerprint,
+        )
         other = UnitVocoder(config)
         tables = {
             f"{name}.{part}" for name in ("unit_embedding", "prosody_embedding") for part in ("codebook", "log_size")
@@ -401,7 +412,7 @@ def _make_embedding(config: VocoderConfig, rows: int, dim: int) -> nn.Embedding 
 
 
 def clean_codes(
-    tokens: SpeechTokens, num_codebooks: int, codebook_size: int
+    tokens: SpeechTokens, sizes: Sequence[int]
 ) -> tuple[Int[Tensor, "num_codebooks kept"], Int[Tensor, " kept"] | None]:
     """Drop columns with a negative id, and check the rest.
 
@@ -409,15 +420,16 @@ def clean_codes(
         FingerprintError: the number of codebooks or an id does not fit the vocoder.
     """
     codes, durations = tokens.codes, tokens.durations
-    if codes.shape[0] != num_codebooks:
-        raise FingerprintError(f"The tokens have {codes.shape[0]} codebooks, but this vocoder reads {num_codebooks}.")
+    if codes.shape[0] != len(sizes):
+        raise FingerprintError(f"The tokens have {codes.shape[0]} codebooks, but this vocoder reads {len(sizes)}.")
     kept = (codes >= 0).all(0)
     codes, durations = codes[:, kept], None if durations is None else durations[kept]
-    if codes.numel() and int(codes.max()) >= codebook_size:
-        raise FingerprintError(
-            f"The tokens hold the id {int(codes.max())}, but this vocoder was made for a codebook of {codebook_size}. "
-            "Use the vocoder that belongs to their tokenizer."
-        )
+    for row, size in zip(codes, sizes, strict=True):
+        if row.numel() and int(row.max()) >= size:
+            raise FingerprintError(
+                f"The tokens hold the id {int(row.max())}, but this vocoder was made for a codebook of {size}. "
+                "Use the vocoder that belongs to their tokenizer."
+            )
     return codes, durations
 
 
@@ -431,7 +443,7 @@ def _card(config: VocoderConfig, voices: Sequence[str]) -> str:
             "",
             "# Unit vocoder",
             "",
-            f"Reads {config.num_codebooks} x {config.codebook_size} ids at {config.token_frame_rate:g} Hz, "
+            f"Reads {' + '.join(map(str, config.sizes))} ids at {config.token_frame_rate:g} Hz, "
             f"writes {config.sample_rate} Hz audio.",
             f"Tokenizer fingerprint: {config.tokenizer_fingerprint or 'not recorded'}.",
             f"Voices: {', '.join(voices) or 'one, without a name'}.",

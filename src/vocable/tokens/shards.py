@@ -37,7 +37,7 @@ from vocable.tokens.shard_rows import (
     utterance_to_row,
 )
 from vocable.tokens.streaming import is_long, read_blocks
-from vocable.tokens.streams import card_of_stream, choose_stream, streams_of_card
+from vocable.tokens.streams import card_of_stream, choose_stream, stream_fingerprint, streams_of_card
 from vocable.tokens.tokenizer import SpeechTokenizer, load_tokenizer
 from vocable.types import Clip, SpeechTokens, Stream, Utterance
 
@@ -259,6 +259,12 @@ class TokenShards:
         one = copy.copy(self)
         one.card, one._stream = card_of_stream(self.card, chosen.name), chosen.name
         return one
+
+    def matching(self, fingerprint: str | None) -> "TokenShards":
+        """Return the stream with this fingerprint; the shards themselves where no stream has it."""
+        streams = self.streams if len(self.streams) > 1 else ()
+        names = [one.name for one in streams if stream_fingerprint(self.fingerprint, one.name) == fingerprint]
+        return self.stream(names[0]) if names else self
 
     @property
     def streams(self) -> tuple[Stream, ...]:

@@ -68,6 +68,12 @@ def card_of_stream(card: Mapping[str, Any], name: str | None) -> dict[str, Any]:
     return {**card, **streams_to_card([chosen]), "fingerprint": stream_fingerprint(card["fingerprint"], chosen.name)}
 
 
+def fingerprints_of_card(card: Mapping[str, Any]) -> set[str]:
+    """Return the fingerprint of a tokenizer, and of each of its several streams."""
+    streams = streams_of_card(card)
+    return {card["fingerprint"], *(card_of_stream(card, stream.name)["fingerprint"] for stream in streams)}
+
+
 def stream_fingerprint(fingerprint: str, name: str) -> str:
     """Return the fingerprint of one of several streams of a tokenizer."""
     return f"{fingerprint}-{name}"

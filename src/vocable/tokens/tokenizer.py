@@ -51,6 +51,11 @@ class Synthesizer(Protocol):
         """Fingerprint of the tokenizer whose tokens it reads; None where that is not recorded."""
         ...
 
+    @property
+    def voices(self) -> Sequence[str]:
+        """Names that `synthesize` accepts, the default first; empty where voices have no names."""
+        ...
+
     def synthesize(self, tokens: Sequence[SpeechTokens], voice: Voice | None = None) -> list[Tensor]:
         """Return one waveform, (samples,), per item."""
         ...
@@ -161,7 +166,7 @@ class SpeechTokenizer(ABC):
         chosen = self._one_stream(name)
         return self if len(self.streams) == 1 else _StreamOfTokenizer(self, chosen)
 
-    def matching(self, fingerprint: str) -> "SpeechTokenizer":
+    def matching(self, fingerprint: str | None) -> "SpeechTokenizer":
         """Return the stream with this fingerprint; the tokenizer itself where no stream has it."""
         for stream in self.streams if len(self.streams) > 1 else ():
             if stream_fingerprint(self.fingerprint, stream.name) == fingerprint:
@@ -216,15 +221,6 @@ class SpeechTokenizer(ABC):
         if made_for is not None:
             check_fingerprint(made_for, self.fingerprint, "The synthesizer", f"the tokenizer {self.name!r}")
         self._synthesizer = synthesizer
-
-    @property
-    def vocoder(self) -> Synthesizer | None:
-        """Former name of `synthesizer`."""
-        return self._synthesizer
-
-    @vocoder.setter
-    def vocoder(self, vocoder: Synthesizer | None) -> None:
-        self.synthesizer = vocoder
 
     @property
     def decode_rate(self) -> int:

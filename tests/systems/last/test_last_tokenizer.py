@@ -160,6 +160,7 @@ class Beep:
 
     sample_rate = 8000
     tokenizer_fingerprint: str
+    voices = ()
 
     def synthesize(self, tokens, voice=None):
         return [item.units.float() for item in tokens]
@@ -169,9 +170,9 @@ def test_a_vocoder_of_its_units_speaks(make_speechlike):
     tokenizer, vocoder = make_tokenizer(), Beep()
     vocoder.tokenizer_fingerprint = "0" * 16
     with pytest.raises(FingerprintError, match=tokenizer.fingerprint):
-        tokenizer.vocoder = vocoder
+        tokenizer.synthesizer = vocoder
     vocoder.tokenizer_fingerprint = tokenizer.fingerprint
-    tokenizer.vocoder = vocoder
+    tokenizer.synthesizer = vocoder
     tokens = tokenizer.encode([make_speechlike(4_000)])
     assert torch.equal(tokenizer.decode(tokens)[0], tokens[0].units.float())
 
