@@ -5,6 +5,7 @@ import math
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocable.errors import ConfigError, MissingDependencyError, UnknownNameError
-from vocable.evaluation.abx import AbxConfig, abx_score
-from vocable.evaluation.abx import evaluate_abx as evaluate
+from vocable.evaluation.abx import Abx, AbxConfig, abx_score
 from vocable.evaluation.abx_items import (
     AbxItem,
     cut_frames,
@@ -32,11 +32,15 @@ from vocable.evaluation.metrics.abx import (
     warped_distances,
 )
 from vocable.evaluation.results import load_result, save_result
+from vocable.evaluation.runner import run_benchmark
 from vocable.types import Phone, Utterance
+
+MANIFEST = Path("m.jsonl")
 
 
 def evaluate_abx(items, files, frame_rate, config):
-    return evaluate(items, FrameSource(frame_rate=frame_rate, read=lambda: iter(files)), config)
+    frames = FrameSource(frame_rate=frame_rate, read=lambda: iter(files))
+    return run_benchmark(Abx(config, {"items": items, "frames": frames}))
 
 
 def slow_warp(table: list[list[float]]) -> float:
@@ -207,7 +211,8 @@ def test_cells_and_average_as_by_loops(speakers):
     cells = plan_cells(items, speakers, max_group=None, max_x_speakers=None)
     found = {cell[:5]: (list(cell.a), list(cell.b), list(cell.x)) for cell in cells}
     assert found == expected
-    config = AbxConfig(speakers=(speakers,), max_group=None, max_x_speakers=None, num_resamples=20, kernel="torch")
+    limits: dict[str, Any] = {"max_group": None, "max_x_speakers": None, "num_resamples": 20}
+    config = AbxConfig(manifest=MANIFEST, speakers=speakers, kernel="torch", **limits)
     result = evaluate_abx(items, files, 10.0, config)
     frames = [dict(files)[item.file][round(item.onset * 10) : round(item.onset * 10) + 4] for item in items]
     by_speaker, by_pair = defaultdict(list), defaultdict(list)
@@ -254,7 +259,7 @@ def test_any_context_puts_all_tokens_of_a_phone_together():
 
 def test_perfect_and_random_units():
     items = [AbxItem("f", i / 10, i / 10 + 0.1, "pq"[i % 2], "x", "y", "s") for i in range(40)]
-    config = AbxConfig(speakers=("within",), kernel="torch")
+    config = AbxConfig(manifest=MANIFEST, speakers="within", kernel="torch")
     perfect = evaluate_abx(items, [("f", torch.tensor([[0], [1]] * 20))], 10.0, config)
     assert perfect.scores["within"].value == 0
     constant = evaluate_abx(items, [("f", torch.zeros(40, 1, dtype=torch.long))], 10.0, config)
@@ -314,7 +319,7 @@ def test_items_from_phones_skip_silence_gaps_and_edges():
 
 def test_what_is_missing_is_counted_and_saved(tmp_path):
     items = [*make_items(), AbxItem("gone", 0, 1, "a", "b", "c", "s0"), AbxItem("f0", 0.16, 0.2, "a", "b", "c", "s0")]
-    result = evaluate_abx(items, make_files(), 10.0, AbxConfig(num_resamples=5, kernel="torch"))
+    result = evaluate_abx(items, make_files(), 10.0, AbxConfig(manifest=MANIFEST, num_resamples=5, kernel="torch"))
     assert result.excluded == {
         "item of a file without frames": 1,
         "item shorter than a frame, or beyond the end of its file": 1,
@@ -330,7 +335,7 @@ def test_two_tokenizers_are_compared_cell_by_cell():
 
     generator = torch.Generator().manual_seed(9)
     other = [(name, torch.randint(0, 4, (50, 1), generator=generator)) for name, _ in make_files()]
-    config = AbxConfig(num_resamples=5, kernel="torch")
+    config = AbxConfig(manifest=MANIFEST, num_resamples=5, kernel="torch")
     results = {"a": evaluate_abx(make_items(), make_files(), 10.0, config)}
     results["b"] = evaluate_abx(make_items(), other, 10.0, config)
     comparison = compare_results(results)
@@ -343,24 +348,25 @@ def test_two_tokenizers_are_compared_cell_by_cell():
 
 def test_nothing_to_compare_is_an_error():
     with pytest.raises(ConfigError, match="1 of 1 items have frames, and no speaker says two phones"):
-        evaluate_abx([AbxItem("f0", 0, 1, "a", "b", "c", "s")], make_files(), 10.0, AbxConfig(kernel="torch"))
+        config = AbxConfig(manifest=MANIFEST, kernel="torch")
+        evaluate_abx([AbxItem("f0", 0, 1, "a", "b", "c", "s")], make_files(), 10.0, config)
     with pytest.raises(ConfigError, match="does not compare codes"):
-        evaluate_abx(make_items(), make_files(), 10.0, AbxConfig(distance="angular"))
+        evaluate_abx(make_items(), make_files(), 10.0, AbxConfig(manifest=MANIFEST, distance="angular"))
 
 
 def test_misspelt_settings_are_named():
     with pytest.raises(UnknownNameError, match="Did you mean 'angular'"):
-        AbxConfig(distance="angluar")
+        AbxConfig(manifest=MANIFEST, distance="angluar")
     with pytest.raises(ConfigError, match="within, across, or both"):
-        AbxConfig(speakers=("both",))  # type: ignore[arg-type]
+        AbxConfig(manifest=MANIFEST, speakers="all")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="max_group is 1"):
-        AbxConfig(max_group=1)
+        AbxConfig(manifest=MANIFEST, max_group=1)
 
 
 def test_fastabx_must_be_there_when_asked_for(monkeypatch):
     monkeypatch.setattr("vocable.evaluation.abx.importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"needs the package 'fastabx'.*vocable\[eval\]"):
-        evaluate_abx(make_items(), make_files(), 10.0, AbxConfig(kernel="fastabx"))
+        evaluate_abx(make_items(), make_files(), 10.0, AbxConfig(manifest=MANIFEST, kernel="fastabx"))
 
 
 @pytest.mark.parametrize("distance", ["identical", "angular", "kl_symmetric"])
@@ -377,7 +383,12 @@ def test_fastabx_finds_the_same(distance, tmp_path):
         found = {}
         for kernel in ("torch", "fastabx"):
             config = AbxConfig(
-                speakers=(speakers,), distance=distance, kernel=kernel, max_group=None, max_x_speakers=None
+                manifest=MANIFEST,
+                speakers=speakers,
+                distance=distance,
+                kernel=kernel,
+                max_group=None,
+                max_x_speakers=None,
             )
             result = evaluate_abx(items, files, 10.0, config)
             assert result.conventions["kernel"] == kernel

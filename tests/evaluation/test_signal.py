@@ -10,11 +10,20 @@ from vocable.audio.io import write_audio
 from vocable.audio.manifest import write_manifest
 from vocable.errors import ConfigError, ManifestError, UnknownNameError
 from vocable.evaluation.results import load_result, save_result
-from vocable.evaluation.signal import Pair, SignalConfig, evaluate_signal, pair_utterances
+from vocable.evaluation.runner import run_benchmark
+from vocable.evaluation.signal import Pair, Signal, SignalConfig, pair_utterances
 from vocable.types import Utterance, Word
 
 OWN = ("mel", "prosody", "durations")
 """Metrics that need no other package."""
+
+
+def config(*metrics: str) -> SignalConfig:
+    return SignalConfig(manifest=Path("m.jsonl"), copies=Path("copies"), metrics=metrics)
+
+
+def evaluate_signal(pairs, metrics=OWN, mos=None, excluded=None):
+    return run_benchmark(Signal(config(*metrics), {"pairs": (pairs, excluded or Counter()), "mos": mos}))
 
 
 @pytest.fixture
@@ -42,7 +51,7 @@ def test_equal_recordings_and_noisy_ones(write, make_speechlike, tmp_path):
                 write(f"c/u{i}.wav", copy, words=words if i < 2 else longer),
             )
         )
-    result = evaluate_signal(pairs, SignalConfig(metrics=OWN))
+    result = evaluate_signal(pairs)
     rows = {row["id"]: row for row in result.items}
     assert rows["u0"]["mel_distance"] == 0 and rows["u0"]["f0_correlation"] == pytest.approx(1)
     assert rows["u0"]["voicing_agreement"] == 1 and rows["u0"]["energy_correlation"] == pytest.approx(1)
@@ -65,7 +74,7 @@ def test_what_cannot_be_scored_is_counted_and_not_scored(write, make_speechlike)
         Pair(good, Utterance(id="broken", audio=broken)),
         Pair(write("o/short.wav", speech[:1000]), write("o/short2.wav", speech[:1000])),
     ]
-    result = evaluate_signal(pairs, SignalConfig(metrics=OWN), excluded=Counter({"no copy": 2}))
+    result = evaluate_signal(pairs, excluded=Counter({"no copy": 2}))
     assert result.excluded == {
         "no copy": 2,
         "original is silent": 1,
@@ -79,7 +88,7 @@ def test_what_cannot_be_scored_is_counted_and_not_scored(write, make_speechlike)
     assert result.scores["f0_correlation"].num_items == 1
     assert result.scores["duration_consistency"].value is None
     with pytest.raises(ManifestError, match=r"None of 1 pairs could be scored \(copy is silent: 1\)"):
-        evaluate_signal(pairs[2:3], SignalConfig(metrics=OWN))
+        evaluate_signal(pairs[2:3])
 
 
 def test_too_short_is_no_default_score(write, make_speechlike):
@@ -87,7 +96,7 @@ def test_too_short_is_no_default_score(write, make_speechlike):
     pytest.importorskip("pesq")
     short = write("o/short.wav", make_speechlike(3000))
     long = write("o/long.wav", make_speechlike(32_000))
-    result = evaluate_signal([Pair(short, short), Pair(long, long)], SignalConfig(metrics=("stoi", "pesq")))
+    result = evaluate_signal([Pair(short, short), Pair(long, long)], ("stoi", "pesq"))
     assert result.scores["stoi"].value == pytest.approx(1, abs=1e-3) and result.scores["stoi"].num_items == 1
     assert result.scores["pesq"].value == pytest.approx(4.64, abs=0.01) and result.scores["pesq"].num_items == 1
     assert sum(count for reason, count in result.excluded.items() if "stoi: too short" in reason) == 2  # and estoi
@@ -103,7 +112,7 @@ def test_opinion_scores_of_both(write, make_speechlike):
 
     original = write("o/a.wav", make_speechlike(16_000))
     louder = write("c/a.wav", 2 * make_speechlike(16_000))
-    result = evaluate_signal([Pair(original, louder)], SignalConfig(metrics=("mel",)), mos=Peak())
+    result = evaluate_signal([Pair(original, louder)], ("mel",), mos=Peak())
     row = result.items[0]
     assert row["mos_copy"] == pytest.approx(2 * row["mos_original"], rel=1e-3)
     assert result.weights == {"mos": {"name": "peak"}} and result.conventions["mos"] == "peak"
@@ -123,8 +132,22 @@ def test_copies_are_found_by_id_in_folders_and_manifests(write, make_speechlike,
         pair_utterances([Utterance(id="zz", audio=Path("z.wav"))], tmp_path / "copies")
 
 
+def test_copies_of_one_name_in_several_folders(write, make_speechlike, tmp_path):
+    for name in ("one", "anna/one", "zoe/one", "zoe/two"):
+        (tmp_path / "copies" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_audio(tmp_path / "copies" / f"{name}.wav", make_speechlike(8000), 16_000)
+    originals = [Utterance(id=name, audio=Path("x.wav")) for name in ("one", "anna/one", "zoe/one", "two", "three")]
+    pairs, excluded = pair_utterances(originals, tmp_path / "copies")
+    found = [(pair.original.id, pair.copy.audio.relative_to(tmp_path / "copies").as_posix()) for pair in pairs]
+    assert found == [*((name, f"{name}.wav") for name in ("one", "anna/one", "zoe/one")), ("two", "zoe/two.wav")]
+    assert excluded == {"no copy": 1}
+    (tmp_path / "copies" / "one.wav").unlink()  # which of the two others it should be, nobody knows
+    pairs, excluded = pair_utterances(originals, tmp_path / "copies")
+    assert [pair.original.id for pair in pairs] == ["anna/one", "zoe/one", "two"] and excluded == {"no copy": 2}
+
+
 def test_misspelt_metrics():
     with pytest.raises(UnknownNameError, match="Did you mean 'stoi'"):
-        SignalConfig(metrics=("stio",))
+        config("stio")
     with pytest.raises(ConfigError, match="at least one metric"):
-        SignalConfig(metrics=())
+        config()

@@ -11,52 +11,81 @@ together first. 0.5 is chance, 0 perfect. Where frames are longer than phones, b
 from __future__ import annotations
 
 import importlib.util
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from vocable.errors import ConfigError, missing_extra
-from vocable.evaluation.abx_items import AbxItem, Context, Speakers, cut_frames, plan_cells
+from vocable.evaluation.abx_items import (
+    AbxItem,
+    Context,
+    Span,
+    Speakers,
+    cut_frames,
+    items_from_manifest,
+    plan_cells,
+    read_item_file,
+)
+from vocable.evaluation.bootstrap import bootstrap
+from vocable.evaluation.frame_sources import FrameSource, encoder_frames, stored_frames, token_frames
 from vocable.evaluation.metrics.abx import DISTANCES, AbxCell, TokenDistances, cell_errors, check_frames
-from vocable.evaluation.results import EvaluationResult, Score
+from vocable.evaluation.results import Score
+from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
+from vocable.evaluation.token_sources import TokenSource
 from vocable.registry import look_up
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vocable.evaluation.frame_sources import FrameSource
-
 Kernel = Literal["auto", "torch", "fastabx"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AbxConfig:
-    """What is compared, and how."""
+class AbxConfig(BenchmarkConfig):
+    """What is compared, and how. Give one of tokens, tokenizer, encoder and features."""
 
-    speakers: tuple[Speakers, ...] = ("within", "across")
-    """X by the speaker of A and B, or by another; one score each."""
+    manifest: Path
+    """The utterances (JSONL); their ids are the file names of the items. Without items, its phones are used."""
+    tokens: Path | None = None
+    """Folder of token shards: compare units."""
+    tokenizer: Path | None = None
+    """Folder of a saved tokenizer: encode, and compare units."""
+    encoder: str | None = None
+    """Name or folder of a feature encoder: compare its features."""
+    layer: int = 2
+    """Layer of the encoder."""
+    features: Path | None = None
+    """Folder of <id>.npy files, each (frames, dim)."""
+    frame_rate: float | None = None
+    """Frames per second of these files."""
+    items: Path | None = None
+    """A ZeroSpeech .item file. Without it, items are all phones of the manifest that have two neighbours."""
+    span: Span = "triphone"
+    """What is compared of the manifest's phones: the phone with both neighbours, or the phone alone."""
+    speakers: Literal["both", "within", "across"] = "both"
+    """X by the speaker of A and B (within), by another (across), or both scores."""
     distance: str | None = None
-    """Of frames: angular, euclidean, kl_symmetric or identical; None takes identical for codes, angular for vectors."""
+    """Distance of frames: angular, euclidean, kl_symmetric or identical. Without it, identical for units, angular for
+    features."""
     context: Context = "within"
-    """Compare phones between the same neighbours only, or any."""
+    """Compare phones between the same neighbours only (within), or any."""
     max_group: int | None = 10
-    """Tokens of a phone, context and speaker; more are drawn from. None takes all."""
+    """Most tokens of a phone, context and speaker; of more, some are drawn. None takes all."""
     max_x_speakers: int | None = 5
-    """Speakers of X for each A and B, across speakers. None takes all."""
+    """Most speakers of X for each A and B, across speakers. None takes all."""
     kernel: Kernel = "auto"
     """Who computes: fastabx, torch (our own), or auto: fastabx where it is installed and knows the distance."""
     num_resamples: int = 500
-    """Of the bootstrap."""
-    seed: int = 0
-    """Of draws and bootstrap."""
+    """Resamples of the bootstrap."""
+    device: str | None = None
+    """Where to encode and compare, such as cpu or cuda. Without it, a GPU if there is one."""
 
     def __post_init__(self) -> None:
-        if not self.speakers or set(self.speakers) - {"within", "across"}:
-            raise ConfigError(f"speakers is {', '.join(self.speakers)!r}; it is within, across, or both.")
+        if self.speakers not in ("both", "within", "across"):
+            raise ConfigError(f"speakers is {self.speakers!r}; it is within, across, or both.")
         if self.distance is not None:
             look_up("ABX distance", self.distance, DISTANCES)
         look_up("ABX kernel", self.kernel, dict.fromkeys(("auto", "torch", "fastabx")))
@@ -67,64 +96,151 @@ class AbxConfig:
             raise ConfigError("num_resamples and max_x_speakers are at least 1.")
 
 
-def evaluate_abx(
-    items: Sequence[AbxItem],
-    frames: FrameSource,
-    config: AbxConfig | None = None,
-    *,
-    device: str = "cpu",
-    on_progress: Callable[[int], None] | None = None,
-) -> EvaluationResult:
-    """Cut items out of their files, compare them, and average.
+class Abx(Benchmark[AbxConfig]):
+    """Phone ABX, within and across speakers, of units or features: error rates with 95 % intervals.
 
-    Args:
-        items: what to compare.
-        frames: file names and their frames.
-        config: see `AbxConfig`.
-        device: where distances are computed.
-        on_progress: called with 1 after each file.
-
-    Raises:
-        ConfigError: no two phones can be compared, or the distance does not fit the frames.
-        MissingDependencyError: kernel is "fastabx" and it is not installed.
+    X and A are one phone, B another, all between the same two neighbours: how often is X nearer to B? 0.5 is chance.
+    Writes abx.json and abx.items.parquet (the error of every phone pair, context and speaker). Give one of tokens,
+    tokenizer, encoder and features.
     """
-    config = config or AbxConfig()
-    started = time.perf_counter()
-    reasons: Counter[str] = Counter()
-    kept, tokens = _cut(items, frames, reasons, on_progress)
-    distance = config.distance or ("angular" if tokens and tokens[0].is_floating_point() else "identical")
-    check_frames(tokens, distance)
-    kernel = _choose_kernel(config.kernel, distance, tokens)
-    scores, rows, measurements = {}, [], {}
-    for speakers in config.speakers:
-        cells = plan_cells(kept, speakers, config.context, config.max_group, config.max_x_speakers, config.seed)
-        if cells:
-            errors = _fastabx_errors if kernel == "fastabx" else _own_errors
-            found = errors(cells, tokens, distance, device)
-            weights = _CellTable(cells, found).weights()
-            rows += [_row(cell, speakers, *numbers) for cell, *numbers in zip(cells, found, weights)]
-            scores[speakers] = abx_score(cells, found, speakers, config.num_resamples, config.seed)
-        else:
-            reasons[f"no cell {speakers} speakers"] += 1
-        measurements |= _measure(cells, speakers)
-    if not scores:
-        raise ConfigError(
-            f"{len(kept)} of {len(items)} items have frames, and no speaker says two phones in one context often "
+
+    name, Config, counted = "abx", AbxConfig, "contexts"
+
+    def items(self) -> Iterator[Item]:
+        """Cut tokens out of their files, and compare them cell by cell."""
+        config, device = self.config, self.run.device
+        frames = self.run.open("frames", self._frames)
+        wanted = self._wanted()
+        kept, tokens = self._cut(wanted, frames)
+        self.how_many = f"{len(kept)} of {len(wanted)}"
+        self.num_tokens, self.frame_rate = len(kept), frames.frame_rate
+        self.distance = config.distance or ("angular" if tokens and tokens[0].is_floating_point() else "identical")
+        check_frames(tokens, self.distance)
+        self.kernel = _choose_kernel(config.kernel, self.distance, tokens)
+        self.speakers: tuple[Speakers, ...] = ("within", "across") if config.speakers == "both" else (config.speakers,)
+        for speakers in self.speakers:
+            cells = plan_cells(kept, speakers, config.context, config.max_group, config.max_x_speakers, config.seed)
+            if not cells:
+                self.run.excluded[f"no cell {speakers} speakers"] += 1
+                continue
+            errors = (_fastabx_errors if self.kernel == "fastabx" else _own_errors)(
+                cells, tokens, self.distance, device
+            )
+            weights = _CellTable(cells, errors).weights()
+            yield from (_row(cell, speakers, *numbers) for cell, *numbers in zip(cells, errors, weights))
+
+    def _wanted(self) -> list[AbxItem]:
+        """The tokens to compare, from an item file or from the phones of the manifest."""
+        config = self.config
+        return self.run.open(
+            "items",
+            lambda: (
+                read_item_file(config.items)
+                if config.items is not None
+                else items_from_manifest(self.run.utterances(), config.span)
+            ),
+        )
+
+    def _frames(self) -> FrameSource:
+        config, run = self.config, self.run
+        given = sum(name is not None for name in (config.tokens, config.tokenizer, config.encoder, config.features))
+        if given != 1:
+            raise ConfigError(f"Give one of tokens, tokenizer, encoder and features; there are {given}.")
+        wanted = {item.file for item in self._wanted()}
+        if not wanted:
+            raise ConfigError(
+                f"{config.manifest}: no line holds phones and a speaker. Pass an item file with --items, or add to the "
+                'lines "phones": [{"phone": ..., "start": ..., "end": ...}].'
+            )
+        utterances = [utterance for utterance in run.utterances() if utterance.id in wanted]
+        if config.encoder is not None:
+            return encoder_frames(utterances, config.encoder, config.layer, run.device)
+        if config.features is not None:
+            return stored_frames(utterances, config.features, config.frame_rate)
+        return token_frames(TokenSource(utterances, config.tokens, run.tokenizer()))
+
+    def _cut(self, items: Sequence[AbxItem], frames: FrameSource) -> tuple[list[AbxItem], list[Tensor]]:
+        """Items that have frames, and these, in the order of `items`."""
+        wanted: dict[str, list[int]] = {}
+        for index, item in enumerate(items):
+            wanted.setdefault(item.file, []).append(index)
+        found: dict[int, Tensor] = {}
+        seen = set()
+        for file, table in self.run.watch("Cutting items", frames, len(wanted)):
+            seen.add(file)
+            for index in wanted.get(file, ()):
+                cut = cut_frames(table, items[index], frames.frame_rate)
+                if cut is None:
+                    self.run.excluded["item shorter than a frame, or beyond the end of its file"] += 1
+                else:
+                    found[index] = cut.cpu()
+        missing = sum(len(rows) for file, rows in wanted.items() if file not in seen)
+        if missing:
+            self.run.excluded["item of a file without frames"] += missing
+        self.run.excluded.update(frames.excluded)
+        self.run.fingerprints.update(frames.fingerprints)
+        order = sorted(found)
+        return [items[index] for index in order], [found[index] for index in order]
+
+    def nothing(self, reasons: str) -> ConfigError:
+        """Say what there would have to be more of."""
+        return ConfigError(
+            f"{self.how_many} items have frames, and no speaker says two phones in one context often "
             "enough to compare. Use more speech per speaker, or context 'any'."
         )
-    return EvaluationResult(
-        benchmark="abx",
-        scores=scores,
-        conventions=_conventions(config, distance, kernel, frames.frame_rate),
-        fingerprints=dict(frames.fingerprints),
-        weights={},
-        seed=config.seed,
-        seconds=time.perf_counter() - started,
-        excluded=dict(reasons + frames.excluded),
-        notes=_notes(frames.frame_rate),
-        measurements={"num_items": len(kept), **measurements},
-        items=rows,
-    )
+
+    def scores(self, items: Items) -> dict[str, Score]:
+        """Average the cells, within and across speakers."""
+        scores = {}
+        for speakers, rows in self._by_speakers(items).items():
+            errors = np.array([row["error"] for row in rows])
+            scores[speakers] = abx_score([row["_cell"] for row in rows], errors, speakers, **self.draws)
+        return scores
+
+    def _by_speakers(self, items: Items) -> dict[Speakers, list[Item]]:
+        groups: dict[Speakers, list[Item]] = {}
+        for speakers in self.speakers:
+            if rows := [item for item in items if item["speakers"] == speakers]:
+                groups[speakers] = rows
+        return groups
+
+    def conventions(self) -> dict[str, Any]:
+        """What is compared, and how it is averaged."""
+        return {
+            "speakers": list(self.speakers),
+            "distance": self.distance,
+            "alignment": "dynamic time warping, cost divided by path length",
+            "context": self.config.context,
+            "frame_rate": self.frame_rate,
+            "frames_of_an_item": "centres, (i + 0.5) / frame_rate, from onset to offset, both included",
+            "max_group": self.config.max_group,
+            "max_x_speakers": self.config.max_x_speakers,
+            "ties": 0.5,
+            "kernel": self.kernel,
+            "average": "contexts (across: and speakers of X), then speakers, then ordered phone pairs",
+            "interval": "percentile bootstrap over contexts, and over speakers",
+            "num_resamples": self.config.num_resamples,
+        }
+
+    def measurements(self, items: Items) -> dict[str, Any]:
+        """How much was compared."""
+        found: dict[str, Any] = {"num_items": self.num_tokens}
+        groups = self._by_speakers(items)
+        for speakers in self.speakers:
+            rows = groups.get(speakers, [])
+            found |= {
+                f"num_cells_{speakers}": len(rows),
+                f"num_triples_{speakers}": sum(row["num_triples"] for row in rows),
+                f"num_contexts_{speakers}": len({row["_cell"].context for row in rows}),
+                f"num_phone_pairs_{speakers}": len({(row["phone_a"], row["phone_b"]) for row in rows}),
+            }
+        return found
+
+    def notes(self, items: Items) -> list[str]:
+        """Warn of frames that are longer than phones."""
+        if self.frame_rate >= 12.5:
+            return []
+        return [f"At {self.frame_rate:g} frames a second phones are shorter than frames: this ABX says little."]
 
 
 def abx_score(
@@ -132,8 +248,8 @@ def abx_score(
 ) -> Score:
     """Average the errors of cells; intervals over contexts (drawn again with all their cells) and over speakers."""
     table = _CellTable(cells, errors)
-    by_speaker = _interval(table.over_speakers, table.num_speakers, num_resamples, seed)
-    by_context = _interval(table.over_contexts, table.num_contexts, num_resamples, seed)
+    by_speaker = bootstrap(table.over_speakers, table.num_speakers, num_resamples, seed=seed)
+    by_context = bootstrap(table.over_contexts, table.num_contexts, num_resamples, seed=seed)
     return Score(
         value=table.mean(np.ones(len(cells)), np.ones(table.num_speakers)),
         num_items=len(cells),
@@ -183,65 +299,26 @@ class _CellTable:
         in_pair = np.bincount(self._pair_of_group, minlength=self._num_pairs)
         return 1 / (in_group[self._group] * in_pair[self._pair_of_group[self._group]] * self._num_pairs)
 
-    def over_contexts(self, times: np.ndarray) -> float:
-        """With each context counted so many times."""
-        return self.mean(times[self._context], np.ones(self.num_speakers))
+    def over_contexts(self, draws: np.ndarray) -> np.ndarray:
+        """The mean with each context counted as often as a row of `draws` says."""
+        everybody = np.ones(self.num_speakers)
+        return np.array([self.mean(times[self._context], everybody) for times in draws.astype(float)])
 
-    def over_speakers(self, times: np.ndarray) -> float:
-        """With each speaker counted so many times, as speaker of A and B and as speaker of X."""
-        of_x = np.ones(len(self._errors)) if self._within else times[self._x_speaker]
-        return self.mean(of_x, times)
+    def over_speakers(self, draws: np.ndarray) -> np.ndarray:
+        """The mean with each speaker counted so often, as speaker of A and B and as speaker of X.
+
+        Across speakers it is NaN where one speaker was drawn alone, who has nobody to compare with.
+        """
+        every_cell = np.ones(len(self._errors))
+        return np.array(
+            [self.mean(every_cell if self._within else times[self._x_speaker], times) for times in draws.astype(float)]
+        )
 
 
 def _numbered(names: Sequence[Any]) -> tuple[np.ndarray, int]:
     numbers: dict[Any, int] = {}
     rows = np.array([numbers.setdefault(name, len(numbers)) for name in names])
     return rows, len(numbers)
-
-
-def _interval(
-    statistic: Callable[[np.ndarray], float], size: int, num_resamples: int, seed: int
-) -> tuple[float, float] | None:
-    """95 % percentile bootstrap; None with fewer than two things to draw."""
-    if size < 2:
-        return None
-    generator = np.random.default_rng(seed)
-    shares = np.full(size, 1 / size)
-    drawn = np.array([statistic(generator.multinomial(size, shares).astype(float)) for _ in range(num_resamples)])
-    drawn = drawn[np.isfinite(drawn)]  # across speakers, one speaker drawn alone has nobody to compare with
-    if not drawn.size:
-        return None
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _cut(
-    items: Sequence[AbxItem],
-    frames: FrameSource,
-    excluded: Counter[str],
-    on_progress: Callable[[int], None] | None,
-) -> tuple[list[AbxItem], list[Tensor]]:
-    """Items that have frames, and these, in the order of `items`."""
-    wanted: dict[str, list[int]] = {}
-    for index, item in enumerate(items):
-        wanted.setdefault(item.file, []).append(index)
-    found: dict[int, Tensor] = {}
-    seen = set()
-    for file, table in frames:
-        seen.add(file)
-        if on_progress is not None:
-            on_progress(1)
-        for index in wanted.get(file, ()):
-            cut = cut_frames(table, items[index], frames.frame_rate)
-            if cut is None:
-                excluded["item shorter than a frame, or beyond the end of its file"] += 1
-            else:
-                found[index] = cut.cpu()
-    missing = sum(len(rows) for file, rows in wanted.items() if file not in seen)
-    if missing:
-        excluded["item of a file without frames"] += missing
-    order = sorted(found)
-    return [items[index] for index in order], [found[index] for index in order]
 
 
 def _own_errors(cells: Sequence[AbxCell], tokens: Sequence[Tensor], distance: str, device: str) -> np.ndarray:
@@ -299,37 +376,5 @@ def _row(cell: AbxCell, speakers: str, error: float, weight: float) -> dict[str,
         "error": float(error),
         "weight": float(weight),
         "weighted_error": float(weight * error),
+        "_cell": cell,
     }
-
-
-def _measure(cells: Sequence[AbxCell], speakers: str) -> dict[str, int]:
-    return {
-        f"num_cells_{speakers}": len(cells),
-        f"num_triples_{speakers}": sum(cell.num_triples for cell in cells),
-        f"num_contexts_{speakers}": len({cell.context for cell in cells}),
-        f"num_phone_pairs_{speakers}": len({(cell.phone_a, cell.phone_b) for cell in cells}),
-    }
-
-
-def _conventions(config: AbxConfig, distance: str, kernel: str, frame_rate: float) -> dict[str, Any]:
-    return {
-        "speakers": list(config.speakers),
-        "distance": distance,
-        "alignment": "dynamic time warping, cost divided by path length",
-        "context": config.context,
-        "frame_rate": frame_rate,
-        "frames_of_an_item": "centres, (i + 0.5) / frame_rate, from onset to offset, both included",
-        "max_group": config.max_group,
-        "max_x_speakers": config.max_x_speakers,
-        "ties": 0.5,
-        "kernel": kernel,
-        "average": "contexts (across: and speakers of X), then speakers, then ordered phone pairs",
-        "interval": "percentile bootstrap over contexts, and over speakers",
-        "num_resamples": config.num_resamples,
-    }
-
-
-def _notes(frame_rate: float) -> list[str]:
-    if frame_rate >= 12.5:
-        return []
-    return [f"At {frame_rate:g} frames a second phones are shorter than frames: this ABX says little."]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Speakers = Literal["within", "across"]
 Context = Literal["within", "any"]
+Span = Literal["triphone", "phone"]
 
 COLUMNS = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "speaker")
 ADJOINING_SECONDS = 0.025
@@ -98,7 +99,7 @@ def write_item_file(items: Iterable[AbxItem], path: Path) -> None:
 
 def items_from_manifest(
     utterances: Iterable[Utterance],
-    span: Literal["triphone", "phone"] = "triphone",
+    span: Span = "triphone",
     silences: Sequence[str] = SILENCES,
 ) -> list[AbxItem]:
     """Make items of all phones that have a phone on both sides, of utterances with phones and a speaker.

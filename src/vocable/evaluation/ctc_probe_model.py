@@ -3,7 +3,7 @@
     codes (codebooks, frames) -> summed embeddings -> convolution, every second frame -> 2 x BiLSTM -> characters, blank
 
 CTC (Graves et al., 2006) needs no alignment: it sums over all ways to spread the characters over the steps. Who reads
-units and texts, and reports: `ctc_probe`.
+units and texts, and reports: `recognition`.
 """
 
 import itertools
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from vocable.errors import ConfigError, NumericsError
+from vocable.evaluation.runner import BenchmarkConfig
 
 BLANK = 0
 """The class that stands for no character; characters are numbered from 1."""
@@ -26,7 +27,7 @@ POOL_BATCHES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeConfig:
+class ProbeConfig(BenchmarkConfig):
     """What the probe reads, its size and its training; LAST's own recogniser is not known to us, these are ours."""
 
     input: Literal["frames", "runs"] = "frames"
@@ -38,23 +39,31 @@ class ProbeConfig:
     """shuffled: the runs of every utterance in random order, in training and test. What is then still recognised does
     not come from the order of units."""
     normaliser: str = "basic"
-    """Of the texts, see `metrics/wer`. `english` would write spelt numbers as digits, which nobody says."""
+    """What is done to texts first: english, basic or none. english turns spelt numbers into digits."""
     embedding_dim: int = 128
+    """Width of the vector of a unit."""
     hidden_dim: int = 128
-    """Of each direction of an LSTM, and half the width of the convolution."""
+    """Width of the recurrent layers, in each direction, and half the width of the convolution."""
     num_layers: int = 2
+    """Recurrent layers."""
     kernel_size: int = 5
+    """Inputs that the convolution sees at once."""
     dropout: float = 0.1
+    """Share of numbers that are dropped in training."""
     epochs: int = 8
+    """How often every utterance is trained on."""
     batch_utterances: int = 16
+    """Utterances in one update."""
     learning_rate: float = 3e-3
-    """The peak; it rises over a tenth of the updates, then falls to 0 as a cosine."""
+    """The highest learning rate; it rises over a tenth of the updates, then falls to 0 as a cosine."""
     weight_decay: float = 0.01
+    """Weight decay of AdamW."""
     max_gradient_norm: float = 1.0
+    """Longer gradients are shortened to this norm."""
     num_resamples: int = 2000
-    """Of the bootstrap."""
+    """Resamples of the bootstrap."""
     seed: int = 0
-    """Of first weights, dropout, the order of utterances, the control, and the bootstrap."""
+    """Seed of first weights, dropout, the order of utterances, the control, and the bootstrap."""
 
     def __post_init__(self) -> None:
         if self.input not in ("frames", "runs"):

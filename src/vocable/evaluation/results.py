@@ -114,6 +114,21 @@ def column_mean(
     return mean_score(values, speakers, better=better, meaning=meaning, seed=seed, num_resamples=num_resamples)
 
 
+def column_ratio(
+    items: Sequence[Mapping[str, Any]],
+    numerators: str,
+    denominators: str,
+    *,
+    better: Literal["higher", "lower"] | None,
+    meaning: str,
+    seed: int = 0,
+    num_resamples: int = 2000,
+) -> Score:
+    """Score the sum of one column of items over the sum of another, by speaker too."""
+    above, below, speakers = ([item.get(name) for item in items] for name in (numerators, denominators, "speaker"))
+    return ratio_score(above, below, speakers, better=better, meaning=meaning, seed=seed, num_resamples=num_resamples)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationResult:
     """The outcome of one evaluation run."""

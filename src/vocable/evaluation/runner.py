@@ -69,7 +69,10 @@ Progress = Callable[..., None]
 """Called with the name of a step, the number of items done since the last call, and their total where it is known."""
 
 BENCHMARKS = {
+    "abx": "vocable.evaluation.abx:Abx",
     "phones": "vocable.evaluation.phones:Phones",
+    "recognition": "vocable.evaluation.recognition:Recognition",
+    "signal": "vocable.evaluation.signal:Signal",
     "units": "vocable.evaluation.units:Units",
 }
 """Every benchmark by name: its module and class."""

@@ -8,19 +8,19 @@ a default value.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from vocable.audio.io import read_utterance
 from vocable.audio.manifest import read_manifest
 from vocable.errors import AudioFormatError, ConfigError, ManifestError
 from vocable.evaluation.metrics import signal
 from vocable.evaluation.metrics.durations import TOLERANCE_SECONDS, compare_durations
-from vocable.evaluation.results import EvaluationResult, Score, mean_score, ratio_score
+from vocable.evaluation.results import Score, column_mean, column_ratio
+from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
 from vocable.registry import look_up
 from vocable.types import Utterance
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vocable.evaluation.metrics.mos_predictors import MosPredictor
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-SCORES = {
+SCORES: dict[str, tuple[Literal["higher", "lower"], str]] = {
     "stoi": ("higher", "short-time objective intelligibility of the aligned copy"),
     "estoi": ("higher", "extended STOI of the aligned copy"),
     "pesq": ("higher", "PESQ wide band (P.862.2) of the aligned copy"),
@@ -52,18 +52,25 @@ METRICS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignalConfig:
-    """Which metrics are computed."""
+class SignalConfig(BenchmarkConfig):
+    """Which recordings are compared, and how."""
 
+    manifest: Path
+    """The originals (JSONL)."""
+    copies: Path
+    """A manifest with the same ids, or a folder of <id>.wav (flac, ogg, opus, mp3)."""
     metrics: tuple[str, ...] = tuple(METRICS)
-    """stoi and pesq need packages of their own."""
+    """Which: stoi, pesq, mel, prosody (pitch, voicing, energy), durations (both manifests need word times)."""
+    mos: str | None = None
+    """Also predict opinion scores: distillmos, dnsmos, or utmos:FOLDER."""
     max_shift_seconds: float = signal.MAX_SHIFT_SECONDS
-    """Delays that the alignment looks for, either way."""
+    """Longest delay that the alignment looks for, either way."""
     tolerance_seconds: float = TOLERANCE_SECONDS
-    """Of word durations."""
-    seed: int = 0
-    """Of the bootstrap."""
+    """A word counts as equally long up to this difference."""
     num_resamples: int = 2000
+    """Resamples of the bootstrap."""
+    device: str | None = None
+    """Where the opinion scores are computed. Without it, a GPU if there is one."""
 
     def __post_init__(self) -> None:
         for name in self.metrics:
@@ -84,6 +91,9 @@ class Pair(NamedTuple):
 def pair_utterances(originals: Sequence[Utterance], copies: Path) -> tuple[list[Pair], Counter[str]]:
     """Find the copy of each utterance: by id in a manifest (.jsonl), or as <id>.wav (flac, ogg, ...) in a folder.
 
+    In a folder, an id may hold sub-folders (anna/one); a copy elsewhere in it is found by its bare name, if only one
+    file has that name.
+
     Returns:
         The pairs, and how many utterances have no copy.
 
@@ -92,9 +102,7 @@ def pair_utterances(originals: Sequence[Utterance], copies: Path) -> tuple[list[
     """
     copies = Path(copies)
     if copies.is_dir():
-        files = {path.name: path for path in sorted(copies.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES}
-        named = {file.removesuffix(path.suffix): path for file, path in files.items()}
-        found = {name: Utterance(id=name, audio=path) for name, path in named.items()}
+        found = _copies_in(copies)
     else:
         found = {utterance.id: utterance for utterance in read_manifest(copies)}
     pairs = [Pair(utterance, found[utterance.id]) for utterance in originals if utterance.id in found]
@@ -106,86 +114,130 @@ def pair_utterances(originals: Sequence[Utterance], copies: Path) -> tuple[list[
     return pairs, Counter({"no copy": len(originals) - len(pairs)} if len(pairs) < len(originals) else {})
 
 
-def evaluate_signal(
-    pairs: Sequence[Pair],
-    config: SignalConfig | None = None,
-    mos: MosPredictor | None = None,
-    excluded: Counter[str] | None = None,
-    on_progress: Callable[[int], None] | None = None,
-) -> EvaluationResult:
-    """Score every pair, and average.
+def _copies_in(folder: Path) -> dict[str, Utterance]:
+    """Every recording below a folder by its path without suffix, and by its bare name where that is its alone."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES]
+    places = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+    bare = Counter(path.stem for path in places.values())
+    places |= {path.stem: path for name, path in places.items() if bare[path.stem] == 1 and name != path.stem}
+    return {name: Utterance(id=name, audio=path) for name, path in places.items()}
 
-    Args:
-        pairs: originals and copies.
-        config: see `SignalConfig`.
-        mos: also predict opinion scores of both.
-        excluded: left out before, by reason.
-        on_progress: called with 1 after each pair.
 
-    Raises:
-        ManifestError: no pair could be scored; the message says why.
-        MissingDependencyError: a metric's package is not installed.
+class Signal(Benchmark[SignalConfig]):
+    """Compare resynthesised recordings with their originals: STOI, PESQ, mel distance, pitch, energy, word durations.
+
+    Writes signal.json and signal.items.parquet (one row per utterance). Copies are aligned first; what is silent or too
+    short is counted, not scored.
     """
-    config = config or SignalConfig()
-    started = time.perf_counter()
-    reasons = Counter(excluded or {})
-    items = []
-    for pair in pairs:
-        item = _score_pair(pair, config, mos, reasons)
-        if item is not None:
-            items.append(item)
-        if on_progress is not None:
-            on_progress(1)
-    if not items:
-        said = ", ".join(f"{reason}: {count}" for reason, count in reasons.items())
-        raise ManifestError(f"None of {len(pairs)} pairs could be scored ({said}).")
-    return EvaluationResult(
-        benchmark="signal",
-        scores=_scores(items, config, mos is not None),
-        conventions=_conventions(config, mos),
-        fingerprints={},
-        weights={"mos": dict(mos.weights)} if mos is not None else {},
-        seed=config.seed,
-        seconds=time.perf_counter() - started,
-        excluded=dict(reasons),
-        notes=_notes(items, config),
-        measurements=_measurements(items),
-        items=items,
-    )
 
+    name, Config = "signal", SignalConfig
 
-def _score_pair(
-    pair: Pair, config: SignalConfig, mos: MosPredictor | None, reasons: Counter[str]
-) -> dict[str, Any] | None:
-    """One row; None when the pair cannot be scored at all."""
-    try:
-        original, copy = (read_utterance(utterance, signal.SAMPLE_RATE) for utterance in pair)
-    except AudioFormatError:
-        reasons["unreadable audio"] += 1
-        return None
-    try:
-        signal.check_pair(original, copy)
-    except AudioFormatError as error:
-        reasons[str(error)] += 1
-        return None
-    aligned = signal.align(original, copy, max_shift_seconds=config.max_shift_seconds)
-    item: dict[str, Any] = {
-        "id": pair.original.id,
-        "speaker": pair.original.speaker,
-        "seconds": len(original) / signal.SAMPLE_RATE,
-        "copy_seconds": len(copy) / signal.SAMPLE_RATE,
-        "shift_seconds": aligned.shift_samples / signal.SAMPLE_RATE,
-    }
-    item |= _intrusive(aligned, config, reasons)
-    if "durations" in config.metrics:
-        item |= _durations(pair, config, reasons)
-    if mos is not None:
-        item["mos_original"], item["mos_copy"] = mos.predict([original, copy])
-    return item
+    def items(self) -> Iterator[Item]:
+        """Compare every pair that can be read."""
+        config, reasons = self.config, self.run.excluded
+        self.pairs, missing = self.run.open("pairs", lambda: pair_utterances(self.run.utterances(), config.copies))
+        reasons.update(missing)
+        self.mos: MosPredictor | None = self.run.open("mos", self._load_mos)
+        if self.mos is not None:
+            self.run.weights["mos"] = dict(self.mos.weights)
+        for pair in self.run.watch("Comparing recordings", self.pairs):
+            try:
+                original, copy = (read_utterance(utterance, signal.SAMPLE_RATE) for utterance in pair)
+            except AudioFormatError:
+                reasons["unreadable audio"] += 1
+                continue
+            try:
+                signal.check_pair(original, copy)
+            except AudioFormatError as error:
+                reasons[str(error)] += 1
+                continue
+            aligned = signal.align(original, copy, max_shift_seconds=config.max_shift_seconds)
+            item: dict[str, Any] = {
+                "id": pair.original.id,
+                "speaker": pair.original.speaker,
+                "seconds": len(original) / signal.SAMPLE_RATE,
+                "copy_seconds": len(copy) / signal.SAMPLE_RATE,
+                "shift_seconds": aligned.shift_samples / signal.SAMPLE_RATE,
+            }
+            item |= _intrusive(aligned, config, reasons)
+            if "durations" in config.metrics:
+                item |= _durations(pair, config, reasons)
+            if self.mos is not None:
+                item["mos_original"], item["mos_copy"] = self.mos.predict([original, copy])
+            yield item
+
+    def _load_mos(self) -> MosPredictor | None:
+        from vocable.evaluation.metrics.mos_predictors import load_mos
+
+        return load_mos(self.config.mos, self.run.device) if self.config.mos is not None else None
+
+    def nothing(self, reasons: str) -> ManifestError:
+        """Say how many pairs there were."""
+        return ManifestError(f"None of {len(self.pairs)} pairs could be scored ({reasons}).")
+
+    def scores(self, items: Items) -> dict[str, Score]:
+        """Average over utterances; durations over words."""
+        config, scores = self.config, {}
+        names = [name for metric in config.metrics for name in METRICS[metric]]
+        for name in [*names, *(("mos_original", "mos_copy") if self.mos is not None else ())]:
+            better, meaning = SCORES[name]
+            scores[name] = column_mean(items, name, better=better, meaning=meaning, **self.draws)
+        if "durations" in config.metrics:
+            scores["duration_consistency"] = column_ratio(
+                [item for item in items if item["words_matched"]],
+                "words_consistent",
+                "words_matched",
+                better="higher",
+                meaning=f"words said in both whose durations differ by at most {config.tolerance_seconds * 1000:g} ms",
+                **self.draws,
+            )
+        return scores
+
+    def conventions(self) -> dict[str, Any]:
+        """How recordings are aligned and compared."""
+        return {
+            "sample_rate": signal.SAMPLE_RATE,
+            "metrics": list(self.config.metrics),
+            "alignment": "envelopes to 1 ms, then waveforms within 2 ms where they correlate by 0.5",
+            "max_shift_seconds": self.config.max_shift_seconds,
+            "silent_below_peak": signal.SILENT_PEAK,
+            "mel_windows_and_bands": {str(size): bands for size, bands in signal.MEL_SIZES.items()},
+            "frame_seconds": signal.PITCH_HOP / signal.SAMPLE_RATE,
+            "pitch": "YIN, 60 to 450 Hz",
+            "duration_tolerance_seconds": self.config.tolerance_seconds,
+            "levels": "as recorded",
+            "mos": self.mos.name if self.mos is not None else None,
+        }
+
+    def measurements(self, items: Items) -> dict[str, Any]:
+        """Seconds, shifts and words."""
+        matched = [item for item in items if item.get("words_matched")]
+        total = sum(item["words_matched"] for item in matched)
+        return {
+            "seconds_original": sum(item["seconds"] for item in items),
+            "seconds_copies": sum(item["copy_seconds"] for item in items),
+            "mean_shift_seconds": sum(item["shift_seconds"] for item in items) / len(items),
+            "words_matched": total,
+            "words": sum(item["words"] for item in items if item.get("words") is not None),
+            "mean_duration_difference_seconds": (
+                sum(item["duration_difference"] * item["words_matched"] for item in matched) / total if total else None
+            ),
+        }
+
+    def notes(self, items: Items) -> list[str]:
+        """Warn where frames do not correspond."""
+        notes = []
+        if {"stoi", "pesq"} & set(self.config.metrics):
+            notes.append("STOI and PESQ judge waveforms that keep the original's timing: vocoders of units score low.")
+        off = sum(abs(item["seconds"] - item["copy_seconds"]) > 0.1 for item in items)
+        if off:
+            which = f"{off} of {len(items)} copies"
+            notes.append(f"{which} differ in length by over 0.1 s; their frames do not correspond.")
+        return notes
 
 
 def _intrusive(aligned: signal.Aligned, config: SignalConfig, reasons: Counter[str]) -> dict[str, float | None]:
-    """What needs the original, sample by sample; None, and a reason counted, where it cannot be had."""
+    """Metrics that need the original, sample by sample; None, and a reason counted, where one cannot be had."""
     original, copy = aligned.original, aligned.copy
     functions: dict[str, Callable[[Tensor, Tensor], float | None]] = {
         "stoi": signal.stoi,
@@ -220,72 +272,3 @@ def _durations(pair: Pair, config: SignalConfig, reasons: Counter[str]) -> dict[
         reasons["durations: no word times in " + ("the original" if original is None else "the copy")] += 1
         return dict.fromkeys(names)
     return dict(zip(names, compare_durations(original, copy, config.tolerance_seconds)))
-
-
-def _scores(items: Sequence[dict[str, Any]], config: SignalConfig, with_mos: bool) -> dict[str, Score]:
-    names = [name for metric in config.metrics for name in METRICS[metric]]
-    scores = {}
-    for name in [*names, *(("mos_original", "mos_copy") if with_mos else ())]:
-        kept = [item for item in items if item[name] is not None]
-        better, meaning = SCORES[name]
-        scores[name] = mean_score(
-            [item[name] for item in kept],
-            [item["speaker"] for item in kept],
-            better=better,  # type: ignore[arg-type]
-            meaning=meaning,
-            seed=config.seed,
-            num_resamples=config.num_resamples,
-        )
-    if "durations" in config.metrics:
-        kept = [item for item in items if item["words_matched"]]
-        scores["duration_consistency"] = ratio_score(
-            [item["words_consistent"] for item in kept],
-            [item["words_matched"] for item in kept],
-            [item["speaker"] for item in kept],
-            better="higher",
-            meaning=f"words said in both whose durations differ by at most {config.tolerance_seconds * 1000:g} ms",
-            seed=config.seed,
-            num_resamples=config.num_resamples,
-        )
-    return scores
-
-
-def _conventions(config: SignalConfig, mos: MosPredictor | None) -> dict[str, Any]:
-    return {
-        "sample_rate": signal.SAMPLE_RATE,
-        "metrics": list(config.metrics),
-        "alignment": "envelopes to 1 ms, then waveforms within 2 ms where they correlate by 0.5",
-        "max_shift_seconds": config.max_shift_seconds,
-        "silent_below_peak": signal.SILENT_PEAK,
-        "mel_windows_and_bands": {str(size): bands for size, bands in signal.MEL_SIZES.items()},
-        "frame_seconds": signal.PITCH_HOP / signal.SAMPLE_RATE,
-        "pitch": "YIN, 60 to 450 Hz",
-        "duration_tolerance_seconds": config.tolerance_seconds,
-        "levels": "as recorded",
-        "mos": mos.name if mos is not None else None,
-    }
-
-
-def _measurements(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    matched = [item for item in items if item.get("words_matched")]
-    total = sum(item["words_matched"] for item in matched)
-    return {
-        "seconds_original": sum(item["seconds"] for item in items),
-        "seconds_copies": sum(item["copy_seconds"] for item in items),
-        "mean_shift_seconds": sum(item["shift_seconds"] for item in items) / len(items),
-        "words_matched": total,
-        "words": sum(item["words"] for item in items if item.get("words") is not None),
-        "mean_duration_difference_seconds": (
-            sum(item["duration_difference"] * item["words_matched"] for item in matched) / total if total else None
-        ),
-    }
-
-
-def _notes(items: Sequence[dict[str, Any]], config: SignalConfig) -> list[str]:
-    notes = []
-    if {"stoi", "pesq"} & set(config.metrics):
-        notes.append("STOI and PESQ judge waveforms that keep the original's timing: vocoders of units score low.")
-    off = sum(abs(item["seconds"] - item["copy_seconds"]) > 0.1 for item in items)
-    if off:
-        notes.append(f"{off} of {len(items)} copies differ in length by over 0.1 s; their frames do not correspond.")
-    return notes

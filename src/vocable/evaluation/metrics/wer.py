@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Hashable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from vocable.errors import ConfigError, missing_extra
 from vocable.evaluation.results import Score, ratio_score
@@ -128,6 +128,15 @@ def error_rate(
         seed=seed,
         num_resamples=num_resamples,
     )
+
+
+def column_error_rate(
+    items: Sequence[Mapping[str, Any]], column: str, *, meaning: str, seed: int = 0, num_resamples: int = 2000
+) -> Score:
+    """`error_rate` of items that hold the counts in columns: `<column>_substitutions`, and so on; by `speaker` too."""
+    counts = [ErrorCounts(*(item[f"{column}_{part}"] for part in ErrorCounts._fields)) for item in items]
+    speakers = [item["speaker"] for item in items]
+    return error_rate(counts, speakers, meaning=meaning, seed=seed, num_resamples=num_resamples)
 
 
 def align_texts(reference: str, hypothesis: str, normaliser: str = "english") -> list[AlignedText]:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from vocable.errors import ConfigError, FingerprintError, UnknownNameError
 from vocable.evaluation.comparison.compare import CompareConfig, compare_results
-from vocable.evaluation.ctc_probe import evaluate_recognition, probe_inputs
 from vocable.evaluation.ctc_probe_model import (
     ProbeConfig,
     UnitRecogniser,
@@ -21,7 +20,9 @@ from vocable.evaluation.ctc_probe_model import (
     recognise,
     steps_needed,
 )
+from vocable.evaluation.recognition import Recognition, RecognitionConfig, probe_inputs
 from vocable.evaluation.results import load_result, save_result
+from vocable.evaluation.runner import run_benchmark
 from vocable.types import SpeechTokens, Utterance
 
 LETTERS = "abcdefgh "
@@ -66,10 +67,14 @@ def spoken(first: int, count: int, seed: int, books: int = 1, mute: bool = False
         yield Utterance(id=f"u{index}", audio=Path("x"), text=text, speaker=f"s{index % 4}"), tokens
 
 
-def evaluate(train, test, books: int = 1, **settings):
-    chosen: dict[str, Any] = SMALL | {"epochs": 6} | settings
-    config = ProbeConfig(**chosen)
-    return evaluate_recognition(Source(train, num_codebooks=books), Source(test, num_codebooks=books), config)  # type: ignore[arg-type]
+def evaluate_recognition(train, test, **settings: Any):
+    config = RecognitionConfig(manifest=Path("a"), test_manifest=Path("b"), device="cpu", **(SMALL | settings))
+    return run_benchmark(Recognition(config, {"train": train, "test": test}))
+
+
+def evaluate(train, test, books: int = 1, **settings: Any):
+    sources = [Source(part, num_codebooks=books) for part in (train, test)]
+    return evaluate_recognition(*sources, **({"epochs": 6} | settings))
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +158,11 @@ def test_characters_that_training_never_saw_are_errors():
 
 
 def test_what_does_not_belong_together_is_refused():
-    config = ProbeConfig(**SMALL)
     train, test = list(spoken(0, 10, 0)), list(spoken(20, 4, 1))
 
-    def check(error, match, first, second, *, config=config):
+    def check(error, match, first, second, **settings):
         with pytest.raises(error, match=match):
-            evaluate_recognition(first, second, config)
+            evaluate_recognition(first, second, **settings)
 
     check(FingerprintError, "to train on was made for fingerprint hand", Source(train), Source(test, name="other"))
     check(ConfigError, "1 utterances are in both manifests, 'u3' for one", Source(train), Source(train[3:4]))
@@ -166,8 +170,8 @@ def test_what_does_not_belong_together_is_refused():
     check(FingerprintError, r"ids from \d+ to \d+, outside a codebook of 5", *(Source(p, 5) for p in (train, test)))
     sources = [Source(part, frame_rate=None) for part in (train, test)]
     check(ConfigError, "follow words and have no frames.*input=runs", *sources)
-    check(UnknownNameError, "english", Source(train), Source(test), config=ProbeConfig(normaliser="englsh"))
-    assert evaluate_recognition(*sources, ProbeConfig(**SMALL, epochs=1, input="runs")).items  # type: ignore[arg-type]
+    check(UnknownNameError, "english", Source(train), Source(test), normaliser="englsh")
+    assert evaluate_recognition(*sources, epochs=1, input="runs").items
 
 
 @pytest.mark.parametrize(
