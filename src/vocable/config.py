@@ -33,14 +33,23 @@ def load_config(kind: type[C], path: Path | None = None, overrides: Sequence[str
         ConfigError: the file is missing or not a mapping, a key is unknown (the nearest one is named), a value has the
             wrong type or is out of range.
     """
+    values = read_overrides(overrides, below=read_yaml(Path(path)) if path is not None else {})
+    return config_from_dict(kind, values, source=str(path) if path else "overrides")
+
+
+def read_overrides(overrides: Sequence[str], below: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Turn overrides such as `lm.context_tokens=512` into nested dictionaries, on top of `below`.
+
+    Raises:
+        ConfigError: an override has no "=".
+    """
     dotted: dict[str, Any] = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise ConfigError(f"Override {override!r} has no '='. Write it as lm.context_tokens=512.")
         dotted[key.strip().lstrip("-")] = yaml.safe_load(text)
-    values = nest(dotted, below=read_yaml(Path(path)) if path is not None else {})
-    return config_from_dict(kind, values, source=str(path) if path else "overrides")
+    return nest(dotted, below)
 
 
 def nest(dotted: Mapping[str, Any], below: Mapping[str, Any] | None = None) -> dict[str, Any]:

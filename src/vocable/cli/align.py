@@ -2,72 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from vocable.cli.options import OverwriteOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vocable.recognition.aligner import AlignerConfig
+    from vocable.recognition.run import AlignConfig
     from vocable.types import Utterance
 
 
-def align(
-    manifest: Path,
-    out: Path,
-    *,
-    aligner: str,
-    language: str = "en",
-    device: str = "cpu",
-    tier: str | None = None,
-    times_from: Literal["utterance", "file"] = "utterance",
-    max_missing: float = 0.5,
-    max_seconds: float = 120.0,
-    strict: bool = False,
-    compare: bool = False,
-    overwrite: bool = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class AlignCommandConfig(OverwriteOption):
+    """Utterances whose words are timed."""
+
+    manifest: Path
+    """Manifest of utterances with text (JSONL)."""
+    out: Path
+    """The manifest to write."""
+    compare: bool = False
+    """Also print how well the result agrees with the words that the manifest has already."""
+
+
+def align(config: AlignCommandConfig, rules: AlignConfig, aligner: AlignerConfig) -> None:
     """Find the time of every word of a manifest's texts; writes the manifest with `words`.
 
     Beside OUT: OUT.report.jsonl (words that were read otherwise than written, letters or words that were left out,
     interpolated times) and rejected.jsonl (utterances without a result). A run that was stopped goes on where it was.
 
-    Args:
-        manifest: Utterances with text.
-        out: The manifest to write.
-        aligner: ctc:NAME (a CTC recogniser of transformers), posteriors:FOLDER (log posteriors that you made),
-            pocketsphinx, whisper:NAME, textgrid:FOLDER, ctm:FILE, or whisperx:FOLDER (also JSON of Whisper and
-            transformers).
-        language: Of utterances whose line names none; decides how numbers are read.
-        device: For ctc and whisper, such as cuda.
-        tier: For textgrid, the tier with the words; without it "words", or the only one.
-        times_from: For textgrid, ctm and whisperx: entries are named after, and times count from, the utterance or its
-            whole audio file.
-        max_missing: Share of the words of an utterance that may be interpolated before it is rejected.
-        max_seconds: For ctc: longer utterances are rejected.
-        strict: Stop at the first utterance that cannot be aligned, and at a letter that a CTC vocabulary lacks.
-        compare: Also print how well the result agrees with the words that the manifest has already.
-        overwrite: Replace OUT and begin anew.
+    vocable align corpus.jsonl aligned.jsonl --aligner pocketsphinx
+    vocable align corpus.jsonl aligned.jsonl --aligner ctc:facebook/wav2vec2-base-960h --device cuda
     """
     from vocable.audio.manifest import read_manifest
     from vocable.progress import progress
-    from vocable.recognition.aligner import AlignerConfig, open_aligner
-    from vocable.recognition.run import AlignConfig, align_manifest
+    from vocable.recognition.aligner import open_aligner
+    from vocable.recognition.run import align_manifest
     from vocable.recognition.stamp_aligner import StampAligner
 
-    config = AlignConfig(default_language=language, max_missing=max_missing, strict=strict)
-    utterances = read_manifest(manifest, strict=strict)
-    opened = open_aligner(
-        AlignerConfig(
-            aligner=aligner,
-            strict_symbols=strict,
-            max_seconds=max_seconds,
-            device=device,
-            tier=tier,
-            times_from=times_from,
-        )
-    )
+    out = config.out
+    utterances = read_manifest(config.manifest, strict=rules.strict)
+    opened = open_aligner(aligner)
     with progress("Aligning", len(utterances)) as advance:
-        report = align_manifest(utterances, opened, out, config, overwrite, on_progress=advance)
+        report = align_manifest(utterances, opened, out, rules, config.overwrite, on_progress=advance)
     kept = f", {report.num_kept} of them by an earlier run" if report.num_kept else ""
     words = f"{report.num_words} words, {report.num_interpolated} of them interpolated"
     print(f"{out}: {report.num_aligned} utterances{kept}; {words}")
@@ -77,29 +57,37 @@ def align(
     unasked = opened.unasked() if isinstance(opened, StampAligner) else []
     if unasked:
         print(f"{len(unasked)} of the aligner's entries belong to no utterance, such as {unasked[0]}")
-    if compare:
-        print_agreement(utterances, read_manifest(out), str(manifest), str(out))
+    if config.compare:
+        print_agreement(utterances, read_manifest(out), str(config.manifest), str(out))
 
 
-def align_compare(first: Path, second: Path, out: Path | None = None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Two manifests of the same utterances."""
+
+    first: Path
+    """A manifest with words, taken as the reference."""
+    second: Path
+    """Another one with words of the same utterances."""
+    out: Path | None = None
+    """A file for the numbers, as JSON."""
+
+
+def align_compare(config: CompareConfig) -> None:
     """Measure how well the word times of two manifests agree; the first one is taken as the reference.
 
-    Args:
-        first: A manifest with words.
-        second: Another one with words of the same utterances.
-        out: Where to write the numbers as JSON.
+    vocable align compare reference.jsonl aligned.jsonl --out agreement.json
     """
+    import json
+
     from vocable.audio.manifest import read_manifest
+    from vocable.files import write_text
 
-    record = print_agreement(read_manifest(first), read_manifest(second), str(first), str(second))
-    if out is not None:
-        import json
-
-        from vocable.files import replace_file
-
-        with replace_file(out) as file:
-            file.write(json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n")
-        print(f"Results: {out}")
+    files = config.first, config.second
+    record = print_agreement(*(read_manifest(file) for file in files), *map(str, files))
+    if config.out is not None:
+        write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", config.out)
+        print(f"Results: {config.out}")
 
 
 def print_agreement(
@@ -188,4 +176,4 @@ def _show_interval(interval: tuple[float, float] | None, is_time: bool) -> str:
     return "-" if interval is None else " to ".join(_show(end, is_time) for end in interval)
 
 
-COMMANDS = {"align": align, "align compare": align_compare}
+COMMANDS = {"align MANIFEST OUT": align, "align compare FIRST SECOND": align_compare}

@@ -1,43 +1,50 @@
-"""`vocable sequences show | leakage`: look at what a language model reads, and at what splits share."""
+"""`vocable sequences` and `vocable subwords`: what a language model reads, and what a second of speech costs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from vocable.cli.options import OverwriteOption
 
 if TYPE_CHECKING:
     from vocable.sequences.joint_layouts import JointLayout
     from vocable.sequences.joint_rows import JointExample
     from vocable.sequences.joint_vocabulary import JointVocabulary
+    from vocable.sequences.subwords import SubwordConfig
 
 
-def show(
-    manifest: Path,
-    tokens: Path,
-    layout: str = "ast",
-    text_tokenizer: str = "HuggingFaceTB/SmolLM2-135M",
-    subwords: Path | None = None,
-    id: str | None = None,
-    epoch: int = 0,
-    seed: int = 0,
-    picture: Path | None = None,
-    overrides: tuple[str, ...] = (),
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """An utterance, and the layout of the sequence that it becomes."""
+
+    manifest: Path
+    """Utterances (JSONL) with text and, for layouts that switch at words, word times."""
+    tokens: Path
+    """Folder of token shards of the same utterances."""
+    layout: str = "ast"
+    """unit-only, text-only, cst, cst-u2t, cst-t2u, ast, sims or spirit-lm."""
+    text_tokenizer: str = "HuggingFaceTB/SmolLM2-135M"
+    """Folder, asset or hub name of the text tokenizer."""
+    subwords: Path | None = None
+    """Folder of unit subwords to use in the place of units."""
+    id: str | None = None
+    """Utterance to show; without it, the first that has tokens, and words if any has."""
+    epoch: int = 0
+    """Epoch to show: what is drawn is drawn anew in each."""
+    seed: int = 0
+    """Seed of what is drawn."""
+    picture: Path | None = None
+    """A .svg or .html file to draw the sequence into."""
+
+
+def show(config: ShowConfig, overrides: tuple[str, ...] = ()) -> None:
     """Print one sequence as a language model reads it: segments with modality, words and times.
 
-    Settings of the layout can follow, e.g. spans.kind=poisson spans.mean_words=10 marks=modality.
+    Settings of the layout can be given too, e.g. spans.kind=poisson spans.mean_words=10 marks=modality.
 
-    Args:
-        manifest: The utterances, with text and, for layouts that switch at words, word times.
-        tokens: Folder of token shards of the same utterances.
-        layout: unit-only, text-only, cst, cst-u2t, cst-t2u, ast, sims or spirit-lm.
-        text_tokenizer: Folder, asset or hub name of the text tokenizer.
-        subwords: Folder of unit subwords to use in the place of units.
-        id: Which utterance; without it, the first that has tokens, and words if any has.
-        epoch: What is drawn, is drawn anew in each.
-        seed: Of what is drawn.
-        picture: A .svg or .html file to draw the sequence into.
-        overrides: Settings of the layout.
+    vocable sequences show aligned.jsonl tokens --layout ast spans.mean_words=10 --picture row.svg
     """
     from vocable.audio.manifest import read_manifest
     from vocable.cli.showing import print_sequence
@@ -47,38 +54,47 @@ def show(
     from vocable.sequences.text_tokenizers import load_text_tokenizer
     from vocable.tokens.shards import TokenShards
 
-    shards = TokenShards(tokens)
-    found = None
-    if subwords is not None:
-        found = UnitSubwords.load(subwords)
-        found.check(shards.fingerprint, f"the shard folder {tokens}")
-    reader = load_text_tokenizer(text_tokenizer)
-    vocabulary = joint_vocabulary(reader, found or shards.card["codebook_size"])
-    chosen = _with_overrides(layout, vocabulary, seed, overrides).bind(reader, found)
-    example = _find_example(read_manifest(manifest, check_audio=False), shards, id)
-    sequence = chosen.build_sequence(example, epoch=epoch)
-    title = f"{example.id}: {layout}, epoch {epoch}, seed {seed}, {len(sequence.token_ids)} tokens"
+    shards = TokenShards(config.tokens)
+    subwords = None
+    if config.subwords is not None:
+        subwords = UnitSubwords.load(config.subwords)
+        subwords.check(shards.fingerprint, f"the shard folder {config.tokens}")
+    reader = load_text_tokenizer(config.text_tokenizer)
+    vocabulary = joint_vocabulary(reader, subwords or shards.card["codebook_size"])
+    chosen = _with_overrides(config.layout, vocabulary, config.seed, overrides).bind(reader, subwords)
+    example = _find_example(read_manifest(config.manifest, check_audio=False), shards, config.id)
+    sequence = chosen.build_sequence(example, epoch=config.epoch)
+    title = f"{example.id}: {config.layout}, epoch {config.epoch}, seed {config.seed}, {len(sequence.token_ids)} tokens"
     print_sequence(sequence, vocabulary, example.frame_rate, title)
-    if picture is not None:
-        write_picture(picture, sequence, vocabulary, example.frame_rate, title)
-        print(f"The picture is in {picture}")
+    if config.picture is not None:
+        write_picture(config.picture, sequence, vocabulary, example.frame_rate, title)
+        print(f"The picture is in {config.picture}")
 
 
-def leakage(train: Path, test: Path, min_text_words: int = 1) -> None:
+@dataclass(frozen=True, kw_only=True)
+class LeakageConfig:
+    """Two manifests that should share nothing."""
+
+    train: Path
+    """The manifest that a model learns from."""
+    test: Path
+    """The manifest that it is tested on."""
+    min_text_words: int = 1
+    """Fewest words of a text that is compared."""
+
+
+def leakage(config: LeakageConfig) -> None:
     """Look for ids, speakers and texts that two manifests share; ends with an error if there are any.
 
-    Args:
-        train: The manifest that a model learns from.
-        test: The manifest that it is tested on.
-        min_text_words: Shorter texts are not compared.
+    vocable sequences leakage train.jsonl test.jsonl
     """
     from rich.console import Console
 
     from vocable.audio.manifest import read_manifest
     from vocable.sequences.leakage import check_leakage
 
-    sets = [read_manifest(path, check_audio=False) for path in (train, test)]
-    report = check_leakage(*sets, min_text_words=min_text_words)
+    sets = [read_manifest(path, check_audio=False) for path in (config.train, config.test)]
+    report = check_leakage(*sets, min_text_words=config.min_text_words)
     console = Console(highlight=False, soft_wrap=True)
     for kind, count in report.unknown.items():
         if count:
@@ -87,27 +103,117 @@ def leakage(train: Path, test: Path, min_text_words: int = 1) -> None:
     console.print(f"{report.num_train} and {report.num_test} utterances share no id, no speaker and no text.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class FitSubwordsConfig(OverwriteOption):
+    """Units to learn subwords from."""
+
+    tokens: Path
+    """Folder of token shards, as 'vocable tokenize' writes them."""
+    out: Path
+    """Folder for the subwords."""
+
+
+def fit_subwords(config: FitSubwordsConfig, learning: SubwordConfig) -> None:
+    """Learn unit subwords from token shards: tokens that span several units and can be turned back into them.
+
+    vocable subwords fit tokens subwords --vocabulary-size 2000
+    """
+    from rich.console import Console
+
+    from vocable.errors import OutputError
+    from vocable.progress import progress
+    from vocable.sequences.subwords import CARD_NAME, UnitSubwords
+    from vocable.tokens.shards import TokenShards
+
+    if (config.out / CARD_NAME).exists() and not config.overwrite:
+        raise OutputError(f"{config.out}: holds subwords already. Give another folder, or --overwrite.")
+    shards = TokenShards(config.tokens)
+    with progress("Reading units", len(shards)) as advance:
+        subwords = UnitSubwords.fit(shards, shards.card, learning, on_utterance=lambda _: advance(1))
+    subwords.save(config.out)
+    console = Console(highlight=False, soft_wrap=True)
+    if subwords.size < learning.vocabulary_size:
+        console.print(f"These tokens hold only {subwords.size} subwords of the {learning.vocabulary_size} asked for.")
+    console.print(
+        f"{subwords.size} subwords of up to {int(subwords.lengths.max())} units, over {learning.over}, are in "
+        f"{config.out} (fingerprint {subwords.fingerprint})."
+    )
+    console.print(f"Their rate: vocable subwords rate {config.out} {config.tokens}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateConfig:
+    """Subwords, and the units that they are counted on."""
+
+    subwords: Path
+    """Folder of unit subwords, as 'vocable subwords fit' writes them."""
+    tokens: Path
+    """Folder of token shards of the same tokenizer."""
+    text_tokenizer: str | None = None
+    """Folder, asset or hub name of a text tokenizer, to count the tokens of the text too."""
+    out: Path | None = None
+    """A JSON file for the numbers."""
+
+
+def rate(config: RateConfig) -> None:
+    """Count tokens per second of audio: frames, runs, unit subwords, and text tokens of the same utterances.
+
+    vocable subwords rate subwords tokens --text-tokenizer HuggingFaceTB/SmolLM2-135M
+    """
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from vocable.files import write_text
+    from vocable.progress import progress
+    from vocable.sequences.subword_rate import measure_rate
+    from vocable.sequences.subwords import UnitSubwords
+    from vocable.sequences.text_tokenizers import load_text_tokenizer
+    from vocable.tokens.shards import TokenShards
+
+    subwords, shards = UnitSubwords.load(config.subwords), TokenShards(config.tokens)
+    subwords.check(shards.fingerprint, f"the shard folder {config.tokens}")
+    count = None
+    if config.text_tokenizer is not None:
+        reader = load_text_tokenizer(config.text_tokenizer)
+        count = lambda text: len(reader.encode(text, add_special_tokens=False))  # noqa: E731
+    with progress("Counting tokens", len(shards)) as advance:
+        result = measure_rate(subwords, shards, shards.card["frame_rate"], count, on_utterance=lambda _: advance(1))
+    table = Table(title=f"{result.seconds / 60:.1f} minutes, {result.num_utterances} utterances")
+    for column in ("tokens", "per second", "ms each"):
+        table.add_column(column, justify="left" if column == "tokens" else "right")
+    rows = [
+        ("frames", result.frames_per_second),
+        ("runs", result.runs_per_second),
+        (f"subwords ({subwords.size}, over {subwords.card.over})", result.subwords_per_second),
+        (f"text ({config.text_tokenizer}; {result.num_with_text} utterances)", result.text_tokens_per_second),
+    ]
+    for name, per_second in rows:
+        if per_second is not None:
+            table.add_row(name, f"{per_second:.2f}", f"{1000 / per_second:.0f}" if per_second else "")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(
+        f"A subword spans {result.units_per_subword:.2f} {subwords.card.over} and "
+        f"{1000 * result.seconds_per_subword:.0f} ms on average; {result.num_subwords_used} of {subwords.size} occur."
+    )
+    if result.subwords_per_text_token is not None:
+        console.print(f"{result.subwords_per_text_token:.2f} subwords to a text token.")
+    if config.out is not None:
+        used = {"subwords": subwords.fingerprint, "tokenizer": shards.fingerprint}
+        values = {**used, "text_tokenizer": config.text_tokenizer, **result._asdict()}
+        write_text(json.dumps(values, indent=2) + "\n", config.out)
+        console.print(f"The numbers are in {config.out}")
+
+
 def _with_overrides(name: str, vocabulary: JointVocabulary, seed: int, overrides: tuple[str, ...]) -> JointLayout:
     """The preset, with settings of the command line on top, checked as any config."""
-    import yaml
-
-    from vocable.errors import ConfigError
+    from vocable.config import read_overrides
     from vocable.sequences.joint_layouts import JointLayout, make_layout
     from vocable.sequences.layouts import change_layout
 
-    settings: dict[str, object] = {}
-    for override in overrides:
-        key, _, text = override.lstrip("-").partition("=")
-        parent, _, last = key.partition(".")
-        value = yaml.safe_load(text)
-        if not last:
-            settings[parent] = value
-            continue
-        nested = settings.setdefault(parent, {})
-        if not isinstance(nested, dict) or "." in last:
-            raise ConfigError(f"The layout {name!r} has no settings under {key!r}.")
-        nested[last] = value
-    layout = change_layout(make_layout(name, vocabulary, seed=seed), settings)
+    layout = change_layout(make_layout(name, vocabulary, seed=seed), read_overrides(overrides))
     assert isinstance(layout, JointLayout)
     return layout
 
@@ -128,4 +234,9 @@ def _find_example(utterances, shards, id: str | None) -> JointExample:
     raise ManifestError(f"{shards.folder}: has no tokens of {wanted}. Tokenize the manifest: vocable tokenize")
 
 
-COMMANDS = {"sequences show": show, "sequences leakage": leakage}
+COMMANDS = {
+    "sequences show MANIFEST TOKENS": show,
+    "sequences leakage TRAIN TEST": leakage,
+    "subwords fit TOKENS OUT": fit_subwords,
+    "subwords rate SUBWORDS TOKENS": rate,
+}

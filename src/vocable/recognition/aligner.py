@@ -63,18 +63,19 @@ class AlignerConfig:
     """Which aligner, and how it works."""
 
     aligner: str
-    """See `ALIGNERS`."""
-    strict_symbols: bool = False
-    """For ctc and posteriors: a letter that the vocabulary lacks is an error instead of a note."""
+    """ctc:NAME (a CTC recogniser of transformers), posteriors:FOLDER (log posteriors that you made), pocketsphinx,
+    whisper:NAME, textgrid:FOLDER, ctm:FILE, or whisperx:FOLDER (also JSON of Whisper and transformers)."""
+    strict: bool = False
+    """A letter that the vocabulary of ctc or posteriors lacks is an error instead of a note."""
     max_seconds: float = 120.0
-    """For ctc: longer utterances are refused; attention takes memory in the square of the length."""
+    """Longest utterance for ctc, whose attention takes memory in the square of the length; longer ones are rejected."""
     device: str = "cpu"
-    """For ctc and whisper."""
+    """Where ctc and whisper compute, such as cuda."""
     tier: str | None = None
-    """For textgrid: the tier with the words; None takes "words", else the only interval tier."""
+    """Tier of a TextGrid with the words. Without it, "words", else the only interval tier."""
     times_from: TimesFrom = "utterance"
-    """For textgrid, ctm and whisperx: what entries are named after and times are counted from. The utterance (its id),
-    or its whole audio file (the file's name without suffix)."""
+    """What entries of textgrid, ctm and whisperx are named after and counted from: the utterance (its id), or its whole
+    audio file (the file's name without suffix)."""
 
     def __post_init__(self) -> None:
         kind, _, argument = self.aligner.partition(":")
@@ -98,11 +99,11 @@ def open_aligner(config: AlignerConfig) -> Aligner:
     if kind == "ctc":
         from vocable.recognition.ctc_aligner import load_ctc
 
-        return load_ctc(argument, config.device, config.max_seconds, config.strict_symbols)
+        return load_ctc(argument, config.device, config.max_seconds, config.strict)
     if kind == "posteriors":
         from vocable.recognition.posterior_files import PosteriorFolder
 
-        return PosteriorFolder(Path(argument), config.strict_symbols)
+        return PosteriorFolder(Path(argument), config.strict)
     if kind == "pocketsphinx":
         from vocable.recognition.pocketsphinx_aligner import PocketsphinxAligner
 

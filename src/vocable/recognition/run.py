@@ -31,12 +31,12 @@ KEY = "alignment"
 class AlignConfig:
     """What does not depend on the aligner."""
 
-    default_language: str = "en"
-    """Of utterances whose manifest line names none."""
+    language: str = "en"
+    """Language of utterances whose manifest line names none; it decides how numbers are read."""
     max_missing: float = MAX_MISSING
     """Share of an utterance's words that may be interpolated; beyond it, the utterance is rejected."""
     strict: bool = False
-    """Stop at the first utterance that cannot be aligned."""
+    """Stop at the first utterance that cannot be aligned, and at a letter that a CTC vocabulary lacks."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_missing <= 1:
@@ -69,7 +69,7 @@ def align_utterance(utterance: Utterance, aligner: Aligner, config: AlignConfig 
     config = config or AlignConfig()
     if not (utterance.text or "").strip():
         raise AlignmentError(f"{utterance.id} has no text to align.")
-    language = utterance.language or config.default_language
+    language = utterance.language or config.language
     words = spoken_words(utterance.text or "", language)
     duration = utterance.duration or audio_info(utterance.audio).duration - utterance.start
     found = aligner.find(utterance, words, language)
@@ -151,7 +151,7 @@ def _earlier(
         if new is None:
             raise OutputError(f"{out}: holds {old.id}, which the manifest lacks. {remedy}")
         same = _what_counts(old) == _what_counts(new)
-        if same and record is not None and record.get("language") == (new.language or config.default_language):
+        if same and record is not None and record.get("language") == (new.language or config.language):
             kept[old.id] = replace(new, words=old.words, extra={**new.extra, KEY: record})
     return kept
 

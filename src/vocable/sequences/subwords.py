@@ -50,15 +50,15 @@ class SubwordConfig:
     vocabulary_size: int = 10_000
     """Subwords, single units included. A small corpus may hold fewer; `UnitSubwords.size` says how many there are."""
     model: Literal["bpe", "unigram"] = "bpe"
-    """SentencePiece's kind of model. Unread for SUTLM; of the same size, BPE's strings were shorter on speech."""
+    """Kind of SentencePiece model. Not known for SUTLM; of the same size, BPE's strings were shorter on speech."""
     over: Over = "runs"
-    """Read units with their runs collapsed, or one unit a frame. Unread for SUTLM."""
+    """Read units with their runs collapsed, or one unit a frame. Not known for SUTLM."""
     max_units: int = 16
     """Units in the longest subword; 16 is SentencePiece's own limit on characters."""
     training_share: float = 1.0
     """Share of the utterances, chosen by the hash of their id, that subwords are learned from."""
     num_threads: int = 1
-    """Of SentencePiece. With several, sums of the unigram model run in another order."""
+    """Threads of SentencePiece. With several, sums of the unigram model run in another order."""
 
     def __post_init__(self) -> None:
         if self.vocabulary_size < 2 or self.max_units < 1 or self.num_threads < 1:
