@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vocable.errors import ConfigError, NumericsError
-from vocable.lm.generation import GenerationConfig, generate_units, mean_unit_seconds
+from vocable.lm.generation import GenerationConfig, generate_units
 from vocable.lm.packed import enable_packing
 from vocable.lm.surgery import replace_vocabulary
 from vocable.sequences import UnitVocabulary
@@ -184,11 +184,6 @@ def test_wrong_calls_are_explained(unit_model):
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         GenerationConfig(**settings)
-
-
-def test_mean_unit_seconds():
-    seconds = mean_unit_seconds(torch.tensor([0, 2, 0]), torch.tensor([2, 5, 4]), 4, frame_rate=50.0)
-    torch.testing.assert_close(seconds, torch.tensor([3, 11 / 3, 5, 11 / 3]) / 50)
 
 
 @pytest.mark.parametrize("name", ["opt", "llama_tied", "qwen2", "gpt_neox_untied"])

@@ -27,6 +27,7 @@ from vocable.tokens import (
     streaming,
     write_token_shard,
 )
+from vocable.tokens.silence import frame_levels
 from vocable.types import SpeechTokens, Stream, Utterance, Word
 
 NUM_UTTERANCES = 7
@@ -99,6 +100,40 @@ def test_datasets_reads_the_shards(corpus: Path, tmp_path: Path):
     assert [row["codes"] for row in rows] == [tokens.codes.tolist() for _, tokens in expected]
     assert [row["durations"] for row in rows] == [tokens.durations.tolist() for _, tokens in expected]
     assert rows.features["codes"].feature.feature.dtype == "uint16"
+
+
+def test_equal_input_gives_equal_files_and_times_go_to_the_log(corpus: Path, broken_corpus: Path, tmp_path: Path):
+    for name, processes in (("one", 1), ("two", 1), ("three", 2)):
+        run(corpus, tmp_path / name, manifest=broken_corpus, processes=processes)
+    first = {path.name: path.read_bytes() for path in sorted((tmp_path / "one").glob("*.parquet"))}
+    assert len(first) == 5
+    for name in ("two", "three"):
+        assert {path.name: path.read_bytes() for path in sorted((tmp_path / name).glob("*.parquet"))} == first
+    lines = [json.loads(line) for line in (tmp_path / "one" / "tokenize-log.jsonl").read_text().splitlines()]
+    assert sorted(line["shard"] for line in lines) == list(first) and all(line["seconds"] > 0 for line in lines)
+    assert sum(line["audio_seconds"] for line in lines) == pytest.approx((5 * 4_000 + 1_111 * 10) / 16_000 + 1.25)
+
+
+def test_loudness_is_kept_for_the_first_utterances_and_gives_the_units_of_silence(corpus, tmp_path, monkeypatch):
+    from vocable.lm import unit_facts
+
+    run(corpus, tmp_path / "all")
+    monkeypatch.setattr(shards, "NUM_HEARD", 0)
+    run(corpus, tmp_path / "none")
+    assert None not in TokenShards(tmp_path / "all").values("levels")
+    assert set(TokenShards(tmp_path / "none").values("levels")) == {None}
+    monkeypatch.setattr(shards, "NUM_HEARD", 3)
+    run(corpus, tmp_path / "three")
+    stored = [levels is not None for levels in TokenShards(tmp_path / "three").values("levels")]
+    assert stored == [True] * 3 + [False] * (NUM_UTTERANCES - 3)
+
+    monkeypatch.setattr(unit_facts, "frame_levels", lambda *call: frame_levels(*call) - 1000)  # shows who listened
+    tokenizer = make_tokenizer(seed=0)
+    assert unit_facts.measure_units(TokenShards(tmp_path / "none"), tokenizer).silence_units != ()
+    monkeypatch.undo()
+    listened = unit_facts.measure_units(TokenShards(tmp_path / "none"), tokenizer)
+    for name in ("all", "three"):
+        assert unit_facts.measure_units(TokenShards(tmp_path / name), tokenizer) == listened
 
 
 SLOW_RUN = """

@@ -2,8 +2,12 @@
 
 import torch
 
-from vocable.tokens.silence import silence_units
+from vocable.tokens.silence import frame_levels, silence_units
 from vocable.types import SpeechTokens
+
+
+def quiet_units(waveform: torch.Tensor, tokens: SpeechTokens, size: int) -> tuple[int, ...]:
+    return silence_units([(frame_levels(waveform, tokens.num_frames, 16_000, 50.0), tokens)], size)
 
 
 def test_the_unit_of_quiet_frames_is_silence():
@@ -12,11 +16,11 @@ def test_the_unit_of_quiet_frames_is_silence():
     units = torch.tensor([2, 2, 0, 1, 1, 0, 0, 2])
     waveform = torch.cat([loudness[unit] * torch.sin(torch.arange(320) * 0.5) for unit in units.tolist()])
     frames = SpeechTokens(codes=units[None])
-    assert silence_units([(waveform, frames)], 4, sample_rate=16_000, frame_rate=50.0) == (2,)
+    assert quiet_units(waveform, frames, 4) == (2,)
 
 
 def test_loudness_of_the_recording_does_not_matter_and_runs_are_expanded():
     runs = SpeechTokens(codes=torch.tensor([[1, 0]]), durations=torch.tensor([3, 5]))
     waveform = torch.cat([0.0002 * torch.ones(3 * 320), 0.02 * torch.ones(5 * 320)])
-    assert silence_units([(waveform, runs)], 2, sample_rate=16_000, frame_rate=50.0) == (1,)
-    assert silence_units([(waveform * 30, runs)], 2, sample_rate=16_000, frame_rate=50.0) == (1,)
+    assert quiet_units(waveform, runs, 2) == (1,)
+    assert quiet_units(waveform * 30, runs, 2) == (1,)

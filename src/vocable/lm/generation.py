@@ -145,7 +145,7 @@ def generate_units(
         prompts: units as the model was trained on them (collapsed, if it was); an empty prompt starts from nothing.
         config: sampling, lengths and guards.
         vocabulary: token ids of units and of the end symbol.
-        seconds_per_unit: expected duration of a generated unit, for all or for each unit (`mean_unit_seconds`).
+        seconds_per_unit: expected duration of a generated unit, for all or for each unit (`UnitCounts.mean_seconds`).
         silence_units: units of the silence guard.
         seeds: one per prompt, instead of `config.seed` + position.
         bos: open each prompt with the start symbol, as in training.
@@ -203,16 +203,6 @@ def continue_rows(model: PreTrainedModel, rows: Sequence[Row], config: Generatio
     for start in range(0, len(rows), config.batch_size):
         _continue_batch(model, by_length[start : start + config.batch_size], config, rules)
     model.train(was_training)
-
-
-def mean_unit_seconds(
-    units: Int[Tensor, " runs"], durations: Int[Tensor, " runs"], codebook_size: int, frame_rate: float
-) -> Float[Tensor, " codebook_size"]:
-    """Average how long each unit lasts when runs are collapsed; units never seen get the average of all runs."""
-    total = torch.zeros(codebook_size).index_add_(0, units.long(), durations.float())
-    count = torch.zeros(codebook_size).index_add_(0, units.long(), torch.ones(len(units)))
-    overall = durations.float().mean() if len(durations) else torch.tensor(1.0)
-    return torch.where(count > 0, total / count.clamp(min=1), overall) / frame_rate
 
 
 @torch.inference_mode()

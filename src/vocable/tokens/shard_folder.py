@@ -9,6 +9,7 @@ from vocable.errors import OutputError
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
+LOG_FILE = "tokenize-log.jsonl"
 _LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
@@ -33,5 +34,19 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
 
 
+def append_line(text: str, path: Path) -> None:
+    """Add a line in one write, so that lines of several processes do not mix.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            file.write(text.encode() + b"\n")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}. Free some space.") from error
+
+
 def is_foreign(item: Path) -> bool:
-    return item.name not in {"rejected.jsonl", LOCK_FILE} and not _LEFTOVER.fullmatch(item.name)
+    """Whether a file forbids the use of a folder that has no record of a run."""
+    return item.name not in {"rejected.jsonl", LOCK_FILE, LOG_FILE} and not _LEFTOVER.fullmatch(item.name)

@@ -1,8 +1,9 @@
 """Utterances with their tokens as rows of a Parquet table, and back.
 
-The columns are the keys of a manifest line, then `codes` (one list per level), `durations`, and for tokens that follow
-words `token_words` and `spans`. A tokenizer with several streams has these four for each: `codes.semantic` and so on.
-Any Parquet reader can read them; `audio` is relative to the file's folder.
+The columns are the keys of a manifest line, then `codes` (one list per level), `durations`, for tokens that follow words
+`token_words` and `spans`, and for the first utterances of a manifest `levels`, the loudness of each frame. A tokenizer
+with several streams has these five for each: `codes.semantic` and so on. Any Parquet reader can read them; `audio` is
+relative to the file's folder.
 """
 
 import json
@@ -37,13 +38,14 @@ def make_schema(streams: Sequence[Stream], metadata: Mapping[str, Any]) -> pa.Sc
         pa.field("extra", pa.string()),  # JSON: its keys differ from manifest to manifest
     ]
     for stream in streams:
-        suffix = _suffix(stream, streams)
+        suffix = column_suffix(stream, streams)
         code = pa.uint16() if max(stream.codebook_sizes) <= 1 << 16 else pa.int32()
         fields += [
             pa.field(f"codes{suffix}", pa.list_(pa.list_(code)), nullable=False),
             pa.field(f"durations{suffix}", pa.list_(pa.int32())),
             pa.field(f"token_words{suffix}", _WORDS),
             pa.field(f"spans{suffix}", pa.list_(pa.list_(pa.int32()))),
+            pa.field(f"levels{suffix}", pa.list_(pa.float32())),
         ]
     return pa.schema(fields, metadata={METADATA_KEY: json.dumps(metadata, ensure_ascii=False).encode()})
 
@@ -65,7 +67,7 @@ def tokens_to_row(tokens: SpeechTokens, streams: Sequence[Stream]) -> dict[str, 
     """Return the tokens' part of a row."""
     row: dict[str, Any] = {}
     for stream in streams:
-        one, suffix = tokens.stream(stream.name), _suffix(stream, streams)
+        one, suffix = tokens.stream(stream.name), column_suffix(stream, streams)
         row |= {
             f"codes{suffix}": one.codes.tolist(),
             f"durations{suffix}": None if one.durations is None else one.durations.tolist(),
@@ -92,7 +94,7 @@ def row_to_tokens(row: Mapping[str, Any], streams: Sequence[Stream]) -> SpeechTo
     """Undo `tokens_to_row`; integers come back as int64."""
     if len(streams) == 1:
         return _row_to_stream(row, "")
-    return SpeechTokens(streams={one.name: _row_to_stream(row, _suffix(one, streams)) for one in streams})
+    return SpeechTokens(streams={one.name: _row_to_stream(row, column_suffix(one, streams)) for one in streams})
 
 
 def _row_to_stream(row: Mapping[str, Any], suffix: str) -> SpeechTokens:
@@ -105,7 +107,7 @@ def _row_to_stream(row: Mapping[str, Any], suffix: str) -> SpeechTokens:
     )
 
 
-def _suffix(stream: Stream, streams: Sequence[Stream]) -> str:
+def column_suffix(stream: Stream, streams: Sequence[Stream]) -> str:
     """End of the names of a stream's columns; a single stream has the plain names."""
     return "" if len(streams) == 1 else f".{stream.name}"
 

@@ -1,15 +1,18 @@
 """Tokens of a corpus on disk: Parquet shards, written one job each, read with `TokenShards` or HF `datasets`.
 
     manifest  --plan_shards-->  ShardJob ...  --write_token_shard (any number of processes)-->  <folder>/
-        run.json, tokens-00000-of-00012.parquet, ..., rejected.jsonl
+        run.json, tokens-00000-of-00012.parquet, ..., rejected.jsonl, tokenize-log.jsonl
 
 A shard is written to a temporary name and renamed: it is there whole or not at all. A killed run goes on with the
-shards that are missing; a folder of another run is refused. Every shard carries the tokenizer's fingerprint and card.
+shards that are missing; a folder of another run is refused. Every shard carries the tokenizer's fingerprint and card,
+and counts of its units (shard_facts.py). Equal input gives equal files: what differs from run to run, such as the time
+that a shard took, is in the log. Training reads rows by number, from a memory-mapped copy (shard_columns.py).
 """
 
 import copy
 import functools
 import hashlib
+import itertools
 import json
 import re
 import time
@@ -17,8 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
@@ -27,15 +32,19 @@ from vocable.audio.io import read_utterance
 from vocable.errors import AudioFormatError, ConfigError, ManifestError, OutputError
 from vocable.files import claim_folder, replace_file
 from vocable.tokens.fingerprint import check_fingerprint, fingerprint
-from vocable.tokens.shard_folder import RUN_FILE, is_foreign
+from vocable.tokens.shard_columns import Columns, TokenRows, map_shards
+from vocable.tokens.shard_facts import FACTS_KEY, NUM_HEARD, UnitCounts, has_facts
+from vocable.tokens.shard_folder import LOG_FILE, RUN_FILE, append_line, is_foreign
 from vocable.tokens.shard_rows import (
     METADATA_KEY,
+    column_suffix,
     make_schema,
     row_to_tokens,
     row_to_utterance,
     tokens_to_row,
     utterance_to_row,
 )
+from vocable.tokens.silence import frame_levels
 from vocable.tokens.streaming import is_long, read_blocks
 from vocable.tokens.streams import card_of_stream, choose_stream, stream_fingerprint, streams_of_card
 from vocable.tokens.tokenizer import SpeechTokenizer, load_tokenizer
@@ -63,8 +72,6 @@ class ShardResult(NamedTuple):
     num_utterances: int
     """Rows written."""
     audio_seconds: float
-    seconds: float
-    """Wall time of the job, without loading the tokenizer."""
     rejections: tuple[Rejection, ...]
 
 
@@ -79,6 +86,8 @@ class ShardJob:
     run: str
     """Fingerprint of manifest, tokenizer and settings."""
     tokenizer_fingerprint: str
+    position: int = 0
+    """Utterances of the manifest before the first of this shard."""
     batching: str = "exact"
     strict: bool = False
     """Whether an unreadable file is an error instead of a rejection."""
@@ -139,6 +148,7 @@ def plan_shards(
         "minutes_per_shard": minutes_per_shard,
     }
     claim_folder(folder, run, record=RUN_FILE, is_foreign=is_foreign)
+    positions = itertools.accumulate(map(len, groups), initial=0)
     return [
         ShardJob(
             folder=folder,
@@ -147,10 +157,11 @@ def plan_shards(
             utterances=group,
             run=fingerprint(run),
             tokenizer_fingerprint=card["fingerprint"],
+            position=position,
             batching=batching,
             strict=strict,
         )
-        for index, group in enumerate(groups)
+        for index, (group, position) in enumerate(zip(groups, positions, strict=False))
     ]
 
 
@@ -164,7 +175,7 @@ def finished_shard(job: ShardJob) -> ShardResult | None:
         return None
     result = metadata["result"]
     rejections = tuple(Rejection(**rejection) for rejection in result["rejections"])
-    return ShardResult(**{**result, "rejections": rejections})
+    return ShardResult(result["index"], result["num_utterances"], result["audio_seconds"], rejections)
 
 
 def split_finished(jobs: Sequence[ShardJob]) -> tuple[list[ShardResult], list[ShardJob]]:
@@ -207,18 +218,20 @@ def write_token_shard(job: ShardJob, tokenizer: SpeechTokenizer | str | Path, de
     rows, rejections, audio_seconds = [], [], 0.0
     for utterance, outcome in _encode_all(job, tokenizer):
         if isinstance(outcome, _Encoded):
-            tokens = tokens_to_row(outcome.tokens, tokenizer.streams)
-            rows.append(utterance_to_row(utterance, job.folder) | tokens)
+            row = utterance_to_row(utterance, job.folder) | tokens_to_row(outcome.tokens, tokenizer.streams)
+            rows.append(row | outcome.levels)
             audio_seconds += outcome.seconds
         else:
             rejections.append(Rejection(utterance.id, str(utterance.audio), outcome))
-    result = ShardResult(job.index, len(rows), audio_seconds, time.perf_counter() - started, tuple(rejections))
+    result = ShardResult(job.index, len(rows), audio_seconds, tuple(rejections))
     _write_rows(job, tokenizer, rows, result)
+    took = {"shard": job.path.name, "audio_seconds": audio_seconds, "seconds": round(time.perf_counter() - started, 3)}
+    append_line(json.dumps(took), job.folder / LOG_FILE)
     return result
 
 
-class TokenShards:
-    """The tokens of a corpus: iterate for (Utterance, SpeechTokens) in the order of the manifest.
+class TokenShards(TokenRows):
+    """The tokens of a corpus: (Utterance, SpeechTokens) in the order of the manifest, or by number.
 
     Raises:
         OutputError: the folder holds no shards, or not all of them, or shards of different runs.
@@ -247,7 +260,7 @@ class TokenShards:
                     f"but {self.paths[0]} is of run {first['run']} ({first['card']['fingerprint']}). Keep them apart."
                 )
         self.card: dict[str, Any] = first["card"]
-        self._stored, self._stream = streams_of_card(self.card), None
+        self._stored = streams_of_card(self.card)
 
     def stream(self, name: str | None = None) -> "TokenShards":
         """Return the same shards, of which only one stream is read.
@@ -257,7 +270,8 @@ class TokenShards:
         """
         chosen = choose_stream(streams_of_card(self.card), name, str(self.folder))
         one = copy.copy(self)
-        one.card, one._stream = card_of_stream(self.card, chosen.name), chosen.name
+        one.card, one.chosen = card_of_stream(self.card, chosen.name), chosen.name
+        one.__dict__.pop("num_frames", None)  # those of another stream
         return one
 
     def matching(self, fingerprint: str | None) -> "TokenShards":
@@ -277,27 +291,50 @@ class TokenShards:
         return self.card["fingerprint"]
 
     @functools.cached_property
-    def _num_rows(self) -> int:
-        return sum(pq.read_metadata(path).num_rows for path in self.paths)
+    def parts(self) -> Sequence[Columns]:
+        """The memory-mapped copy of the shards, made when a row is first asked for by number."""
+        return [map_shards(self.paths, self.folder, self._stored)]
 
-    def __len__(self) -> int:
-        return self._num_rows
+    @functools.cached_property
+    def places(self) -> np.ndarray:
+        """All rows."""
+        return np.arange(sum(pq.read_metadata(path).num_rows for path in self.paths))
+
+    def unit_counts(self) -> UnitCounts:
+        """Add up the counts that stand in the shards; one of an earlier version, which has none, is counted now.
+
+        Raises:
+            ConfigError: there are several streams, or levels.
+        """
+        stream = choose_stream(self.streams, None, str(self.folder))
+        total = UnitCounts.of((), stream.codebook_size)
+        for path in self.paths:
+            facts = json.loads((pq.read_schema(path).metadata or {}).get(FACTS_KEY, b"{}"))
+            if stream.name in facts:
+                total = total.plus(UnitCounts.from_json(facts[stream.name], stream.codebook_size))
+            else:
+                tokens = (self._chosen(row_to_tokens(row, self._stored)) for row in _read_rows(path))
+                total = total.plus(UnitCounts.of(tokens, stream.codebook_size))
+        return total
 
     def __iter__(self) -> Iterator[tuple[Utterance, SpeechTokens]]:
         for path in self.paths:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=256):
-                    for row in batch.to_pylist():
-                        tokens = row_to_tokens(row, self._stored)
-                        yield (
-                            row_to_utterance(row, self.folder),
-                            tokens if self._stream is None else tokens.stream(self._stream),
-                        )
+            for row in _read_rows(path):
+                tokens = row_to_tokens(row, self._stored)
+                yield row_to_utterance(row, self.folder), self._chosen(tokens)
+
+
+def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=256):
+            yield from batch.to_pylist()
 
 
 class _Encoded(NamedTuple):
     tokens: SpeechTokens
     seconds: float
+    levels: Mapping[str, list[float]] = MappingProxyType({})
+    """Columns with the loudness of each frame, for the first utterances of a manifest."""
 
 
 class _ReadUtterance(NamedTuple):
@@ -348,6 +385,7 @@ def _loaded_tokenizer(folder: str, device: str) -> SpeechTokenizer:
 
 def _encode_all(job: ShardJob, tokenizer: SpeechTokenizer) -> Iterator[tuple[Utterance, _Encoded | str]]:
     """Yield every utterance of the job with its tokens, or with the reason why it has none."""
+    positions = itertools.count(job.position)
     with ThreadPoolExecutor(1) as reader:  # reads the next group while this one is encoded
         groups = _groups_of(job.utterances)
         ahead = reader.submit(_read_group, next(groups), tokenizer.sample_rate)
@@ -358,6 +396,8 @@ def _encode_all(job: ShardJob, tokenizer: SpeechTokenizer) -> Iterator[tuple[Utt
             for clip, outcome in zip(clips, _encode_group(clips, tokenizer, job.batching), strict=True):
                 if job.strict and isinstance(outcome, str):
                     raise AudioFormatError(f"Utterance {clip.utterance.id!r}: {outcome}")
+                if next(positions) < NUM_HEARD and isinstance(outcome, _Encoded):
+                    outcome = outcome._replace(levels=_levels(clip.waveform, outcome.tokens, tokenizer))
                 yield clip.utterance, outcome
 
 
@@ -413,6 +453,17 @@ def _encode_one(clip: _ReadUtterance, tokenizer: SpeechTokenizer) -> _Encoded | 
         return str(error)
 
 
+def _levels(waveform: Tensor | None, tokens: SpeechTokens, tokenizer: SpeechTokenizer) -> dict[str, list[float]]:
+    """Return the loudness of each frame, by column; nothing for a recording that was streamed."""
+    return {
+        f"levels{column_suffix(stream, tokenizer.streams)}": frame_levels(
+            waveform, tokens.stream(stream.name).num_frames, tokenizer.sample_rate, stream.rate
+        ).tolist()
+        for stream in tokenizer.streams
+        if waveform is not None and stream.rate is not None and has_facts(stream)
+    }
+
+
 def _encode_stream(utterance: Utterance, tokenizer: SpeechTokenizer) -> _Encoded:
     num_samples = 0
 
@@ -428,10 +479,16 @@ def _encode_stream(utterance: Utterance, tokenizer: SpeechTokenizer) -> _Encoded
 
 def _write_rows(job: ShardJob, tokenizer: SpeechTokenizer, rows: list[dict[str, Any]], result: ShardResult) -> None:
     summary = result._asdict() | {"rejections": [rejection._asdict() for rejection in result.rejections]}
-    metadata = {"run": job.run, "card": tokenizer.card(), "result": summary}
-    table = pa.Table.from_pylist(rows, schema=make_schema(tokenizer.streams, metadata))
+    schema = make_schema(tokenizer.streams, {"run": job.run, "card": tokenizer.card(), "result": summary})
+    tokens = [row_to_tokens(row, tokenizer.streams) for row in rows]
+    facts = {
+        stream.name: UnitCounts.of((item.stream(stream.name) for item in tokens), stream.codebook_size).to_json()
+        for stream in tokenizer.streams
+        if has_facts(stream)
+    }
+    schema = schema.with_metadata({**(schema.metadata or {}), FACTS_KEY: json.dumps(facts).encode()})
     with replace_file(job.path) as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd")
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:

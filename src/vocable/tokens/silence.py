@@ -13,36 +13,39 @@ from vocable.tokens.runs import Runs, expand_runs
 from vocable.types import SpeechTokens
 
 
+def frame_levels(
+    waveform: Float[Tensor, " samples"], num_frames: int, sample_rate: int, frame_rate: float
+) -> Float[Tensor, " frames"]:
+    """Return how far each frame lies above or below the loud frames of its recording, in dB.
+
+    The level of a recording is the 95th percentile of its frame energies, so that its loudness does not matter. Frames
+    past the end of the waveform are left out.
+    """
+    hop = round(sample_rate / frame_rate)
+    num_frames = min(num_frames, len(waveform) // hop)
+    if num_frames == 0:
+        return torch.zeros(0)
+    energy = waveform[: num_frames * hop].view(num_frames, hop).square().mean(1)
+    decibels = 10 * torch.log10(energy + 1e-10)
+    return decibels - decibels.quantile(0.95)
+
+
 def silence_units(
-    examples: Iterable[tuple[Float[Tensor, " _"], SpeechTokens]],
-    codebook_size: int,
-    sample_rate: int,
-    frame_rate: float,
-    threshold_db: float = -35.0,
+    examples: Iterable[tuple[Float[Tensor, " _"], SpeechTokens]], codebook_size: int, threshold_db: float = -35.0
 ) -> tuple[int, ...]:
     """Return the units whose frames lie, in the median, more than `threshold_db` below the level of loud frames.
 
-    The level of a recording is the 95th percentile of its frame energies, so that its loudness does not matter.
-
     Args:
-        examples: waveforms (samples,) and their units.
+        examples: levels of frames (`frame_levels`) and their units.
         codebook_size: number of units.
-        sample_rate: of the waveforms, Hz.
-        frame_rate: of the units before run collapsing, Hz.
         threshold_db: how far below the loud frames silence begins, dB.
     """
     levels: list[list[Tensor]] = [[] for _ in range(codebook_size)]
-    hop = round(sample_rate / frame_rate)
-    for waveform, tokens in examples:
+    for decibels, tokens in examples:
         frames = tokens.units
         if tokens.durations is not None:
             frames = expand_runs(Runs(tokens.units, tokens.durations))
-        num_frames = min(len(frames), len(waveform) // hop)
-        if num_frames == 0:
-            continue
-        energy = waveform[: num_frames * hop].view(num_frames, hop).square().mean(1)
-        decibels = 10 * torch.log10(energy + 1e-10)
-        decibels = decibels - decibels.quantile(0.95)
-        for unit in frames[:num_frames].unique().tolist():
-            levels[unit].append(decibels[frames[:num_frames] == unit])
+        frames = frames[: len(decibels)]
+        for unit in frames.unique().tolist():
+            levels[unit].append(decibels[frames == unit])
     return tuple(unit for unit, found in enumerate(levels) if found and float(torch.cat(found).median()) < threshold_db)
