@@ -93,7 +93,7 @@ def assign_splits(
     """
     marks: dict[str, Split] = {}
     for item in items:
-        if item.split is not None:
+        if item.split is not None and by != "id":  # what shares an id is the item itself
             key = split_key(item, by)
             if key not in marks or SPLITS.index(item.split) > SPLITS.index(marks[key]):  # the most held out
                 marks[key] = item.split

@@ -1,5 +1,6 @@
 """Rows by number equal rows in order; facts of shards add up; equal input gives equal files."""
 
+import hashlib
 import json
 import pickle
 import random
@@ -65,6 +66,7 @@ def test_rows_by_number_equal_the_plain_list(tmp_path: Path, monkeypatch: pytest
     assert list(rows) == pairs == [rows[index] for index in range(len(rows))] == list(rows[:])
     assert rows[-1] == pairs[-1] and list(rows[1:9:3]) == pairs[1:9:3]
     assert rows.num_frames.tolist() == [tokens.num_frames for _, tokens in pairs]
+    assert list(rows.values("levels")) == [None] * len(pairs)
     assert list(rows.values("speaker")) == [utterance.speaker for utterance, _ in pairs]
 
     order = [rng.randrange(len(pairs)) for _ in range(10)]
@@ -121,3 +123,29 @@ def test_units_never_seen_last_as_long_as_the_mean():
     seconds = UnitCounts.of([tokens], 4).mean_seconds(frame_rate=50.0)
     torch.testing.assert_close(seconds, torch.tensor([3, 11 / 3, 5, 11 / 3]) / 50)
     assert json.loads(UnitCounts.of([tokens], 4).to_json()) == {"ids": [0, 2], "runs": [2, 1], "frames": [6, 5]}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_documents_read_lazily_equal_the_plain_list(tmp_path: Path, seed: int):
+    from vocable.systems import twist
+    from vocable.training.data import PackedStream, describe_documents
+
+    rng = random.Random(seed)
+    pairs = [random_pair(index, rng) for index in range(50)]
+    layout, limit = twist.build_layout(SIZE), rng.choice([None, 0.2, 0.7])
+    plain = [layout.build(tokens if limit is None else twist.first_seconds(tokens, limit, 50.0)) for _, tokens in pairs]
+    shards_of_pairs = TokenShards(write_shards(pairs, tmp_path, rng.randrange(1, 20)))
+    lazy = twist.build_sequences(shards_of_pairs, layout, 50.0, limit)
+    assert [ids.tolist() for ids in lazy.token_ids] == [ids.tolist() for ids in plain]
+    frames = [tokens.num_frames for _, tokens in pairs]
+    assert lazy.seconds == [min(count, round((limit or 1e9) * 50)) / 50 for count in frames]
+
+    described = describe_documents(lazy.token_ids)
+    assert described == describe_documents(plain)  # and as runs of earlier versions described them:
+    text = repr(([len(ids) for ids in plain], [ids.tolist() for ids in plain[:8]]))
+    assert described["sha256"] == hashlib.sha256(text.encode()).hexdigest()[:16]
+    streams = [PackedStream(ids, context_tokens=16, max_tokens=40, seed=seed) for ids in (lazy.token_ids, plain)]
+    ours, theirs = (stream.next_rows(3 * len(stream.plan)) for stream in streams)
+    assert [(row.token_ids.tolist(), row.labels.tolist()) for row in ours] == [
+        (row.token_ids.tolist(), row.labels.tolist()) for row in theirs
+    ]

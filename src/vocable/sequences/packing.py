@@ -8,15 +8,19 @@ Positions restart with each document, and attention stays inside it (lm/packed.p
 the epoch alone. Next stage: lm/.
 """
 
+import itertools
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from vocable.errors import ConfigError
+from vocable.sequences.lazy import Lazy, document_lengths
 
 IGNORED_LABEL = -100
 OPEN_ROWS = 16  # rows kept open while packing; more fill rows better and cost time
@@ -70,6 +74,55 @@ class Piece(NamedTuple):
         return self.stop - self.start
 
 
+class Pieces(Sequence[Piece]):
+    """Pieces in one table: 24 bytes each."""
+
+    def __init__(self, table: np.ndarray) -> None:
+        self.table = table
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Positions in each piece."""
+        return self.table[:, 2] - self.table[:, 1]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, index: int) -> Piece: ...
+    @overload
+    def __getitem__(self, index: slice | np.ndarray) -> "Pieces": ...
+    def __getitem__(self, index: int | slice | np.ndarray) -> "Piece | Pieces":
+        if isinstance(index, slice | np.ndarray):
+            return Pieces(self.table[index])
+        return Piece(*self.table[index].tolist())
+
+
+class Rows(Sequence[list[int]]):
+    """Which items each row holds: 8 bytes for each item, and for each row."""
+
+    def __init__(self) -> None:
+        self._items, self._ends = array("q"), array("q", [0])
+
+    def append(self, row: Sequence[int]) -> None:
+        """Add a row."""
+        self._items.extend(row)
+        self._ends.append(len(self._items))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[int]]: ...
+    def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        return self._items[self._ends[index] : self._ends[index + 1]].tolist()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackingReport:
     """What cutting did to a set of documents."""
@@ -83,7 +136,7 @@ class PackingReport:
     """Documents of fewer than two tokens, in which there is nothing to predict; left out."""
 
 
-def cut_documents(lengths: Sequence[int], context_tokens: int) -> tuple[list[Piece], PackingReport]:
+def cut_documents(lengths: Sequence[int] | np.ndarray, context_tokens: int) -> tuple[Pieces, PackingReport]:
     """Cut documents longer than `context_tokens`; every remainder is kept.
 
     A piece starts with the last token of the piece before it, as context: each token but a document's first is
@@ -94,35 +147,36 @@ def cut_documents(lengths: Sequence[int], context_tokens: int) -> tuple[list[Pie
     """
     if context_tokens < 2:
         raise ConfigError(f"context_tokens is {context_tokens}; predicting one token from another takes at least 2.")
-    pieces = []
-    for document, length in enumerate(lengths):
-        for start in range(0, length - 1, context_tokens - 1):
-            pieces.append(Piece(document, start, min(start + context_tokens, length)))
+    lengths = np.asarray(lengths, dtype=np.int64)
+    counts = np.maximum(0, -((1 - lengths) // (context_tokens - 1)))
+    document = np.repeat(np.arange(len(lengths)), counts)
+    start = (np.arange(len(document)) - np.repeat(counts.cumsum() - counts, counts)) * (context_tokens - 1)
+    pieces = Pieces(np.stack([document, start, np.minimum(start + context_tokens, lengths[document])], axis=1))
     report = PackingReport(
         num_documents=len(lengths),
-        num_tokens=sum(lengths),
-        num_cut=sum(length > context_tokens for length in lengths),
+        num_tokens=int(lengths.sum()),
+        num_cut=int((lengths > context_tokens).sum()),
         num_pieces=len(pieces),
-        num_too_short=sum(length < 2 for length in lengths),
+        num_too_short=int((lengths < 2).sum()),
     )
     return pieces, report
 
 
-def shuffled(count: int, seed: int, epoch: int) -> list[int]:
+def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
     """Return 0 to `count` - 1 in the order of this epoch; the same seed and epoch always give the same order."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    return torch.randperm(count, generator=generator).tolist()
+    return torch.randperm(count, generator=generator).numpy()
 
 
-def plan_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+def plan_rows(lengths: Sequence[int] | np.ndarray, max_tokens: int) -> Rows:
     """Assign documents, in the order given, to rows of at most `max_tokens` positions (first fit, a few rows open).
 
     Raises:
         ConfigError: a document is longer than a row.
     """
-    rows: list[list[int]] = []
+    rows = Rows()
     open_rows: list[tuple[int, list[int]]] = []  # (free positions, documents)
-    for index, length in enumerate(lengths):
+    for index, length in enumerate(_integers(lengths)):
         if length > max_tokens:
             raise ConfigError(
                 f"A document has {length} tokens, a row only {max_tokens}. Cut documents first, or use longer rows."
@@ -137,7 +191,15 @@ def plan_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
                 fullest = min(range(OPEN_ROWS), key=lambda slot: open_rows[slot][0])
                 rows.append(open_rows.pop(fullest)[1])
             open_rows.append((max_tokens - length, [index]))
-    return rows + [row for _, row in open_rows]
+    for _, row in open_rows:
+        rows.append(row)
+    return rows
+
+
+def _integers(values: Sequence[int] | np.ndarray) -> Iterator[int]:
+    """Yield plain integers; those of an array a few thousand at a time, for one by one is slow."""
+    blocks = (values[start : start + 4096] for start in range(0, len(values), 4096))
+    return itertools.chain.from_iterable(b.tolist() if isinstance(b, np.ndarray) else b for b in blocks)
 
 
 def concatenate(documents: Sequence[Int[Tensor, " _"]]) -> PackedBatch:
@@ -163,6 +225,19 @@ def concatenate(documents: Sequence[Int[Tensor, " _"]]) -> PackedBatch:
     )
 
 
+class PackedRows(Lazy[PackedBatch]):
+    """Rows of pieces of documents, each row built when it is asked for."""
+
+    def __init__(self, documents: Sequence[Int[Tensor, " _"]], pieces: Pieces, max_tokens: int) -> None:
+        """Plan the rows; pieces keep their order as far as packing allows."""
+        self.documents, self.pieces = documents, pieces
+        super().__init__(plan_rows(pieces.lengths, max_tokens), self._pack)
+
+    def _pack(self, row: Sequence[int]) -> PackedBatch:
+        pieces = [self.pieces[place] for place in row]
+        return concatenate([self.documents[piece.document][piece.start : piece.stop] for piece in pieces])
+
+
 def pack_documents(
     documents: Sequence[Int[Tensor, " _"]],
     max_tokens: int,
@@ -170,17 +245,16 @@ def pack_documents(
     context_tokens: int | None = None,
     seed: int | None = None,
     epoch: int = 0,
-) -> Iterator[PackedBatch]:
-    """Yield all documents once, in rows of at most `max_tokens` positions.
+) -> PackedRows:
+    """Put all documents once into rows of at most `max_tokens` positions.
 
     Documents longer than `context_tokens` (None: `max_tokens`) are cut. With a `seed` the order is that of the epoch;
     without, documents keep their order as far as packing allows.
     """
-    pieces, _ = cut_documents([len(document) for document in documents], context_tokens or max_tokens)
+    pieces, _ = cut_documents(document_lengths(documents), context_tokens or max_tokens)
     if seed is not None:
-        pieces = [pieces[index] for index in shuffled(len(pieces), seed, epoch)]
-    for row in plan_rows([piece.length for piece in pieces], max_tokens):
-        yield concatenate([documents[pieces[i].document][pieces[i].start : pieces[i].stop] for i in row])
+        pieces = pieces[shuffled(len(pieces), seed, epoch)]
+    return PackedRows(documents, pieces, max_tokens)
 
 
 def token_budget_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ The method: discard the text vocabulary, draw a new table for units, keep all ot
 Loss: -sum_t log p(u_t | u_<t), averaged over tokens; nothing auxiliary.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -25,10 +25,11 @@ from vocable.lm.packed import token_losses
 from vocable.lm.surgery import UnitLMConfig
 from vocable.lm.unit_facts import measure_units
 from vocable.sequences.layouts import UnitsLayout
+from vocable.sequences.lazy import LazyDocuments
 from vocable.sequences.packing import PackedBatch
 from vocable.sequences.vocabulary import UnitVocabulary
-from vocable.splits import divide, training_items, validation_items
 from vocable.tokens.fingerprint import check_fingerprint
+from vocable.tokens.shard_columns import TokenRows
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import SpeechTokenizer
 from vocable.tokens.unit_sources import obtain_unit_tokenizer
@@ -64,10 +65,10 @@ class TwistConfig:
 class UnitDocuments(NamedTuple):
     """Rows for the language model, and how long each lasts."""
 
-    token_ids: list[Int[Tensor, " _"]]
-    seconds: list[float]
+    token_ids: Sequence[Int[Tensor, " _"]]
+    """Built when they are asked for."""
+    seconds: Sequence[float]
     """Audio that each document stands for: what turns loss per token into loss per second."""
-    ids: list[str]
 
 
 def build_tokenizer(
@@ -92,14 +93,16 @@ def build_sequences(
     max_seconds: float | None = None,
 ) -> UnitDocuments:
     """Turn tokens into one document an utterance; what lies beyond `max_seconds` is left out."""
-    documents = UnitDocuments([], [], [])
-    for utterance, tokens in shards:
-        if max_seconds is not None:
-            tokens = first_seconds(tokens, max_seconds, frame_rate)
-        documents.token_ids.append(layout.build(tokens))
-        documents.seconds.append(tokens.num_frames / frame_rate)
-        documents.ids.append(utterance.id)
-    return documents
+    rows = TokenRows.of(shards)
+
+    def cut(pair: tuple[Utterance, SpeechTokens]) -> SpeechTokens:
+        return pair[1] if max_seconds is None else first_seconds(pair[1], max_seconds, frame_rate)
+
+    most = None if max_seconds is None else round(max_seconds * frame_rate)
+    return UnitDocuments(
+        token_ids=LazyDocuments(rows, lambda pair: layout.build(cut(pair))),
+        seconds=(rows.num_frames.clip(max=most) / frame_rate).tolist(),
+    )
 
 
 def first_seconds(tokens: SpeechTokens, seconds: float, frame_rate: float) -> SpeechTokens:
@@ -168,12 +171,11 @@ def train(
     layout = build_layout(shards.card["codebook_size"])
     frame_rate, limit = shards.card["frame_rate"], config.max_utterance_seconds
     if valid_shards is None:
-        kept, held_out = divide([utterance for utterance, _ in shards], config.valid_share)
+        rest, held_out = shards.divide(config.valid_share)
     else:
-        kept = training_items([utterance for utterance, _ in shards])
-        held_out = validation_items([utterance for utterance, _ in valid_shards])
-    documents = build_sequences(_only(shards, kept), layout, frame_rate, limit)
-    valid = build_sequences(_only(valid_shards or shards, held_out), layout, frame_rate, limit)
+        rest, held_out = shards.training_rows(), valid_shards.validation_rows()
+    documents = build_sequences(rest, layout, frame_rate, limit)
+    valid = build_sequences(held_out, layout, frame_rate, limit)
     return train_lm(
         build_lm(config, layout),
         documents.token_ids,
@@ -183,11 +185,6 @@ def train(
         build_card(config, layout, shards, tokenizer),
         valid_seconds=sum(valid.seconds) or None,
     )
-
-
-def _only(shards: TokenShards, wanted: Sequence[Utterance]) -> Iterator[tuple[Utterance, SpeechTokens]]:
-    ids = {utterance.id for utterance in wanted}
-    return (pair for pair in shards if pair[0].id in ids)
 
 
 def generate(

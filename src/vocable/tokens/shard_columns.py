@@ -13,7 +13,7 @@ import functools
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +23,17 @@ from vocable.assets.cache import cache_folder
 from vocable.errors import OutputError
 from vocable.files import replace_file
 from vocable.tokens.fingerprint import fingerprint
-from vocable.tokens.shard_rows import make_schema, row_to_tokens, row_to_utterance, tokens_to_row, utterance_to_row
-from vocable.types import SpeechTokens, Utterance
+from vocable.splits import By, assign_splits, refuse_nothing_to_train_on
+from vocable.tokens.shard_rows import (
+    column_suffix,
+    make_schema,
+    row_to_tokens,
+    row_to_utterance,
+    tokens_to_row,
+    utterance_to_row,
+)
+from vocable.tokens.streams import choose_stream
+from vocable.types import SpeechTokens, Split, Stream, Utterance
 
 BATCH_ROWS = 4096
 """Rows of the copy that are decompressed, and held in memory, at a time."""
@@ -37,19 +46,19 @@ Pair = tuple[Utterance, SpeechTokens]
 class Columns:
     """Record batches of shard rows, of a mapped file or in memory; audio paths are relative to `folder`."""
 
-    def __init__(self, batches: Sequence[pa.RecordBatch], folder: Path) -> None:
-        self.batches, self.folder = list(batches), folder
+    def __init__(self, batches: Sequence[pa.RecordBatch], folder: Path, streams: Sequence[Stream]) -> None:
+        self.batches, self.folder, self.streams = list(batches), folder, tuple(streams)
         self.starts = np.cumsum([0, *(batch.num_rows for batch in self.batches)])
         self._path: Path | None = None
         self._mapped: mmap.mmap | None = None
 
     @classmethod
-    def open(cls, path: Path, folder: Path) -> Columns:
+    def open(cls, path: Path, folder: Path, streams: Sequence[Stream]) -> Columns:
         """Map an Arrow file."""
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         reader = pa.ipc.open_file(pa.py_buffer(mapped))
-        columns = cls([reader.get_batch(index) for index in range(reader.num_record_batches)], folder)
+        columns = cls([reader.get_batch(index) for index in range(reader.num_record_batches)], folder, streams)
         columns._path, columns._mapped = path, mapped
         return columns
 
@@ -62,10 +71,11 @@ class Columns:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def row(self, place: int) -> dict[str, Any]:
-        """Return one row as plain values."""
+    def pair(self, place: int) -> Pair:
+        """Return the utterance of one row, and its tokens."""
         batch = int(np.searchsorted(self.starts, place, side="right")) - 1
-        return self.batches[batch].slice(place - int(self.starts[batch]), 1).to_pylist()[0]
+        (row,) = self.batches[batch].slice(place - int(self.starts[batch]), 1).to_pylist()
+        return row_to_utterance(row, self.folder), row_to_tokens(row, self.streams)
 
     def release(self) -> None:
         """Tell the system that pages read so far are not needed; it would find out only when memory is short."""
@@ -80,9 +90,11 @@ class TokenRows(Sequence[Pair]):
     """Where the rows are read from."""
     places: np.ndarray
     """Number of each row, counted over all parts."""
+    chosen: str | None = None
+    """Stream that is read; None reads all there are."""
 
-    def __init__(self, parts: Sequence[Columns], places: np.ndarray | None = None) -> None:
-        self.parts = parts
+    def __init__(self, parts: Sequence[Columns], places: np.ndarray | None = None, chosen: str | None = None) -> None:
+        self.parts, self.chosen = parts, chosen
         self.places = np.arange(sum(map(len, parts))) if places is None else places
 
     @classmethod
@@ -90,17 +102,57 @@ class TokenRows(Sequence[Pair]):
         """Return rows as they are, and put other pairs into columns in memory."""
         if isinstance(pairs, TokenRows):
             return pairs
-        folder = Path.cwd()
-        rows = [utterance_to_row(utterance, folder) | tokens_to_row(tokens) for utterance, tokens in pairs]
-        table = pa.Table.from_pylist(rows, schema=make_schema(1 << 31, {}))
-        return TokenRows([Columns(table.to_batches(), folder)])
+        folder, pairs = Path.cwd(), list(pairs)
+        num_levels = max((len(tokens.codes) for _, tokens in pairs), default=1)
+        streams = (Stream(name="units", codebook_sizes=(1 << 31,) * num_levels, rate=None),)
+        rows = [utterance_to_row(utterance, folder) | tokens_to_row(tokens, streams) for utterance, tokens in pairs]
+        table = pa.Table.from_pylist(rows, schema=make_schema(streams, {}))
+        return TokenRows([Columns(table.to_batches(), folder, streams)])
 
     @functools.cached_property
     def num_frames(self) -> np.ndarray:
-        """Frames of each utterance before run collapsing; positions, where tokens follow words."""
-        frames = [_count_frames(batch) for part in self.parts for batch in part.batches]
+        """Frames of each utterance before run collapsing; positions, where tokens follow words.
+
+        Raises:
+            ConfigError: there are several streams.
+        """
+        frames = [np.zeros(0, np.int64)]
+        for part in self.parts:
+            suffix = column_suffix(choose_stream(part.streams, self.chosen, str(part.folder)), part.streams)
+            frames += [_count_frames(batch, suffix) for batch in part.batches]
         self.release()
-        return np.concatenate([np.zeros(0, np.int64), *frames])[self.places]
+        return np.concatenate(frames)[self.places]
+
+    @property
+    def marks(self) -> _Marks:
+        """What a split is decided by."""
+        return _Marks(self)
+
+    def divide(self, valid_share: float, by: By = "id") -> tuple[TokenRows, TokenRows]:
+        """Return the rows to train on and those to validate on, as `splits.divide` does.
+
+        Raises:
+            ManifestError: nothing is left to train on.
+        """
+        splits = assign_splits(self.marks, valid_share, by=by)
+        train, valid = (np.array([split == wanted for split in splits], dtype=bool) for wanted in ("train", "valid"))
+        refuse_nothing_to_train_on(int(train.sum()), self.marks)
+        return self.select(train), self.select(valid)
+
+    def training_rows(self) -> TokenRows:
+        """Return what may be trained on where validation has a set of its own, as `splits.training_items` does.
+
+        Raises:
+            ManifestError: nothing is left.
+        """
+        train = np.fromiter((split in (None, "train") for split in self.values("split")), bool)
+        refuse_nothing_to_train_on(int(train.sum()), self.marks)
+        return self.select(train)
+
+    def validation_rows(self) -> TokenRows:
+        """Return what a set given for validation is used for, as `splits.validation_items` does."""
+        valid = np.fromiter((split == "valid" for split in self.values("split")), bool)
+        return self.select(valid) if valid.any() else self
 
     def values(self, column: str) -> Iterator[Any]:
         """Yield what one column holds, e.g. `id` or `speaker`, without reading the others."""
@@ -112,7 +164,7 @@ class TokenRows(Sequence[Pair]):
 
     def select(self, which: np.ndarray) -> TokenRows:
         """Return some of the rows: by number, in that order, or where `which` is True."""
-        return TokenRows(self.parts, self.places[which])
+        return TokenRows(self.parts, self.places[which], self.chosen)
 
     def release(self) -> None:
         """Give memory back after going through all rows; see `Columns.release`."""
@@ -132,10 +184,13 @@ class TokenRows(Sequence[Pair]):
         place = int(self.places[index])
         for part in self.parts:
             if place < len(part):
-                row = part.row(place)
-                return row_to_utterance(row, part.folder), row_to_tokens(row)
+                utterance, tokens = part.pair(place)
+                return utterance, self._chosen(tokens)
             place -= len(part)
         raise IndexError(index)
+
+    def _chosen(self, tokens: SpeechTokens) -> SpeechTokens:
+        return tokens if self.chosen is None else tokens.stream(self.chosen)
 
     def __iter__(self) -> Iterator[Pair]:
         for index in range(len(self)):
@@ -147,33 +202,68 @@ class TokenRows(Sequence[Pair]):
     def __add__(self, other: TokenRows) -> TokenRows:
         """Return these rows followed by others."""
         shift = sum(map(len, self.parts))
-        return TokenRows([*self.parts, *other.parts], np.concatenate([self.places, other.places + shift]))
+        places = np.concatenate([self.places, other.places + shift])
+        return TokenRows([*self.parts, *other.parts], places, self.chosen)
 
 
-def map_shards(paths: Sequence[Path], folder: Path) -> Columns:
+class Mark(NamedTuple):
+    """What decides about the split of an utterance."""
+
+    id: str
+    text: str | None
+    speaker: str | None
+    split: Split | None
+
+
+class _Marks(Sequence[Mark]):
+    """Marks of all rows, made while they are gone through."""
+
+    def __init__(self, rows: TokenRows) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Mark: ...
+    @overload
+    def __getitem__(self, index: slice) -> _Marks: ...
+    def __getitem__(self, index: int | slice) -> Mark | _Marks:
+        if isinstance(index, slice):
+            return _Marks(self._rows[index])
+        return next(iter(_Marks(self._rows.select(np.array([index])))))
+
+    def __iter__(self) -> Iterator[Mark]:
+        return map(Mark, *map(self._rows.values, Mark._fields))
+
+
+def map_shards(paths: Sequence[Path], folder: Path, streams: Sequence[Stream]) -> Columns:
     """Map the copy of these shards; make it first where there is none, or a shard has changed.
 
     Raises:
         OutputError: the copy can be written neither into the folder nor into the cache.
     """
     stamps = [[path.name, (status := path.stat()).st_size, status.st_mtime_ns] for path in paths]
-    key = fingerprint({"shards": stamps})
+    newest = make_schema(streams, {})
+    key = fingerprint({"shards": stamps, "columns": newest.names})
     inside = folder / ".columns" / "tokens.arrow"
     elsewhere = cache_folder() / "columns" / f"{fingerprint({'folder': str(folder.resolve())})}.arrow"
     for copy in (inside, elsewhere):
         if _key_of(copy) == key:
-            return Columns.open(copy, folder)
+            return Columns.open(copy, folder, streams)
     try:
-        _copy(paths, inside, key)
+        _copy(paths, inside, newest, key)
     except OutputError:
-        _copy(paths, elsewhere, key)
-        return Columns.open(elsewhere, folder)
-    return Columns.open(inside, folder)
+        _copy(paths, elsewhere, newest, key)
+        return Columns.open(elsewhere, folder, streams)
+    return Columns.open(inside, folder, streams)
 
 
-def _copy(paths: Sequence[Path], copy: Path, key: str) -> None:
-    schema = pq.read_schema(paths[0])
-    schema = pa.schema(list(schema), metadata={KEY: key.encode()})
+def _copy(paths: Sequence[Path], copy: Path, newest: pa.Schema, key: str) -> None:
+    """Write all columns; shards of earlier versions lack some of the newest, which hold nulls then."""
+    fields = list(pq.read_schema(paths[0]))
+    missing = [field for field in newest if field.name not in {field.name for field in fields}]
+    schema = pa.schema([*fields, *missing], metadata={KEY: key.encode()})
     with replace_file(copy) as file, pa.ipc.new_file(file, schema) as writer:
         waiting: list[pa.RecordBatch] = []
         for path in paths:
@@ -209,9 +299,9 @@ def _key_of(copy: Path) -> str | None:
         return None
 
 
-def _count_frames(batch: pa.RecordBatch) -> np.ndarray:
+def _count_frames(batch: pa.RecordBatch, suffix: str) -> np.ndarray:
     """Add up durations; where there are none, count the codes of the first level."""
-    codes, durations = batch.column("codes"), batch.column("durations")
+    codes, durations = batch.column(f"codes{suffix}"), batch.column(f"durations{suffix}")
     rows, levels = codes.offsets.to_numpy(), codes.values.offsets.to_numpy()
     positions = np.where(np.diff(rows) > 0, levels[np.minimum(rows[:-1] + 1, len(levels) - 1)] - levels[rows[:-1]], 0)
     ends = np.concatenate([[0], durations.values.to_numpy().cumsum(dtype=np.int64)])[durations.offsets.to_numpy()]

@@ -13,15 +13,15 @@ from typing import Any
 from torch import Tensor
 
 from vocable.errors import ConfigError
-from vocable.sequences.packing import PackedBatch, Piece, concatenate, cut_documents, plan_rows, shuffled
+from vocable.sequences.lazy import document_lengths
+from vocable.sequences.packing import PackedBatch, PackedRows, cut_documents, shuffled
 
 
 class RowStream(ABC):
     """What both streams share: a plan of rows, a position in it, and what follows when the plan is used up."""
 
-    plan: list[list[Piece]]
+    plan: PackedRows
     row: int
-    documents: Sequence[Tensor]
 
     def next_rows(self, count: int, process: int = 0, num_processes: int = 1) -> list[PackedBatch]:
         """Return this process's share of the next `count` rows, and move on by `count`."""
@@ -30,7 +30,7 @@ class RowStream(ABC):
             if self.row == len(self.plan):
                 self._advance()
             if place % num_processes == process:
-                rows.append(self._build(self.plan[self.row]))
+                rows.append(self.plan[self.row])
             self.row += 1
         return rows
 
@@ -50,9 +50,6 @@ class RowStream(ABC):
     def _advance(self) -> None:
         """Make the next plan."""
 
-    def _build(self, pieces: Sequence[Piece]) -> PackedBatch:
-        return concatenate([self.documents[piece.document][piece.start : piece.stop] for piece in pieces])
-
 
 class PackedStream(RowStream):
     """Rows of documents, epoch after epoch; no row is lost between epochs.
@@ -70,7 +67,7 @@ class PackedStream(RowStream):
         self.documents = documents
         self.max_tokens = max_tokens
         self.seed = seed
-        self.pieces, report = cut_documents([len(document) for document in documents], context_tokens)
+        self.pieces, report = cut_documents(document_lengths(documents), context_tokens)
         self.report = asdict(report)
         if not self.pieces:
             raise ConfigError(
@@ -97,9 +94,8 @@ class PackedStream(RowStream):
     def _start_epoch(self, epoch: int) -> None:
         self.epoch = epoch
         self.row = 0
-        order = [self.pieces[index] for index in shuffled(len(self.pieces), self.seed, epoch)]
-        rows = plan_rows([piece.length for piece in order], self.max_tokens)
-        self.plan: list[list[Piece]] = [[order[index] for index in row] for row in rows]
+        order = self.pieces[shuffled(len(self.pieces), self.seed, epoch)]
+        self.plan = PackedRows(self.documents, order, self.max_tokens)
 
 
 class EpochStream(RowStream):
@@ -148,10 +144,9 @@ class EpochStream(RowStream):
         source = self.epochs(epoch)
         self.epoch, self.start, self.row = epoch, start, 0
         self.last_window = start + self.window >= len(source)
-        self.documents = list(source[start : start + self.window])
-        pieces, _ = cut_documents([len(document) for document in self.documents], self.context_tokens)
-        rows = plan_rows([piece.length for piece in pieces], self.max_tokens)
-        self.plan = [[pieces[index] for index in row] for row in rows]
+        documents = list(source[start : start + self.window])
+        pieces, _ = cut_documents(document_lengths(documents), self.context_tokens)
+        self.plan = PackedRows(documents, pieces, self.max_tokens)
 
     def _advance(self) -> None:
         epoch = self.epoch
@@ -165,7 +160,15 @@ class EpochStream(RowStream):
 
 def describe_documents(documents: Sequence[Tensor]) -> dict[str, Any]:
     """Describe a set of documents well enough to notice another one: its lengths, and the first few in full."""
-    lengths = [len(document) for document in documents]
+    lengths = document_lengths(documents)
     first = [documents[index].tolist() for index in range(min(8, len(documents)))]
-    digest = hashlib.sha256(repr((lengths, first)).encode()).hexdigest()[:16]
-    return {"num_documents": len(lengths), "num_tokens": sum(lengths), "sha256": digest}
+    digest = hashlib.sha256(b"([")  # the bytes of repr((list of lengths, first)), a part at a time
+    for start in range(0, len(lengths), 4096):
+        part = ", ".join(map(str, lengths[start : start + 4096].tolist()))
+        digest.update((", " if start else "").encode() + part.encode())
+    digest.update(f"], {first!r})".encode())
+    return {
+        "num_documents": len(lengths),
+        "num_tokens": int(lengths.sum()),
+        "sha256": digest.hexdigest()[:16],
+    }

@@ -22,6 +22,7 @@ from vocable.lm.frozen import has_new_rows, merge_new_rows
 from vocable.lm.lora import has_lora, merge_lora
 from vocable.lm.packed import enable_packing, token_losses
 from vocable.sequences.joint_vocabulary import SPECIAL, SPEECH, TEXT, JointVocabulary
+from vocable.sequences.lazy import Lazy
 from vocable.sequences.packing import IGNORED_LABEL, PackedBatch, pack_documents
 from vocable.sequences.subwords import UnitSubwords
 from vocable.training.config import TrainingConfig
@@ -132,11 +133,15 @@ class LanguageModelTask:
         sources: Mapping[str | None, Sequence[Tensor]] = (
             {**valid_documents} if isinstance(valid_documents, Mapping) else {None: valid_documents}
         )
-        self.validation = [
-            SourceRow(row=self._prepared(row), source=source)
+        places = [
+            (source, rows, place)
             for source, documents in sources.items()
-            for row in pack_documents(documents, config.tokens_per_batch, context_tokens=config.context_tokens)
+            for rows in [pack_documents(documents, config.tokens_per_batch, context_tokens=config.context_tokens)]
+            for place in range(len(rows))
         ]
+        self.validation = Lazy(places, lambda at: SourceRow(row=self._prepared(at[1][at[2]]), source=at[0]))
+        for _ in self.validation:  # a document that does not fit stops the run now, not at the first validation
+            pass
         classes = () if self.classes is None else tuple(CLASS_NAMES.values())
         self.part_names: tuple[str, ...] = (*classes, *(name for name in sources if name is not None))
 
@@ -144,7 +149,7 @@ class LanguageModelTask:
         """Return this process's share of the next rows."""
         return [self._prepared(row) for row in self.stream.next_rows(count, process, num_processes)]
 
-    def validation_batches(self, process: int, num_processes: int) -> list[SourceRow]:
+    def validation_batches(self, process: int, num_processes: int) -> Sequence[SourceRow]:
         """Return this process's share of the validation rows."""
         return self.validation[process::num_processes]
 

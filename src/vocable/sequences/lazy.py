@@ -1,0 +1,50 @@
+"""Sequences whose items are built when they are asked for, so that a corpus is never in memory as a whole."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+from jaxtyping import Int
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Lazy(Sequence[T], Generic[T]):
+    """What `build` makes of each item, made anew each time."""
+
+    def __init__(self, items: Sequence[Any], build: Callable[[Any], T]) -> None:
+        self.items, self.build = items, build
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Lazy[T]": ...
+    def __getitem__(self, index: int | slice) -> "T | Lazy[T]":
+        if isinstance(index, slice):
+            return Lazy(self.items[index], self.build)
+        return self.build(self.items[index])
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self.build, self.items)
+
+
+class LazyDocuments(Lazy[Tensor]):
+    """Documents of token ids, of which only the lengths are held in memory."""
+
+    def __init__(
+        self, items: Sequence[Any], build: Callable[[Any], Int[Tensor, " _"]], lengths: np.ndarray | None = None
+    ) -> None:
+        """Build all documents once to measure them, where `lengths` does not say how long they are."""
+        super().__init__(items, build)
+        self.lengths = document_lengths(iter(self), len(items)) if lengths is None else lengths
+
+
+def document_lengths(documents: Iterable[Tensor], count: int = -1) -> Int[np.ndarray, " documents"]:
+    """Return the tokens of each document: as they are known, or by going through the documents once."""
+    if isinstance(documents, LazyDocuments):
+        return documents.lengths
+    return np.fromiter((len(document) for document in documents), np.int64, count)
