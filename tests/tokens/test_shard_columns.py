@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from vocable.errors import ConfigError, ManifestError
 from vocable.lm.unit_facts import measure_units
+from vocable.splits import BY, divide, training_items, validation_items
 from vocable.tokens import TokenShards, shard_columns, shards
 from vocable.tokens.shard_columns import TokenRows
 from vocable.tokens.shard_facts import FACTS_KEY, UnitCounts
-from vocable.types import SpeechTokens, Utterance, Word
+from vocable.tokens.streams import streams_to_card
+from vocable.types import SpeechTokens, Stream, Utterance, Word
 
 SIZE = 12
+UNITS = (Stream(name="units", codebook_sizes=(SIZE,), rate=50.0),)
 
 
 def random_pair(index: int, rng: random.Random) -> tuple[Utterance, SpeechTokens]:
@@ -33,23 +38,26 @@ def random_pair(index: int, rng: random.Random) -> tuple[Utterance, SpeechTokens
         duration=rng.choice([None, 1.5]),
         text=rng.choice([None, "", "hello there"]),
         speaker=rng.choice([None, "a", "b"]),
+        split=rng.choice([None, None, "train", "valid", "test"]),
         words=rng.choice([None, (), (Word(word="hi", start=0.1, end=0.4),)]),
         extra=rng.choice([{}, {"take": 3}]),
     )
     return utterance, SpeechTokens(codes=codes, durations=rng.choice([None, durations]))
 
 
-def write_shards(pairs: list, folder: Path, per_shard: int, facts: bool = True, frame_rate: float = 50.0) -> Path:
+def write_shards(pairs: list, folder: Path, per_shard: int, facts: bool = True) -> Path:
     """Write shards as a tokenizing run would; without facts, as earlier versions did."""
     folder.mkdir(parents=True, exist_ok=True)
     groups = [pairs[first : first + per_shard] for first in range(0, len(pairs), per_shard)]
-    card = {"fingerprint": "f", "codebook_size": SIZE, "num_codebooks": 1, "frame_rate": frame_rate}
+    card = {"fingerprint": "f", "codebook_size": SIZE, "num_codebooks": 1, "frame_rate": 50.0}
     for number, group in enumerate(groups):
-        schema = shards.make_schema(SIZE, {"run": "r", "card": card})
-        rows = [shards.utterance_to_row(u, folder) | shards.tokens_to_row(tokens) for u, tokens in group]
+        schema = shards.make_schema(UNITS, {"run": "r", "card": card})
+        rows = [shards.utterance_to_row(u, folder) | shards.tokens_to_row(tokens, UNITS) for u, tokens in group]
         if facts:
             counts = UnitCounts.of((tokens for _, tokens in group), SIZE)
-            schema = schema.with_metadata({**schema.metadata, FACTS_KEY: counts.to_json()})
+            schema = schema.with_metadata(
+                {**schema.metadata, FACTS_KEY: json.dumps({"units": counts.to_json()}).encode()}
+            )
         else:
             schema = schema.remove(schema.get_field_index("levels"))
         path = folder / f"tokens-{number:05d}-of-{len(groups):05d}.parquet"
@@ -122,7 +130,7 @@ def test_units_never_seen_last_as_long_as_the_mean():
     tokens = SpeechTokens(codes=torch.tensor([[0, 2, 0]]), durations=torch.tensor([2, 5, 4]))
     seconds = UnitCounts.of([tokens], 4).mean_seconds(frame_rate=50.0)
     torch.testing.assert_close(seconds, torch.tensor([3, 11 / 3, 5, 11 / 3]) / 50)
-    assert json.loads(UnitCounts.of([tokens], 4).to_json()) == {"ids": [0, 2], "runs": [2, 1], "frames": [6, 5]}
+    assert UnitCounts.of([tokens], 4).to_json() == {"ids": [0, 2], "runs": [2, 1], "frames": [6, 5]}
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -149,3 +157,48 @@ def test_documents_read_lazily_equal_the_plain_list(tmp_path: Path, seed: int):
     assert [(row.token_ids.tolist(), row.labels.tolist()) for row in ours] == [
         (row.token_ids.tolist(), row.labels.tolist()) for row in theirs
     ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_are_divided_as_their_utterances_are(tmp_path: Path, seed: int):
+    rng = random.Random(seed)
+    pairs = [random_pair(index, rng) for index in range(60)]
+    if seed < 2:
+        pairs = [(replace(utterance, split=None), tokens) for utterance, tokens in pairs]
+    rows, utterances = TokenShards(write_shards(pairs, tmp_path, 13)), [utterance for utterance, _ in pairs]
+    for by in BY.values():
+        for ours, theirs in zip(rows.divide(0.2, by), divide(utterances, 0.2, by), strict=True):
+            assert [utterance for utterance, _ in ours] == theirs
+    assert [utterance for utterance, _ in rows.training_rows()] == training_items(utterances)
+    assert [utterance for utterance, _ in rows.validation_rows()] == validation_items(utterances)
+    held_out = [(replace(utterance, split="test"), tokens) for utterance, tokens in pairs]
+    with pytest.raises(ManifestError, match="None of 60 utterances is left to train on; their splits: test"):
+        TokenRows.of(held_out).divide(0.2)
+
+
+def test_one_stream_of_several_is_read_by_number(tmp_path: Path):
+    rng = random.Random(2)
+    semantic = [random_pair(index, rng) for index in range(20)]
+    acoustic = [SpeechTokens(codes=torch.randint(0, 9, (3, rng.randrange(12)))) for _ in semantic]
+    both = [
+        (utterance, SpeechTokens(streams={"semantic": tokens, "acoustic": other}))
+        for (utterance, tokens), other in zip(semantic, acoustic, strict=True)
+    ]
+    streams = (
+        Stream(name="semantic", codebook_sizes=(SIZE,), rate=50.0),
+        Stream(name="acoustic", codebook_sizes=(9, 9, 9), rate=25.0),
+    )
+    card = {"fingerprint": "f", "name": "codec", **streams_to_card(streams)}
+    rows = [shards.utterance_to_row(u, tmp_path) | shards.tokens_to_row(tokens, streams) for u, tokens in both]
+    table = pa.Table.from_pylist(rows, schema=shards.make_schema(streams, {"run": "r", "card": card}))
+    pq.write_table(table, tmp_path / "tokens-00000-of-00001.parquet")
+    whole = TokenShards(tmp_path)
+    assert [whole[index] for index in range(20)] == both == list(whole)
+    with pytest.raises(ConfigError, match="has several streams"):
+        _ = whole.num_frames
+    for name, expected in (("semantic", [tokens for _, tokens in semantic]), ("acoustic", acoustic)):
+        one = whole.stream(name)
+        assert [one[index][1] for index in range(20)] == expected == [tokens for _, tokens in one[:]]
+        assert one.num_frames.tolist() == [tokens.num_frames for tokens in expected]
+    counts = UnitCounts.of((tokens for _, tokens in semantic), SIZE)
+    assert whole.stream("semantic").unit_counts().to_json() == counts.to_json()

@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 from vocable.assets.cache import cache_folder
 from vocable.errors import OutputError
 from vocable.files import replace_file
-from vocable.tokens.fingerprint import fingerprint
 from vocable.splits import By, assign_splits, refuse_nothing_to_train_on
+from vocable.tokens.fingerprint import fingerprint
 from vocable.tokens.shard_rows import (
+    TOKEN_COLUMNS,
     column_suffix,
     make_schema,
     row_to_tokens,
@@ -64,9 +65,8 @@ class Columns:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let another process map the file again."""
-        return (
-            (Columns, (self.batches, self.folder)) if self._path is None else (Columns.open, (self._path, self.folder))
-        )
+        where = (self.folder, self.streams)
+        return (Columns, (self.batches, *where)) if self._path is None else (Columns.open, (self._path, *where))
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -118,8 +118,7 @@ class TokenRows(Sequence[Pair]):
         """
         frames = [np.zeros(0, np.int64)]
         for part in self.parts:
-            suffix = column_suffix(choose_stream(part.streams, self.chosen, str(part.folder)), part.streams)
-            frames += [_count_frames(batch, suffix) for batch in part.batches]
+            frames += [_count_frames(batch, self._suffix(part)) for batch in part.batches]
         self.release()
         return np.concatenate(frames)[self.places]
 
@@ -155,8 +154,12 @@ class TokenRows(Sequence[Pair]):
         return self.select(valid) if valid.any() else self
 
     def values(self, column: str) -> Iterator[Any]:
-        """Yield what one column holds, e.g. `id` or `speaker`, without reading the others."""
-        chunks = [batch.column(column) for part in self.parts for batch in part.batches]
+        """Yield what one column holds, such as `id`, or of the only stream `levels`, without reading the others."""
+        chunks = [
+            batch.column(column + (self._suffix(part) if column in TOKEN_COLUMNS else ""))
+            for part in self.parts
+            for batch in part.batches
+        ]
         whole = pa.chunked_array(chunks, type=None if chunks else pa.null())
         for start in range(0, len(self), BATCH_ROWS):
             yield from whole.take(self.places[start : start + BATCH_ROWS]).to_pylist()
@@ -188,6 +191,9 @@ class TokenRows(Sequence[Pair]):
                 return utterance, self._chosen(tokens)
             place -= len(part)
         raise IndexError(index)
+
+    def _suffix(self, part: Columns) -> str:
+        return column_suffix(choose_stream(part.streams, self.chosen, str(part.folder)), part.streams)
 
     def _chosen(self, tokens: SpeechTokens) -> SpeechTokens:
         return tokens if self.chosen is None else tokens.stream(self.chosen)

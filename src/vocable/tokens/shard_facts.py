@@ -1,4 +1,4 @@
-"""Facts that a shard holds ready about a stream of units: how often each occurs, how long it lasts, how loud frames are.
+"""Facts about units that a shard holds ready: how often each occurs, how long it lasts, how loud its frames are.
 
     tokens ---UnitCounts---> metadata of the shard ---add up---> mean durations in the card of a language model
 

@@ -1,9 +1,9 @@
 """Utterances with their tokens as rows of a Parquet table, and back.
 
-The columns are the keys of a manifest line, then `codes` (one list per level), `durations`, for tokens that follow words
-`token_words` and `spans`, and for the first utterances of a manifest `levels`, the loudness of each frame. A tokenizer
-with several streams has these five for each: `codes.semantic` and so on. Any Parquet reader can read them; `audio` is
-relative to the file's folder.
+The columns are the keys of a manifest line, then `codes` (one list per level), `durations`, for tokens that follow
+words `token_words` and `spans`, and for the first utterances of a manifest `levels`, the loudness of each frame. A
+tokenizer with several streams has these five for each: `codes.semantic` and so on. Any Parquet reader can read them;
+`audio` is relative to the file's folder.
 """
 
 import json
@@ -21,6 +21,9 @@ from vocable.types import SpeechTokens, Stream, Utterance, Word
 
 METADATA_KEY = b"vocable"
 """Under which the schema metadata holds fingerprint, card, run and rejections, as JSON."""
+
+TOKEN_COLUMNS = ("codes", "durations", "token_words", "spans", "levels")
+"""Columns that each stream has."""
 
 _WORDS = pa.list_(pa.struct([("word", pa.string()), ("start", pa.float64()), ("end", pa.float64())]))
 _TEXTS = ("text", "language", "speaker", "corpus", "licence", "split")
