@@ -98,10 +98,9 @@ def build_sequences(
     def cut(pair: tuple[Utterance, SpeechTokens]) -> SpeechTokens:
         return pair[1] if max_seconds is None else first_seconds(pair[1], max_seconds, frame_rate)
 
-    most = None if max_seconds is None else round(max_seconds * frame_rate)
+    frames = rows.num_frames if max_seconds is None else rows.num_frames.clip(max=round(max_seconds * frame_rate))
     return UnitDocuments(
-        token_ids=LazyDocuments(rows, lambda pair: layout.build(cut(pair))),
-        seconds=(rows.num_frames.clip(max=most) / frame_rate).tolist(),
+        token_ids=LazyDocuments(rows, lambda pair: layout.build(cut(pair))), seconds=(frames / frame_rate).tolist()
     )
 
 

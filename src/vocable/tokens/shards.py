@@ -219,7 +219,7 @@ def write_token_shard(job: ShardJob, tokenizer: SpeechTokenizer | str | Path, de
     for utterance, outcome in _encode_all(job, tokenizer):
         if isinstance(outcome, _Encoded):
             row = utterance_to_row(utterance, job.folder) | tokens_to_row(outcome.tokens, tokenizer.streams)
-            rows.append(row | outcome.levels)
+            rows.append({**row, **outcome.levels})
             audio_seconds += outcome.seconds
         else:
             rejections.append(Rejection(utterance.id, str(utterance.audio), outcome))
