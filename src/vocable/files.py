@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from vocable.errors import ManifestError, OutputError
+from vocable.errors import ConfigError, ManifestError, OutputError
 
 
 @contextlib.contextmanager
@@ -185,6 +185,21 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ManifestError(f"{path}, line {line}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text that are not blank, without the space around them.
+
+    Raises:
+        ConfigError: the file cannot be read as text, or has none.
+    """
+    try:
+        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    except (OSError, ManifestError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+    if not lines:
+        raise ConfigError(f"{path}: holds no text.")
+    return lines
 
 
 def open_temporary(path: Path) -> BinaryIO:

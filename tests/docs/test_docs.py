@@ -48,7 +48,7 @@ def check_command(words: list[str]) -> None:
     """Parse a command as the command line does, up to the configs that its function would be called with."""
     from vocable.cli import find_commands
     from vocable.config import load_config, system_of
-    from vocable.systems import load_system
+    from vocable.systems import find_system
 
     commands = find_commands()
     name = next((n for n in (" ".join(words[:k]) for k in (3, 2, 1)) if n in commands), None)
@@ -59,7 +59,7 @@ def check_command(words: list[str]) -> None:
     given, free = commands[name].parse(arguments)
     commands[name].configs(given, free)
     if name == "train":
-        load_config(load_system(system_of(ROOT / given["recipe"]))[1], ROOT / given["recipe"], free)
+        load_config(find_system(system_of(ROOT / given["recipe"])).config, ROOT / given["recipe"], free)
 
 
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if command_lines(d)], ids=lambda d: str(d.relative_to(ROOT)))

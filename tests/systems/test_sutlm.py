@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM
 from tiny import save_tiny_lm, write_speech
 from vocable.audio.manifest import read_manifest
 from vocable.cli import main
-from vocable.cli.tokenize import tokenize_manifest
 from vocable.errors import ConfigError, FingerprintError, ManifestError
 from vocable.features import EncoderConfig
 from vocable.lm.checkpoint import load_lm
@@ -25,6 +24,7 @@ from vocable.sequences.subwords import SubwordConfig
 from vocable.sequences.text_tokenizers import fit_text_tokenizer
 from vocable.splits import divide
 from vocable.systems import sutlm
+from vocable.systems.from_speech import tokenize_manifest
 from vocable.tokens.kmeans import KMeansConfig
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
@@ -197,6 +197,18 @@ def test_no_text_is_on_both_sides_of_the_split(speech):
         sutlm.train(CONFIG, shards, Path("unused"), valid_shards=shards)
 
 
+def test_texts_that_marks_hold_out_are_not_trained_on(speech):
+    """Six sentences, twice each; marked by voice, so that each is on both sides."""
+    _, shards, _ = speech
+    examples = sutlm.build_examples(shards, ["a new line"])
+    marked = [replace(e, split=("train", "valid")[i >= 10]) for i, e in enumerate(examples[:12])] + examples[12:]
+    train, valid = divide(marked, 0.1, by="text")
+    kept = sutlm._without_texts_of(train, marked)
+    shared = {e.text for e in marked[10:12]}
+    assert len(train) - len(kept) == sum(e.text in shared for e in marked[:10]) > 0
+    assert {e.text for e in kept}.isdisjoint(e.text for e in valid)
+
+
 def test_what_does_not_fit_is_refused(speech, tmp_path):
     tokenizer, shards, _ = speech
     other = UnitTokenizer(tokenizer.encoder, type(tokenizer.kmeans)(tokenizer.kmeans.centroids + 1), tokenizer.config)
@@ -232,4 +244,4 @@ def test_the_command_trains_and_a_text_file_must_be_readable(speech, tmp_path, c
     assert "holds no text" in capsys.readouterr().err
     recipe.write_text("training: {max_steps: 2}\n")
     assert main([*command, str(lines)]) == 2
-    assert "is for twist, which reads units alone" in capsys.readouterr().err
+    assert "--text is given, but twist does not read it; it reads --manifest, --tokenizer" in capsys.readouterr().err

@@ -9,7 +9,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tiny import save_tiny_encoder, save_tiny_lm, write_speech
 from vocable.cli import main
-from vocable.cli.tokenize import tokenize_manifest
 from vocable.config import load_config
 from vocable.errors import ConfigError, FingerprintError, OutputError
 from vocable.features import EncoderConfig, load_encoder
@@ -17,6 +16,7 @@ from vocable.lm.checkpoint import load_lm
 from vocable.lm.generation import Continuation, GenerationConfig
 from vocable.lm.surgery import UnitLMConfig
 from vocable.systems import twist
+from vocable.systems.from_speech import tokenize_manifest
 from vocable.tokens.kmeans import KMeansConfig
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig

@@ -13,9 +13,9 @@ import torch
 
 from vocable import files
 from vocable.audio.manifest import write_manifest
-from vocable.cli.tokenize import tokenize_manifest
 from vocable.errors import AudioFormatError, FingerprintError, ManifestError, OutputError
 from vocable.features import EncoderConfig, LogMelEncoder
+from vocable.systems.from_speech import tokenize_manifest
 from vocable.tokens import (
     KMeans,
     KMeansConfig,
@@ -146,7 +146,7 @@ def slow(self, waveforms, batching="exact"):
     time.sleep(0.4)
     return encode(self, waveforms, batching)
 UnitTokenizer.encode = slow
-from vocable.cli.tokenize import tokenize_manifest
+from vocable.systems.from_speech import tokenize_manifest
 tokenize_manifest(
     Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[4], utterances_per_shard=2, device="cpu", progress=False
 )

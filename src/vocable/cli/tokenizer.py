@@ -10,7 +10,6 @@ from vocable.cli.command import Command
 from vocable.cli.options import DeviceOption, StrictOption
 
 if TYPE_CHECKING:
-    from vocable.tokens.kmeans_report import KMeansReport
     from vocable.tokens.unit_tokenizer import UnitTokenizerConfig
 
 
@@ -32,44 +31,10 @@ def fit(config: FitConfig, tokenizer: UnitTokenizerConfig) -> None:
     vocable tokenizer fit dev.jsonl units --encoder openai/whisper-tiny.en --layer 2 --clusters 100
     vocable tokenizer fit dev.jsonl units kmeans.max_iterations=50
     """
-    fit_and_save(config.manifest, config.out, tokenizer, config.device, config.strict, config.work_folder)
+    from vocable.systems.from_speech import fit_units
 
-
-def fit_and_save(
-    manifest: Path,
-    out: Path,
-    settings: UnitTokenizerConfig,
-    device: str | None = None,
-    strict: bool = False,
-    work_folder: Path | None = None,
-) -> None:
-    """Fit a unit tokenizer with progress bars, save it, and print the report of the fit."""
-    from rich.console import Console
-
-    from vocable.audio.manifest import Rejections, read_manifest
-    from vocable.devices import best_device
-    from vocable.progress import progress_bars
-    from vocable.tokens.unit_tokenizer import UnitTokenizer
-
-    rejections = Rejections(out)
-    utterances = read_manifest(manifest, strict=strict, rejections=rejections)
-    with progress_bars("Features", "K-means") as (extracting, clustering):
-        tokenizer = UnitTokenizer.fit(
-            utterances,
-            settings,
-            device=best_device(device),
-            rejections=rejections,
-            strict=strict,
-            work_folder=work_folder,
-            on_utterance=lambda _: extracting(1, len(utterances)),
-            on_pass=lambda number, distance: clustering(1, settings.kmeans.max_iterations + 1),
-        )
-    tokenizer.save_pretrained(out)
-    if tokenizer.report is not None:
-        Console().print(report_table(tokenizer.report, settings.kmeans.num_clusters))
-    if rejections.count:
-        print(f"{rejections.count} utterances were left out; the reasons are in {rejections.path}")
-    print(f"Tokenizer {tokenizer.fingerprint} is in {out}")
+    fitted = fit_units(config.manifest, config.out, tokenizer, config.device, config.strict, config.work_folder)
+    print(f"Tokenizer {fitted.fingerprint} is in {config.out}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,29 +164,6 @@ COMMANDS = {
     "tokenizer verify FOLDER MANIFEST": verify,
     "tokenizer import-kmeans FILE OUT": Command(import_kmeans, short=ENCODER),
 }
-
-
-def report_table(report: KMeansReport, num_clusters: int) -> Any:
-    """Return the report of a fit as a rich table."""
-    import math
-
-    from rich.table import Table
-
-    table = Table("k-means", "", show_header=False)
-    rows = {
-        "frames": f"{report.num_frames:,}",
-        "iterations": f"{report.iterations} ({'converged' if report.converged else 'stopped at the limit'})",
-        "mean squared distance": f"{report.mean_squared_distance:.5g}",
-        "of the first codebook": f"{report.inertia[0] / report.num_frames:.5g}",
-        "entropy": f"{report.entropy_bits:.3f} bits of {math.log2(num_clusters):.3f}",
-        "perplexity": f"{report.perplexity:.1f} of {num_clusters}",
-        "dead codes": str(len(report.dead_codes)),
-        "revived": str(report.num_revived),
-        "seconds": f"{report.seconds:.1f}",
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

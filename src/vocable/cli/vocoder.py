@@ -168,7 +168,7 @@ def _read_or_tokenize(
     """Read token shards, or make them from a manifest, under <out>/tokens."""
     import hashlib
 
-    from vocable.cli.tokenize import tokenize_manifest
+    from vocable.systems.from_speech import tokenize_manifest
     from vocable.tokens.fingerprint import check_fingerprint
     from vocable.tokens.shards import TokenShards
 

@@ -15,7 +15,6 @@ from rich.progress import Progress
 
 from vocable.audio.io import read_utterance
 from vocable.audio.manifest import Rejections, write_manifest
-from vocable.cli.tokenize import tokenize_manifest
 from vocable.config import config_to_dict
 from vocable.errors import ConfigError, OutputError
 from vocable.evaluation.results import save_result
@@ -28,6 +27,7 @@ from vocable.quickstart.data import Splits, choose_prompts, load_own_speech, loa
 from vocable.quickstart.measure import HeldOutLoss, held_out_losses
 from vocable.synthesis.opening import load_synthesizer
 from vocable.systems import twist
+from vocable.systems.from_speech import tokenize_manifest
 from vocable.tokens.kmeans import KMeansConfig
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig

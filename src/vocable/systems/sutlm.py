@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vocable.errors import ConfigError, ManifestError
+from vocable.files import read_lines
 from vocable.lm import surgery
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.generation import GenerationConfig
@@ -38,6 +39,8 @@ from vocable.sequences.spans import Modality
 from vocable.sequences.subwords import SubwordConfig, UnitSubwords
 from vocable.sequences.text_tokenizers import fit_text_tokenizer, load_text_tokenizer
 from vocable.splits import divide, plain_text, split_key, training_items, validation_items
+from vocable.systems.shared import LanguageModelStage, TokensStage, UnitsStage
+from vocable.systems.stage import Run, System
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import SpeechTokenizer
@@ -313,9 +316,10 @@ def train(
             check_fingerprint(shards.fingerprint, other.fingerprint, str(shards.folder), what)
     examples = build_examples(shards, texts)
     if valid_shards is None:
-        every = examples
-        examples, held_out = divide(every, config.valid_share, by="text")
-        _refuse_shared_texts(examples, [example for example in every if example.split in ("valid", "test")])
+        chosen, held_out = divide(examples, config.valid_share, by="text")
+        examples = _without_texts_of(chosen, examples)
+        if len(examples) < len(chosen):
+            report(f"{len(chosen) - len(examples)} utterances are not trained on, since their text is held out")
     else:
         examples, held_out = training_items(examples), validation_items(build_examples(valid_shards))
         _refuse_shared_texts(examples, held_out)
@@ -365,6 +369,13 @@ def _layout(name: str, settings: Mapping[str, Any], seed: int, readers: Readers)
     return layout.bind(readers.text_tokenizer, readers.subwords)
 
 
+def _without_texts_of(train: Sequence[JointExample], every: Sequence[JointExample]) -> list[JointExample]:
+    """Leave out what has a text that marks in the manifest hold out, as those of a split by speaker may."""
+    trained = {example.id for example in train}
+    held_out = {plain_text(example.text) for example in every if example.text and example.id not in trained}
+    return [example for example in train if not example.text or plain_text(example.text) not in held_out]
+
+
 def _refuse_shared_texts(train: Sequence[JointExample], valid: Sequence[JointExample]) -> None:
     known = {plain_text(example.text): example.id for example in train if example.text}
     shared = [example for example in valid if example.text and plain_text(example.text) in known]
@@ -390,3 +401,18 @@ def _seconds(examples: Sequence[JointExample], frame_rate: float) -> float | Non
 
 def _first(reasons: Mapping[str, str]) -> str:
     return next(iter(reasons.values()))
+
+
+def _train_stage(
+    run: Run, shards: TokenShards, valid_shards: TokenShards | None, tokenizer: SpeechTokenizer | None
+) -> TrainingResult:
+    text = run.find("text")
+    texts = [] if text is None else read_lines(text)
+    return train(run.config, shards, run.out, valid_shards, tokenizer, texts)
+
+
+SYSTEM = System(
+    name="sutlm",
+    config=SutlmConfig,
+    stages=(UnitsStage(), TokensStage(by="text"), LanguageModelStage(_train_stage, may_read=("text",))),
+)

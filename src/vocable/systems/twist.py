@@ -28,6 +28,8 @@ from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.lazy import LazyDocuments
 from vocable.sequences.packing import PackedBatch
 from vocable.sequences.vocabulary import UnitVocabulary
+from vocable.systems.shared import LanguageModelStage, TokensStage, UnitsStage
+from vocable.systems.stage import Run, System
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shard_columns import TokenRows
 from vocable.tokens.shards import TokenShards
@@ -262,3 +264,14 @@ def load_published(folder: Path, tokenizer: SpeechTokenizer, seconds_per_unit: f
         training={"system": "twist", "published": str(folder)},
     )
     return LoadedLM(model, card)
+
+
+def _train_stage(
+    run: Run, shards: TokenShards, valid_shards: TokenShards | None, tokenizer: SpeechTokenizer | None
+) -> TrainingResult:
+    return train(run.config, shards, run.path("lm"), valid_shards, tokenizer)
+
+
+SYSTEM = System(
+    name="twist", config=TwistConfig, stages=(UnitsStage(), TokensStage(), LanguageModelStage(_train_stage))
+)

@@ -36,6 +36,26 @@ class KMeansReport:
     """Whether the last move changed the inertia by less than the tolerance."""
     seconds: float
 
+    def table(self, num_clusters: int) -> Any:
+        """Return the report as a table of rich."""
+        from rich.table import Table
+
+        table = Table("k-means", "", show_header=False)
+        rows = {
+            "frames": f"{self.num_frames:,}",
+            "iterations": f"{self.iterations} ({'converged' if self.converged else 'stopped at the limit'})",
+            "mean squared distance": f"{self.mean_squared_distance:.5g}",
+            "of the first codebook": f"{self.inertia[0] / self.num_frames:.5g}",
+            "entropy": f"{self.entropy_bits:.3f} bits of {math.log2(num_clusters):.3f}",
+            "perplexity": f"{self.perplexity:.1f} of {num_clusters}",
+            "dead codes": str(len(self.dead_codes)),
+            "revived": str(self.num_revived),
+            "seconds": f"{self.seconds:.1f}",
+        }
+        for name, value in rows.items():
+            table.add_row(name, value)
+        return table
+
     def save(self, path: Path) -> None:
         """Write the report as JSON."""
         Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,126 @@
+"""From a manifest to fitted units, and to token shards: what commands and stages both do, with bars on the screen."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vocable.audio.manifest import HeldRejections, Rejections, read_manifest
+from vocable.devices import best_device
+from vocable.engine import run_jobs
+from vocable.progress import progress_bars
+from vocable.splits import training_items
+from vocable.tokens.shard_folder import only_writer
+from vocable.tokens.shards import ShardResult, plan_shards, split_finished, write_token_shard
+from vocable.tokens.tokenizer import read_card
+from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
+from vocable.types import Utterance
+
+
+class TokenizeSummary(NamedTuple):
+    """What `tokenize_manifest` did; the seconds count this run only, not shards that were there before."""
+
+    num_utterances: int
+    num_rejected: int
+    num_shards: int
+    num_shards_before: int
+    """Shards that an earlier run had finished."""
+    audio_seconds: float
+    wall_seconds: float
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Wall seconds per second of audio; None when nothing was left to do."""
+        return self.wall_seconds / self.audio_seconds if self.audio_seconds else None
+
+
+def fit_units(
+    manifest: Path,
+    out: Path,
+    settings: UnitTokenizerConfig,
+    device: str | None = None,
+    strict: bool = False,
+    work_folder: Path | None = None,
+) -> UnitTokenizer:
+    """Fit a unit tokenizer on all of a manifest but what it marks as held out, save it, and print how the fit went.
+
+    Raises:
+        ManifestError: all utterances are held out.
+    """
+    from rich.console import Console
+
+    rejections = Rejections(out)
+    utterances = training_items(read_manifest(manifest, strict=strict, rejections=rejections))
+    with progress_bars("Features", "K-means") as (extracting, clustering):
+        tokenizer = UnitTokenizer.fit(
+            utterances,
+            settings,
+            device=best_device(device),
+            rejections=rejections,
+            strict=strict,
+            work_folder=work_folder,
+            on_utterance=lambda _: extracting(1, len(utterances)),
+            on_pass=lambda number, distance: clustering(1, settings.kmeans.max_iterations + 1),
+        )
+    tokenizer.save_pretrained(out)
+    if tokenizer.report is not None:
+        Console().print(tokenizer.report.table(settings.kmeans.num_clusters))
+    if rejections.count:
+        print(f"{rejections.count} utterances were left out; the reasons are in {rejections.path}")
+    return tokenizer
+
+
+def tokenize_manifest(
+    manifest: Path,
+    out: Path,
+    tokenizer: str,
+    processes: int = 1,
+    device: str | None = None,
+    batching: str = "exact",
+    utterances_per_shard: int = 200,
+    minutes_per_shard: float = 60.0,
+    strict: bool = False,
+    progress: bool = True,
+    mark: Callable[[Sequence[Utterance]], list[Utterance]] = list,
+) -> TokenizeSummary:
+    """Encode every utterance of a manifest into Parquet shards in `out`; a killed run goes on where it stopped.
+
+    The arguments are those of `vocable tokenize`; `progress=False` shows no bar, and `mark` may write into the shards
+    who is held out. Unreadable audio is noted in <out>/rejected.jsonl.
+
+    Raises:
+        OutputError: `out` belongs to another run or is in use, or the disk is full; finished shards stay.
+        AudioFormatError, ManifestError: unreadable audio or a bad line, with `strict`.
+        JobsFailedError: some shards failed; the others are finished.
+    """
+    out = Path(out)
+    card = read_card(tokenizer)
+    bad_lines = HeldRejections()
+    utterances = mark(read_manifest(manifest, strict=strict, rejections=bad_lines))
+    size = {"utterances_per_shard": utterances_per_shard, "minutes_per_shard": minutes_per_shard}
+    jobs = plan_shards(utterances, out, card, **size, batching=batching, strict=strict)
+    with only_writer(out):
+        rejections = Rejections(out)
+        bad_lines.release(rejections)
+
+        def note(result: ShardResult) -> None:
+            for rejection in result.rejections:
+                rejections.add(rejection.id, rejection.audio, rejection.reason)
+
+        before, left = split_finished(jobs)
+        for result in before:
+            note(result)
+        started = time.perf_counter()
+        write = functools.partial(write_token_shard, tokenizer=tokenizer, device=best_device(device))
+        bar = "tokenize" if progress else ""
+        new = run_jobs(write, left, num_processes=processes, description=bar, on_result=note)
+        wall_seconds = time.perf_counter() - started
+    return TokenizeSummary(
+        num_utterances=sum(result.num_utterances for result in [*before, *new]),
+        num_rejected=rejections.count,
+        num_shards=len(jobs),
+        num_shards_before=len(before),
+        audio_seconds=sum(result.audio_seconds for result in new),
+        wall_seconds=wall_seconds,
+    )
