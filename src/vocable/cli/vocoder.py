@@ -3,45 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-Given = TypeVar("Given", str, Path)
+from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vocable.training.vocoder import VocoderRecipe
     from vocable.types import SpeechTokens, Utterance
 
 
-def train(
-    manifest: Path,
-    out: Path,
-    tokenizer: str | None = None,
-    stream: str | None = None,
-    also: list[Path] | None = None,
-    main_share: float | None = None,
-    config: Path | None = None,
-    start_from: Path | None = None,
-    num_processes: int = 1,
-    overrides: tuple[str, ...] = (),
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Speech, and the tokenizer whose tokens the vocoder will read."""
+
+    manifest: Path
+    """Utterances to train on (JSONL), or a folder of their token shards."""
+    out: Path
+    """Folder for tokens, logs, checkpoints and the result, `vocoder`."""
+    tokenizer: str
+    """Folder of the tokenizer, or its name on the Hugging Face hub."""
+    stream: str | None = None
+    """Name of the stream that the vocoder will read, where the tokenizer has several."""
+    also: tuple[Path, ...] = ()
+    """Further manifests or folders of token shards."""
+    main_share: float | None = None
+    """Share of the training, 0 to 1, that is on the first manifest. Without it, as much as it has speech."""
+    config: Path | None = None
+    """Yaml with the sections vocoder and training."""
+    start_from: Path | None = None
+    """Folder of a vocoder whose weights are the start; voices are matched by name."""
+    num_processes: int = 1
+    """Processes that tokenize."""
+
+
+def train(config: TrainConfig, overrides: Annotated[tuple[str, ...], VocoderRecipe] = ()) -> None:
     """Train a vocoder for a tokenizer, on any speech in any language.
 
-    Settings are dotted: `vocoder.dim=384 training.minutes=40`. Every speaker named in the manifests becomes a voice.
-    A run that was stopped continues when the same command is given again.
+    Every speaker named in the manifests becomes a voice. A run that was stopped continues when the same command is
+    given again.
 
-    Args:
-        manifest: Utterances to train on, or a folder of their token shards.
-        out: Folder for tokens, logs, checkpoints and the result, `vocoder`.
-        tokenizer: Name or folder of the tokenizer whose tokens the vocoder will read; it must be given.
-        stream: Name of the stream that the vocoder will read, where the tokenizer has several.
-        also: Further manifests or folders of token shards.
-        main_share: How much of the training, 0 to 1, is on the first manifest. None: as much as it has speech.
-        config: Yaml with the sections vocoder and training. None: the defaults.
-        start_from: Folder of a vocoder whose weights are the start; voices are matched by name.
-        num_processes: Processes that tokenize.
-        overrides: Settings that replace those of the yaml.
+    vocable vocoder train all.jsonl runs/vocoder --tokenizer units --config recipes/vocoder/cpu.yaml
+    vocable vocoder train all.jsonl runs/vocoder --tokenizer units vocoder.dim=384 training.minutes=40
     """
     import json
 
@@ -52,15 +56,13 @@ def train(
     from vocable.training.vocoder import VocoderRecipe, train_vocoder
     from vocable.training.vocoder_data import voices_by_speech
 
-    tokenizer = str(_given(tokenizer, "tokenizer"))
-    units = load_tokenizer(tokenizer).stream(stream)
+    out = config.out
+    units = load_tokenizer(config.tokenizer).stream(config.stream)
     (read,) = units.streams
     if read.rate is None:
-        raise ConfigError(f"The tokens of {tokenizer} follow words, not frames; this vocoder reads frames.")
-    sources = [Path(manifest), *map(Path, also or ())]
-    groups = [
-        _read_or_tokenize(source, Path(out), tokenizer, stream, units.fingerprint, num_processes) for source in sources
-    ]
+        raise ConfigError(f"The tokens of {config.tokenizer} follow words, not frames; this vocoder reads frames.")
+    sources = [config.manifest, *config.also]
+    groups = [_read_or_tokenize(source, config, units.fingerprint) for source in sources]
     pairs = [pair for group in groups for pair in group]
     physics: dict[str, Any] = {
         "codebook_size": max(read.codebook_sizes),
@@ -73,66 +75,74 @@ def train(
         "tokenizer_fingerprint": units.fingerprint,
     }
     settings = [f"vocoder.{name}={json.dumps(value)}" for name, value in physics.items()]
-    recipe = load_config(VocoderRecipe, config, (*settings, *overrides))
-    initial = UnitVocoder.from_pretrained(start_from) if start_from else None
-    weights = _weights(groups, main_share)
-    vocoder = train_vocoder(pairs, recipe.vocoder, recipe.training, Path(out), start_from=initial, weights=weights)
+    recipe = load_config(VocoderRecipe, config.config, (*settings, *overrides))
+    initial = UnitVocoder.from_pretrained(config.start_from) if config.start_from else None
+    weights = _weights(groups, config.main_share)
+    vocoder = train_vocoder(pairs, recipe.vocoder, recipe.training, out, start_from=initial, weights=weights)
     parameters = sum(parameter.numel() for parameter in vocoder.parameters()) / 1e6
-    print(f"{Path(out) / 'vocoder'}: {parameters:.1f} M parameters, {len(vocoder.voices)} voices")
+    print(f"{out / 'vocoder'}: {parameters:.1f} M parameters, {len(vocoder.voices)} voices")
 
 
-def synthesize(
-    tokens: Path,
-    out: Path,
-    vocoder: Path | None = None,
-    voice: str | None = None,
-    predict_durations: bool = False,
-    limit: int | None = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class SpeakingConfig:
+    """How tokens are spoken."""
+
+    voice: str | None = None
+    """A voice of the vocoder. Without it, its first."""
+    predict_durations: bool = False
+    """Let the vocoder choose how long units last, even where the tokens say it."""
+    limit: int | None = None
+    """Most utterances; the rest is left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesizeConfig(SpeakingConfig):
+    """Tokens to speak."""
+
+    tokens: Path
+    """Folder of token shards."""
+    out: Path
+    """Folder to write."""
+    vocoder: Path
+    """Folder of the vocoder."""
+
+
+def synthesize(config: SynthesizeConfig) -> None:
     """Turn token shards into sound: one WAV file an utterance, and a manifest.
 
-    Args:
-        tokens: Folder of token shards.
-        out: Folder to write.
-        vocoder: Folder of the vocoder; it must be given.
-        voice: One of its voices. None: its first.
-        predict_durations: Let the vocoder choose how long units last, even where the tokens say it.
-        limit: Stop after this many utterances. None: all.
+    vocable vocoder synthesize tokens spoken --vocoder runs/vocoder
     """
     from vocable.synthesis.opening import load_synthesizer
     from vocable.tokens.fingerprint import check_fingerprint
     from vocable.tokens.shards import TokenShards
 
-    speaker = load_synthesizer(_given(vocoder, "vocoder"))
-    shards = TokenShards(tokens).matching(speaker.tokenizer_fingerprint)
+    speaker = load_synthesizer(config.vocoder)
+    shards = TokenShards(config.tokens).matching(speaker.tokenizer_fingerprint)
     if speaker.tokenizer_fingerprint is not None:
-        check_fingerprint(speaker.tokenizer_fingerprint, shards.fingerprint, "The vocoder", f"the tokens {tokens}")
-    waveforms = (
-        (utterance, speaker.synthesize([_timed(item, predict_durations)], voice)[0]) for utterance, item in shards
-    )
-    total = len(shards) if limit is None else min(limit, len(shards))
-    _write_all(waveforms, total, Path(out), speaker.sample_rate, voice)
+        name = f"the tokens {config.tokens}"
+        check_fingerprint(speaker.tokenizer_fingerprint, shards.fingerprint, "The vocoder", name)
+    spoken = ((item, speaker.synthesize([_timed(tokens, config)], config.voice)[0]) for item, tokens in shards)
+    _write_all(spoken, len(shards), config.out, speaker.sample_rate, config)
 
 
-def resynthesize(
-    audio: Path,
-    out: Path,
-    tokenizer: str | None = None,
-    vocoder: Path | None = None,
-    voice: str | None = None,
-    predict_durations: bool = False,
-    limit: int | None = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ResynthesizeConfig(SpeakingConfig):
+    """Speech to send through a tokenizer."""
+
+    audio: Path
+    """An audio file, or a manifest (.jsonl)."""
+    out: Path
+    """Folder to write."""
+    tokenizer: str
+    """Folder of the tokenizer, or its name on the Hugging Face hub."""
+    vocoder: Path | None = None
+    """Folder of the vocoder. Without it, the tokenizer's own decoder, else the vocoder that comes with Vocable."""
+
+
+def resynthesize(config: ResynthesizeConfig) -> None:
     """Turn speech into tokens and back: what survives the tokenizer, to listen to.
 
-    Args:
-        audio: An audio file, or a manifest (.jsonl).
-        out: Folder to write.
-        tokenizer: Name or folder of the tokenizer; it must be given.
-        vocoder: Folder of the vocoder. None: the tokenizer's own decoder, else the vocoder that comes with Vocable.
-        voice: One of its voices. None: its first.
-        predict_durations: Let the vocoder choose how long units last.
-        limit: Stop after this many utterances. None: all.
+    vocable vocoder resynthesize one.wav heard --tokenizer units --vocoder runs/vocoder
     """
     from vocable.audio.io import read_clip
     from vocable.audio.manifest import read_manifest
@@ -140,31 +150,19 @@ def resynthesize(
     from vocable.tokens.tokenizer import load_tokenizer
     from vocable.types import Utterance
 
-    audio = Path(audio)
+    audio = config.audio
     utterances = read_manifest(audio) if audio.suffix == ".jsonl" else [Utterance(id=audio.stem, audio=audio)]
-    units = attach_synthesizer(load_tokenizer(_given(tokenizer, "tokenizer")), vocoder)
+    units = attach_synthesizer(load_tokenizer(config.tokenizer), config.vocoder)
 
-    def waveforms() -> Iterable[tuple[Utterance, Tensor]]:
+    def spoken() -> Iterable[tuple[Utterance, Tensor]]:
         for utterance in utterances:
-            (item,) = units.encode([read_clip(utterance, units.sample_rate)])
-            yield utterance, units.decode([_timed(item, predict_durations)], voice)[0]
+            (tokens,) = units.encode([read_clip(utterance, units.sample_rate)])
+            yield utterance, units.decode([_timed(tokens, config)], config.voice)[0]
 
-    total = len(utterances) if limit is None else min(limit, len(utterances))
-    _write_all(waveforms(), total, Path(out), units.decode_rate, voice)
-
-
-def _given(value: Given | None, name: str) -> Given:
-    """Refuse an option that has no default."""
-    from vocable.errors import ConfigError
-
-    if value is None:
-        raise ConfigError(f"--{name} is missing: the folder of the {name}.")
-    return value
+    _write_all(spoken(), len(utterances), config.out, units.decode_rate, config)
 
 
-def _read_or_tokenize(
-    source: Path, out: Path, tokenizer: str, stream: str | None, fingerprint: str, num_processes: int
-) -> list[tuple[Utterance, SpeechTokens]]:
+def _read_or_tokenize(source: Path, config: TrainConfig, fingerprint: str) -> list[tuple[Utterance, SpeechTokens]]:
     """Read token shards, or make them from a manifest, under <out>/tokens."""
     import hashlib
 
@@ -174,12 +172,14 @@ def _read_or_tokenize(
 
     if not source.is_dir():
         path_hash = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:6]
-        folder = out / "tokens" / f"{source.stem}-{path_hash}"
+        folder = config.out / "tokens" / f"{source.stem}-{path_hash}"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        tokenize_manifest(source, folder, tokenizer, processes=num_processes)
+        tokenize_manifest(source, folder, config.tokenizer, processes=config.num_processes)
         source = folder
-    shards = TokenShards(source).stream(stream)
-    check_fingerprint(fingerprint, shards.fingerprint, f"The tokenizer {tokenizer}", f"the token shards {source}")
+    shards = TokenShards(source).stream(config.stream)
+    check_fingerprint(
+        fingerprint, shards.fingerprint, f"The tokenizer {config.tokenizer}", f"the token shards {source}"
+    )
     return list(shards)
 
 
@@ -196,7 +196,7 @@ def _weights(groups: list[list[tuple[Utterance, SpeechTokens]]], main_share: flo
     return [main] * len(groups[0]) + [1.0] * sum(map(len, groups[1:]))
 
 
-def _timed(tokens: SpeechTokens, predict_durations: bool) -> SpeechTokens:
+def _timed(tokens: SpeechTokens, config: SpeakingConfig) -> SpeechTokens:
     """Return the tokens, without their durations if the vocoder is to predict them."""
     import torch
 
@@ -207,32 +207,36 @@ def _timed(tokens: SpeechTokens, predict_durations: bool) -> SpeechTokens:
             return one.without_durations()
         return SpeechTokens(codes=torch.unique_consecutive(one.codes, dim=1))
 
-    return tokens.map_streams(one_column_a_run) if predict_durations else tokens
+    return tokens.map_streams(one_column_a_run) if config.predict_durations else tokens
 
 
 def _write_all(
-    waveforms: Iterable[tuple[Utterance, Tensor]], total: int, out: Path, sample_rate: int, voice: str | None
+    spoken: Iterable[tuple[Utterance, Tensor]], available: int, out: Path, sample_rate: int, config: SpeakingConfig
 ) -> None:
     """Write WAV files named by utterance, and a manifest of them."""
     import dataclasses
     import itertools
     from urllib.parse import quote
 
-    from rich.progress import track
-
     from vocable.audio.io import write_audio
     from vocable.audio.manifest import write_manifest
+    from vocable.progress import track
 
+    total = available if config.limit is None else min(config.limit, available)
     out.mkdir(parents=True, exist_ok=True)
     written, seconds = [], 0.0
-    for utterance, waveform in track(itertools.islice(waveforms, total), "synthesize", total=total):
+    for utterance, waveform in track(itertools.islice(spoken, total), "Speaking", total):
         path = out / f"{quote(utterance.id, safe=' ')[:200]}.wav"
         write_audio(path, waveform, sample_rate)
         seconds += len(waveform) / sample_rate
         changed = {"audio": path, "start": 0.0, "duration": len(waveform) / sample_rate, "words": None}
-        written.append(dataclasses.replace(utterance, **changed, speaker=voice or utterance.speaker))
+        written.append(dataclasses.replace(utterance, **changed, speaker=config.voice or utterance.speaker))
     write_manifest(written, out / "manifest.jsonl")
     print(f"{out / 'manifest.jsonl'}: {len(written)} utterances, {seconds:.1f} s of speech")
 
 
-COMMANDS = {"vocoder train": train, "vocoder synthesize": synthesize, "vocoder resynthesize": resynthesize}
+COMMANDS = {
+    "vocoder train MANIFEST OUT": train,
+    "vocoder synthesize TOKENS OUT": synthesize,
+    "vocoder resynthesize AUDIO OUT": resynthesize,
+}

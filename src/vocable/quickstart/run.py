@@ -46,21 +46,31 @@ class QuickstartConfig:
     """What the quickstart does. The defaults fit ten minutes of two CPU cores."""
 
     audio: Path | None = None
-    """A folder of recordings, or a manifest; None: the stories that come with Vocable."""
+    """A folder of recordings (wav, FLAC, Ogg, Opus, MP3), or a manifest (.jsonl), in place of the stories that come
+    with Vocable."""
     out: Path = Path("runs/quickstart")
+    """Folder of the run; report.html in it is the page."""
     encoder: str = "openai/whisper-tiny.en"
+    """Encoder of the units: folder, asset or hub name."""
     layer: int = 2
+    """Layer of the encoder."""
     num_clusters: int = 100
+    """Distinct units."""
     text_model: str = "HuggingFaceTB/SmolLM2-135M"
+    """Text model that the language models start from, or whose shape they take."""
     steps: int = 120
     """Optimiser steps of each language model, of one packed row of 1024 units; fewer where these take too long."""
     minutes_per_model: float = 2.7
     """The warm model stops after this time if not after `steps`; the cold one makes as many steps as the warm did."""
     warm_learning_rate: float = 3e-4
+    """Learning rate of the model that starts from the text model. Each start has its own rate, as in the paper; one
+    rate for both would favour one of them."""
     cold_learning_rate: float = 1e-3
-    """Each start has its own rate, as in the paper; one rate for both would favour one of them."""
+    """Learning rate of the model that starts from random weights."""
     num_prompts: int = 6
+    """Held-out utterances that the models continue."""
     prompt_seconds: float = 3.0
+    """Length of a prompt."""
     max_seconds: float = 6.0
     """Longest continuation; the shortest is a third of it."""
     num_judged: int = 8
@@ -68,6 +78,7 @@ class QuickstartConfig:
     voice: str | None = None
     """Voice of the shipped vocoder; None takes the speaker's own where it is known, else the first."""
     seed: int = 0
+    """Seed of all draws."""
 
     def __post_init__(self) -> None:
         if self.steps < 10 or self.num_prompts < 1 or self.num_judged < 0:

@@ -110,7 +110,9 @@ class VocoderRecipe:
     """A vocoder and its training: what a yaml in recipes/vocoder holds."""
 
     vocoder: VocoderConfig
+    """The network. What the tokenizer and the speech decide is filled in: sizes, rates, voices and fingerprints."""
     training: VocoderTrainingConfig = field(default_factory=VocoderTrainingConfig)
+    """How it is trained."""
 
 
 def train_vocoder(

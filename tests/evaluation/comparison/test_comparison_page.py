@@ -13,7 +13,7 @@ from vocable import cli
 from vocable.audio.io import write_audio
 from vocable.audio.manifest import write_manifest
 from vocable.evaluation.comparison.compare import compare_results
-from vocable.evaluation.comparison.examples import most_different, sounds_of_manifest
+from vocable.evaluation.comparison.examples import most_different, no_sounds, sounds_of_manifest
 from vocable.evaluation.comparison.page import render_comparison_page
 from vocable.evaluation.pairs import PairItem, PairSet, Segment, write_pair_set
 from vocable.evaluation.results import save_result
@@ -145,7 +145,7 @@ def test_recordings_are_played_with_what_each_model_was_heard_to_say(tmp_path, m
     one = resynthesis_result([1, 2, 0, 1], [4] * 4, speakers, [0.5] * 4)
     two = resynthesis_result([1, 0, 1, 0], [4] * 4, speakers, [0.5] * 4)
     comparison = compare_results({"one": one, "two": two})
-    page = Page(render_comparison_page(comparison, sounds_of_manifest(tmp_path / "m.jsonl")))
+    page = Page(render_comparison_page(comparison, sounds_of_manifest(tmp_path / "m.jsonl"), 12))
     assert len(page.sounds) == 1 and "text 1" in page.text and "text 0" not in page.text
     assert "transcript resynthesis: heard 2 wrong" in page.text and "no sound: " in page.text
     assert "2 of these items have no sound here" in page.text and "On no item" not in page.text
@@ -164,6 +164,6 @@ def test_items_come_by_difference_then_by_margin_and_by_turns():
 
 def test_names_from_outside_are_escaped_and_ties_are_said():
     comparison = compare_results({"<b>$x$</b>": pair_result([1, 0]), "other": pair_result([1, 0])})
-    html = render_comparison_page(comparison)
+    html = render_comparison_page(comparison, no_sounds, 12)
     assert "<b>" not in html and "&lt;b&gt;$x$&lt;/b&gt;" in html
     assert "On no item of accuracy do these two differ." in html

@@ -45,18 +45,20 @@ class CompareConfig:
     """What is compared, and how it is tested."""
 
     scores: tuple[str, ...] | None = None
-    """Names of scores; None takes all that are sums over items."""
+    """Scores to test. Without it, all that are sums over items; the first is the one shown by group."""
     groups: tuple[str, ...] | None = None
-    """Item columns for the tables by group; None takes the known ones that are there."""
+    """Item columns to make tables of, such as phenomenon. Without it, the known ones that are there."""
     content: str | None = None
-    """Item column that says which items have the same content; None takes word, sentence, story or context (of
-    a phone), where one is there."""
+    """Item column that tells which items say the same in several voices, and so count as one piece of evidence.
+    Without it, word, sentence, story or context (of a phone), where one is there."""
     conventions: Literal["refuse", "allow"] = "refuse"
-    """What to do when the results were not measured alike."""
+    """Refuse or allow results that were not measured alike."""
     num_resamples: int = 2000
-    """Of the bootstrap."""
+    """Resamples of the bootstrap."""
     num_permutations: int = 10_000
+    """Arrangements drawn for the permutation test where there are too many to go through."""
     seed: int = 0
+    """Seed of the draws."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from vocable.evaluation.comparison.compare import Comparison, Difference
-from vocable.evaluation.comparison.examples import Example, SoundSource, most_different, no_sounds
+from vocable.evaluation.comparison.examples import Example, SoundSource, most_different
 from vocable.evaluation.figures import Estimate, Panel, forest_plot
 from vocable.evaluation.pages import page_template
 from vocable.files import write_text
 
 
-def write_comparison_page(
-    comparison: Comparison, path: Path, find_sounds: SoundSource = no_sounds, num_examples: int = 12
-) -> None:
+def write_comparison_page(comparison: Comparison, path: Path, find_sounds: SoundSource, num_examples: int) -> None:
     """Write the page; `num_examples` items for each pair of models.
 
     Raises:
@@ -29,7 +27,7 @@ def write_comparison_page(
     write_text(render_comparison_page(comparison, find_sounds, num_examples), Path(path))
 
 
-def render_comparison_page(comparison: Comparison, find_sounds: SoundSource = no_sounds, num_examples: int = 12) -> str:
+def render_comparison_page(comparison: Comparison, find_sounds: SoundSource, num_examples: int) -> str:
     """Return the page as HTML; all text from outside is escaped.
 
     Raises:
