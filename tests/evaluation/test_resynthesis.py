@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,14 +14,20 @@ from vocable.errors import ConfigError, FingerprintError, ManifestError
 from vocable.evaluation.judges import Judges
 from vocable.evaluation.metrics.mos import DistillMOS
 from vocable.evaluation.metrics.wer import count_errors
-from vocable.evaluation.results import load_result, save_result
-from vocable.evaluation.resynthesis import ResynthesisConfig, choose_utterances, evaluate_resynthesis
-from vocable.evaluation.resynthesis_report import render_resynthesis_page
+from vocable.evaluation.results import load_result
+from vocable.evaluation.resynthesis import Resynthesis, ResynthesisConfig, choose_utterances
+from vocable.evaluation.runner import run_benchmark
 from vocable.features.speaker import SpeakerEncoder
 from vocable.synthesis import UnitVocoder
 from vocable.types import SpeechTokens, Utterance
 
-FEW_DRAWS = ResynthesisConfig(num_resamples=50)
+NAMED: dict[str, Any] = {"manifest": Path("m.jsonl"), "tokenizer": Path("tokenizer")}
+FEW_DRAWS = ResynthesisConfig(**NAMED, num_resamples=50)
+
+
+def evaluate_resynthesis(utterances, tokenizer, judges, config=FEW_DRAWS, out=None, on_progress=None):
+    opened = {"utterances": utterances, "tokenizer": tokenizer, "judges": judges}
+    return run_benchmark(Resynthesis(config, opened, on_progress), out)
 
 
 @pytest.fixture
@@ -40,9 +48,13 @@ def test_the_whole_way(speaking, tiny_transcriber, quick_mos, make_utterances, t
     utterances = make_utterances(["the cat sat", "on the mats", None])
     judges = Judges(tiny_transcriber, quick_mos, SpeakerEncoder().eval())
     done = []
-    outcome = evaluate_resynthesis(utterances, speaking, judges, FEW_DRAWS, on_progress=done.append)
-    result = load_result(save_result(outcome.result, tmp_path / "out"))
-    assert done == [3] and [item["id"] for item in result.items] == ["u0", "u1", "u2"]
+
+    def watch(step: str, count: int, total: int) -> None:
+        done.append((count, total))
+
+    evaluate_resynthesis(utterances, speaking, judges, out=tmp_path / "out", on_progress=watch)
+    result = load_result(tmp_path / "out" / "resynthesis.json")
+    assert done == [(0, 3), (3, 3)] and [item["id"] for item in result.items] == ["u0", "u1", "u2"]
 
     with_text = result.items[:2]
     for name, whose in (("wer_topline", "original"), ("wer_resynthesis", "resynthesis")):
@@ -81,7 +93,7 @@ def test_a_perfect_codec_loses_nothing(speaking, tiny_transcriber, make_utteranc
     monkeypatch.setattr(speaking, "encode", remember)
     monkeypatch.setattr(speaking, "decode", lambda tokens, voice=None: originals)
     judges = Judges(tiny_transcriber, speaker=SpeakerEncoder().eval())
-    scores = evaluate_resynthesis(utterances, speaking, judges, FEW_DRAWS).result.scores
+    scores = evaluate_resynthesis(utterances, speaking, judges, FEW_DRAWS).scores
     assert scores["wer_loss"].value == scores["cer_loss"].value == 0
     assert scores["wer_resynthesis"] == dataclasses.replace(
         scores["wer_topline"], meaning=scores["wer_resynthesis"].meaning
@@ -96,9 +108,7 @@ def test_what_cannot_be_judged_is_counted(speaking, tiny_transcriber, make_utter
     broken = Utterance(id="broken", audio=tmp_path / "missing.wav", text="gone")
     write_audio(tmp_path / "short.wav", torch.full((20,), 0.1), 16_000)
     short = Utterance(id="short", audio=tmp_path / "short.wav", text="tick")
-    result = evaluate_resynthesis(
-        [good, dots, french, broken, short], speaking, Judges(tiny_transcriber), FEW_DRAWS
-    ).result
+    result = evaluate_resynthesis([good, dots, french, broken, short], speaking, Judges(tiny_transcriber), FEW_DRAWS)
     reasons = dict(result.excluded)
     assert reasons.pop("language is not en") == 1
     assert reasons.pop("unreadable audio") == 1
@@ -113,7 +123,7 @@ def test_silence_after_synthesis_counts_every_word(speaking, tiny_transcriber, m
     utterances = make_utterances(["the cat sat on mats"])
     heard = tiny_transcriber.transcribe
     monkeypatch.setattr(tiny_transcriber, "transcribe", lambda waveforms: [*heard(waveforms[:1]), ""])
-    result = evaluate_resynthesis(utterances, speaking, Judges(tiny_transcriber), FEW_DRAWS).result
+    result = evaluate_resynthesis(utterances, speaking, Judges(tiny_transcriber), FEW_DRAWS)
     assert result.scores["wer_resynthesis"].value == 1
     assert any("In 1 resyntheses nothing was heard" in note for note in result.notes)
 
@@ -129,7 +139,7 @@ def test_predicted_durations_leave_the_true_ones_out(speaking, tiny_transcriber,
     monkeypatch.setattr(speaking, "decode", watch)
     for durations in ("true", "predicted"):
         config = dataclasses.replace(FEW_DRAWS, durations=durations)
-        result = evaluate_resynthesis(make_utterances(["the cat"]), speaking, Judges(tiny_transcriber), config).result
+        result = evaluate_resynthesis(make_utterances(["the cat"]), speaking, Judges(tiny_transcriber), config)
         assert result.conventions["durations"] == durations
     assert [tokens.durations is None for tokens in seen] == [False, True]
 
@@ -138,8 +148,8 @@ def test_a_voice_to_be_like(speaking, tiny_transcriber, make_utterances):
     utterances = make_utterances(["the cat", "sat"])
     config = dataclasses.replace(FEW_DRAWS, voice_reference=utterances[0].audio)
     judges = Judges(tiny_transcriber, speaker=SpeakerEncoder().eval())
-    scores = evaluate_resynthesis(utterances, speaking, judges, config).result.scores
-    assert -1 <= scores["voice_similarity"].value <= 1
+    scores = evaluate_resynthesis(utterances, speaking, judges, config).scores
+    assert -1 <= scores["voice_similarity"].value <= 1  # type: ignore[operator]
     with pytest.raises(ConfigError, match="no speaker encoder to compare with"):
         evaluate_resynthesis(utterances, speaking, Judges(tiny_transcriber), config)
 
@@ -177,14 +187,15 @@ def test_the_draw_is_seeded_and_keeps_order(tmp_path):
 )
 def test_settings_out_of_range(setting, message: str):
     with pytest.raises(ValueError, match=message):
-        ResynthesisConfig(**setting)
+        ResynthesisConfig(**NAMED, **setting)
 
 
-def test_the_page_escapes_and_marks(speaking, tiny_transcriber, make_utterances):
+def test_the_page_escapes_and_marks(speaking, tiny_transcriber, make_utterances, tmp_path):
     utterances = make_utterances(["<b>cat</b> xylophone", None])
     utterances[0] = dataclasses.replace(utterances[0], id="<script>alert(1)</script>")
     config = dataclasses.replace(FEW_DRAWS, num_examples=1)
-    page = render_resynthesis_page(evaluate_resynthesis(utterances, speaking, Judges(tiny_transcriber), config))
+    evaluate_resynthesis(utterances, speaking, Judges(tiny_transcriber), config, out=tmp_path)
+    page = (tmp_path / "resynthesis.html").read_text(encoding="utf-8")
     assert "<script>" not in page and "&lt;script&gt;alert(1)" in page
     assert '<span class="delete">' in page and "xylophone" in page
     assert page.count("<audio ") == 2  # one example, original and resynthesis

@@ -45,7 +45,7 @@ from vocable.evaluation.continuation_summary import (
 from vocable.evaluation.judges import JUDGE_RATE, Judges, check_judge, encoder_name
 from vocable.evaluation.keyed_store import KeyedStore
 from vocable.evaluation.results import EvaluationResult
-from vocable.evaluation.resynthesis_summary import vocoder_fingerprint
+from vocable.evaluation.resynthesis import vocoder_fingerprint
 from vocable.evaluation.text_lm import TextLM
 from vocable.lm.generation import Continuation
 from vocable.tokens.fingerprint import fingerprint

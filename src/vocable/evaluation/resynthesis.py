@@ -9,63 +9,92 @@ has a 95 % interval over utterances, and one over speakers. Source of the protoc
 Modeling from Raw Audio (Lakhotia et al., 2021, arXiv:2102.01192), section 4.2 (ASR on resynthesised speech).
 """
 
+import dataclasses
 import random
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from vocable.audio.io import encode_audio, read_audio, read_utterance, resample
 from vocable.errors import AudioFormatError, ConfigError, ManifestError
+from vocable.evaluation import judges as judging
 from vocable.evaluation.judges import JUDGE_RATE, Judges, check_judge, encoder_name
-from vocable.evaluation.metrics.wer import LEVELS, NORMALISERS, ErrorCounts, count_errors
-from vocable.evaluation.results import EvaluationResult
-from vocable.evaluation.resynthesis_summary import (
-    resynthesis_conventions,
-    resynthesis_measurements,
-    resynthesis_notes,
-    resynthesis_scores,
-    vocoder_fingerprint,
+from vocable.evaluation.metrics.wer import (
+    LEVELS,
+    NORMALISERS,
+    ErrorCounts,
+    align_texts,
+    column_error_rate,
+    count_errors,
 )
+from vocable.evaluation.pages import page_template
+from vocable.evaluation.results import EvaluationResult, Score, column_mean, ratio_score
+from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
 from vocable.evaluation.unit_metrics import UnitCounter
-from vocable.features.speaker import SpeakerEncoder
 from vocable.registry import look_up
-from vocable.tokens.tokenizer import SpeechTokenizer
+from vocable.synthesis.opening import attach_synthesizer
+from vocable.tokens.fingerprint import tensor_sha256
+from vocable.tokens.tokenizer import SpeechTokenizer, load_tokenizer
 from vocable.types import SpeechTokens, Utterance
 
 BLOCK_UTTERANCES = 16
 """Read, encoded and judged together; what stays in memory."""
+MEANS = {
+    "mos_topline": ("mos_original", "predicted opinion score of the original, 1 to 5"),
+    "mos_resynthesis": ("mos_resynthesis", "predicted opinion score of the resynthesis, 1 to 5"),
+    "speaker_similarity": ("speaker_similarity", "cosine similarity of resynthesis and original voices"),
+    "voice_similarity": ("voice_similarity", "cosine similarity of the resynthesis and the voice reference"),
+}
+"""Scores that are means: their column, and what they mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResynthesisConfig:
+class ResynthesisConfig(BenchmarkConfig):
     """Which utterances are judged, and how."""
 
+    manifest: Path
+    """The utterances to judge (JSONL), with text where there is some."""
+    tokenizer: Path
+    """Folder of a saved tokenizer."""
+    vocoder: Path | None = None
+    """Folder of the vocoder trained for that tokenizer. Without it: the tokenizer's own decoder, or the small vocoder
+    that comes with Vocable where that reads its units."""
     num_utterances: int | None = 100
-    """Drawn from the manifest without replacement; None takes all."""
+    """How many utterances are drawn from the manifest, without replacement; null takes all."""
     seed: int = 0
-    """Of the draw and of the bootstrap."""
+    """Seed of the draw and of the bootstrap."""
+    transcriber: str = "openai/whisper-base"
+    """The recogniser that judges; a Whisper name or folder."""
     language: str = "en"
-    """Utterances marked with another language are left out, and counted."""
+    """Language that is spoken. Utterances marked with another are left out, and counted."""
     normaliser: str = "english"
-    """Of texts before they are compared: english, basic or none."""
+    """Normalisation of texts before they are compared: english, basic or none."""
     voice: str | None = None
-    """Voice of the vocoder; None takes its first."""
+    """Voice of the vocoder; without it, its first."""
     voice_reference: Path | None = None
     """A recording of the voice that the resynthesis should have; adds a similarity to it."""
     durations: Literal["true", "predicted"] = "true"
     """Durations of runs: those of the recording, or the vocoder's prediction, as when a language model speaks."""
     same_judge: Literal["refuse", "allow"] = "refuse"
-    """What to do when the recogniser is the tokenizer's own encoder: its error rates are then too good to be true."""
+    """Refuse or allow a recogniser that is the tokenizer's own encoder; error rates are then too good."""
+    mos: str | None = "distillmos"
+    """The predictor of opinion scores; null leaves the score out."""
+    speaker_encoder: str | None = "resemblyzer"
+    """The judge of voices; null leaves the score out."""
     num_resamples: int = 2000
-    """Of the bootstrap."""
+    """Resamples of the bootstrap."""
     num_examples: int = 20
-    """Utterances kept as sound for the report."""
+    """Utterances on the page."""
+    device: str | None = None
+    """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
 
     def __post_init__(self) -> None:
         look_up("text normaliser", self.normaliser, NORMALISERS)
@@ -75,99 +104,305 @@ class ResynthesisConfig:
             raise ConfigError("num_examples must not be negative, and num_resamples at least 1.")
 
 
-class Example(NamedTuple):
-    """An utterance as the report plays it; `id` is that of its item."""
-
-    id: str
-    original: bytes
-    resynthesis: bytes
-
-
-class ResynthesisOutcome(NamedTuple):
-    """The result, and sound for the report."""
-
-    result: EvaluationResult
-    examples: list[Example]
-
-
 @dataclass(slots=True)
-class _Heard:
-    """One utterance on its way through."""
+class _Copy:
+    """An utterance before and after; both waveforms at the judges' rate."""
 
     utterance: Utterance
     original: Tensor
-    """At the judges' rate."""
     tokens: SpeechTokens
     resynthesis: Tensor
-    """At the judges' rate."""
 
 
-@dataclass(slots=True)
-class _Run:
-    """What builds up over the blocks."""
+class Resynthesis(Benchmark[ResynthesisConfig]):
+    """Measure the resynthesis ceiling: words, quality and voice that survive speech -> tokens -> speech.
 
-    items: list[dict[str, Any]] = field(default_factory=list)
-    examples: list[Example] = field(default_factory=list)
-    excluded: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-
-def evaluate_resynthesis(
-    utterances: Sequence[Utterance],
-    tokenizer: SpeechTokenizer,
-    judges: Judges,
-    config: ResynthesisConfig | None = None,
-    on_progress: Callable[[int], None] | None = None,
-) -> ResynthesisOutcome:
-    """Encode, decode and judge utterances.
+    Writes resynthesis.json (scores with 95 % intervals), resynthesis.items.parquet (one row per utterance) and
+    resynthesis.html (a page to listen to). Run it before any language model is trained on the tokens.
 
     The error rate is counted against the manifest's text. An utterance without text is counted against what the judge
-    heard in the original, in a score of its own (`wer_resynthesis_to_asr`): the two are never pooled.
-
-    Args:
-        utterances: what to judge; `config` says how many of them.
-        tokenizer: with a vocoder attached, or with a decoder of its own.
-        judges: recogniser and, optionally, quality and voice judges.
-        config: see `ResynthesisConfig`.
-        on_progress: called with the number of utterances done, after each block.
-
-    Raises:
-        ConfigError: the recogniser is the tokenizer's encoder and `same_judge` is "refuse"; a setting does not fit.
-        ManifestError: there are no utterances, or none could be judged; the reasons are counted in the message.
+    heard in the original, in a score of its own (wer_resynthesis_to_asr): the two are never pooled.
     """
-    config = config or ResynthesisConfig()
-    started = time.perf_counter()
-    relation = check_judge(judges.transcriber.name, tokenizer, config.same_judge)
-    chosen = choose_utterances(utterances, config.num_utterances, config.seed)
-    target = _voice_target(judges.speaker, config.voice_reference)
-    run, counter = _Run(), UnitCounter(tokenizer.codebook_size, tokenizer.num_codebooks)
-    for start in range(0, len(chosen), BLOCK_UTTERANCES):
-        block = chosen[start : start + BLOCK_UTTERANCES]
-        heard = list(_pass_through_tokens(block, tokenizer, config, run))
-        for one in heard:
-            counter.add(one.tokens)
-        run.items.extend(_judge(heard, judges, config, target, run))
-        _keep_examples(heard, config.num_examples, run)
-        if on_progress is not None:
-            on_progress(len(block))
-    if not run.items:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in run.excluded.items())
-        raise ManifestError(f"None of {len(chosen)} utterances could be judged ({reasons}).")
-    statistics = counter.statistics(tokenizer.frame_rate, sum(item["seconds"] for item in run.items))
-    result = EvaluationResult(
-        benchmark="resynthesis",
-        scores=resynthesis_scores(run.items, judges, config),
-        conventions=resynthesis_conventions(tokenizer, judges, config, relation),
-        fingerprints={"tokenizer": tokenizer.fingerprint, **vocoder_fingerprint(tokenizer)},
-        weights=judges.weights(),
-        seed=config.seed,
-        seconds=time.perf_counter() - started,
-        excluded=dict(run.excluded),
-        notes=resynthesis_notes(run.items, relation, encoder_name(tokenizer), judges),
-        measurements=resynthesis_measurements(run.items, run.seconds, statistics),
-        items=run.items,
-    )
-    return ResynthesisOutcome(result, run.examples)
+
+    name, Config = "resynthesis", ResynthesisConfig
+
+    def items(self) -> Iterator[Item]:
+        """Encode, decode and judge, some utterances at a time."""
+        config, run = self.config, self.run
+        self.tokenizer = run.open("tokenizer", self._load_tokenizer)
+        self.judges = run.open("judges", self._load_judges)
+        self.relation = check_judge(self.judges.transcriber.name, self.tokenizer, config.same_judge)
+        run.fingerprints |= {"tokenizer": self.tokenizer.fingerprint, **vocoder_fingerprint(self.tokenizer)}
+        run.weights |= self.judges.weights()
+        self.chosen = choose_utterances(run.utterances(), config.num_utterances, config.seed)
+        self.target = self._voice_target()
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.counter = UnitCounter(self.tokenizer.codebook_size, self.tokenizer.num_codebooks)
+        num_examples = 0
+        run.advance("Judging resynthesis", 0, len(self.chosen))
+        for start in range(0, len(self.chosen), BLOCK_UTTERANCES):
+            block = self.chosen[start : start + BLOCK_UTTERANCES]
+            copies = list(self._pass_through_tokens(block))
+            for copy, item in zip(copies, self._judge(copies), strict=True):
+                self.counter.add(copy.tokens)
+                if num_examples < config.num_examples:
+                    num_examples += 1
+                    item["_original"], item["_resynthesis"] = (
+                        encode_audio(waveform, JUDGE_RATE, format="opus")
+                        for waveform in (copy.original, copy.resynthesis)
+                    )
+                yield item
+            run.advance("Judging resynthesis", len(block), len(self.chosen))
+
+    def _load_tokenizer(self) -> SpeechTokenizer:
+        device = self.run.device
+        return attach_synthesizer(load_tokenizer(self.config.tokenizer, device=device), self.config.vocoder, device)
+
+    def _load_judges(self) -> Judges:
+        config = self.config
+        names = (config.transcriber, config.language, config.mos, config.speaker_encoder)
+        return judging.load_judges(*names, self.run.device)
+
+    def _voice_target(self) -> Tensor | None:
+        reference = self.config.voice_reference
+        if reference is None:
+            return None
+        if self.judges.speaker is None:
+            raise ConfigError(f"voice_reference is {reference}, but there is no speaker encoder to compare with.")
+        return self.judges.speaker.embed(read_audio(reference, JUDGE_RATE).waveform)
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[step] += time.perf_counter() - started
+
+    def _pass_through_tokens(self, block: Sequence[Utterance]) -> Iterator[_Copy]:
+        """Read, encode and decode; what cannot be used is counted."""
+        config, tokenizer, excluded = self.config, self.tokenizer, self.run.excluded
+        readable: list[tuple[Utterance, Tensor]] = []
+        for utterance in block:
+            if utterance.language is not None and not same_language(utterance.language, config.language):
+                excluded[f"language is not {config.language}"] += 1
+                continue
+            try:
+                readable.append((utterance, read_utterance(utterance, tokenizer.sample_rate)))
+            except AudioFormatError:
+                excluded["unreadable audio"] += 1
+        with self._timed("encode"):
+            encoded = self._encode(readable)
+        spoken = [(utterance, waveform, tokens) for utterance, waveform, tokens in encoded if tokens.num_frames]
+        if len(spoken) < len(encoded):
+            excluded["no tokens: audio too short"] += len(encoded) - len(spoken)
+        predicted = config.durations == "predicted"
+        to_decode = [_without_durations(tokens) if predicted else tokens for _, _, tokens in spoken]
+        with self._timed("decode"):
+            decoded = tokenizer.decode(to_decode, voice=config.voice) if spoken else []
+        for (utterance, waveform, tokens), resynthesis in zip(spoken, decoded, strict=True):
+            if not resynthesis.numel() or not torch.isfinite(resynthesis).all():
+                excluded["resynthesis is empty or not finite"] += 1
+                continue
+            original = waveform
+            if tokenizer.sample_rate != JUDGE_RATE:  # not resampled twice
+                original = read_utterance(utterance, JUDGE_RATE)
+            yield _Copy(utterance, original, tokens, resample(resynthesis.cpu(), tokenizer.decode_rate, JUDGE_RATE))
+
+    def _encode(self, readable: Sequence[tuple[Utterance, Tensor]]) -> list[tuple[Utterance, Tensor, SpeechTokens]]:
+        """Encode together; when one is refused (too short, say), one by one, so that the others go on."""
+        try:
+            tokens = self.tokenizer.encode([waveform for _, waveform in readable]) if readable else []
+            return [(*pair, item) for pair, item in zip(readable, tokens, strict=True)]
+        except AudioFormatError:
+            if len(readable) == 1:
+                self.run.excluded["the tokenizer refuses the audio"] += 1
+                return []
+            return [row for pair in readable for row in self._encode([pair])]
+
+    def _judge(self, copies: Sequence[_Copy]) -> Iterator[dict[str, Any]]:
+        """One item per utterance: texts, counted errors, quality, similarity."""
+        judges, sounds = self.judges, [one.original for one in copies] + [one.resynthesis for one in copies]
+        with self._timed("transcribe"):
+            texts = judges.transcriber.transcribe(sounds) if sounds else []
+        with self._timed("mos"):
+            qualities = judges.mos.predict(sounds) if judges.mos is not None and sounds else []
+        for index, one in enumerate(copies):
+            again = len(copies) + index
+            item = {
+                "id": one.utterance.id,
+                "speaker": one.utterance.speaker,
+                "seconds": one.original.numel() / JUDGE_RATE,
+                "resynthesis_seconds": one.resynthesis.numel() / JUDGE_RATE,
+                "num_frames": one.tokens.num_frames,
+                "num_positions": one.tokens.codes.shape[1],
+                **self._compare_texts(one.utterance.text, texts[index], texts[again]),
+            }
+            if qualities:
+                item |= {"mos_original": qualities[index], "mos_resynthesis": qualities[again]}
+            if judges.speaker is not None:
+                with self._timed("speaker"):
+                    item |= self._compare_voices(one)
+            yield item
+
+    def _compare_texts(self, text: str | None, original: str, resynthesis: str) -> dict[str, Any]:
+        """Texts and errors; the reference is the manifest's text, else what was heard in the original."""
+        source = "manifest" if text is not None else "asr of the original"
+        reference = original if text is None else text
+        usable = bool(NORMALISERS[self.config.normaliser](reference))
+        if not usable:
+            self.run.excluded[f"error rate: empty reference ({source})"] += 1
+        item: dict[str, Any] = {
+            "reference": reference,
+            "reference_source": source if usable else "none",
+            "transcript_original": original,
+            "transcript_resynthesis": resynthesis,
+        }
+        for name, transcript in (("original", original), ("resynthesis", resynthesis)):
+            for level in LEVELS:
+                counts = count_errors(reference, transcript, level, self.config.normaliser) if usable else None
+                for part in ErrorCounts._fields:
+                    item[f"{name}_{level}_{part}"] = getattr(counts, part) if counts else None
+        return item
+
+    def _compare_voices(self, one: _Copy) -> dict[str, Any]:
+        encoder, similarity, to_target = self.judges.speaker, None, None
+        assert encoder is not None
+        try:
+            copy = encoder.embed(one.resynthesis)
+            similarity = float(encoder.embed(one.original) @ copy)
+            to_target = float(self.target @ copy) if self.target is not None else None
+        except AudioFormatError:
+            self.run.excluded["speaker similarity: silence"] += 1
+        return {"speaker_similarity": similarity, "voice_similarity": to_target}
+
+    def nothing(self, reasons: str) -> ManifestError:
+        """Say how many utterances there were."""
+        return ManifestError(f"None of {len(self.chosen)} utterances could be judged ({reasons}).")
+
+    def scores(self, items: Items) -> dict[str, Score]:
+        """Error rates of the topline, of the resynthesis, and their difference; quality; voices."""
+        scores: dict[str, Score] = {}
+        with_text = [item for item in items if item["reference_source"] == "manifest"]
+        without_text = [item for item in items if item["reference_source"] == "asr of the original"]
+        for short, level in zip(("wer", "cer"), LEVELS):
+            for name, whose in (("topline", "original"), ("resynthesis", "resynthesis")):
+                meaning = f"{level}s of the text not heard in the {whose}, share"
+                scores[f"{short}_{name}"] = column_error_rate(
+                    with_text, f"{whose}_{level}", meaning=meaning, **self.draws
+                )
+            scores[f"{short}_loss"] = self._rate_difference(with_text, level)
+            if without_text:
+                meaning = f"{level}s heard in the original but not in the resynthesis, share; utterances without text"
+                scores[f"{short}_resynthesis_to_asr"] = column_error_rate(
+                    without_text, f"resynthesis_{level}", meaning=meaning, **self.draws
+                )
+        for name, (column, meaning) in MEANS.items():
+            if any(item.get(column) is not None for item in items):
+                scores[name] = column_mean(items, column, better="higher", meaning=meaning, **self.draws)
+        return scores
+
+    def _rate_difference(self, items: Items, level: str) -> Score:
+        """Resynthesis minus topline, paired by utterance."""
+        edits = ("substitutions", "deletions", "insertions")
+        lost = [
+            sum(item[f"resynthesis_{level}_{edit}"] - item[f"original_{level}_{edit}"] for edit in edits)
+            for item in items
+        ]
+        return ratio_score(
+            lost,
+            [item[f"original_{level}_reference_length"] for item in items],
+            [item["speaker"] for item in items],
+            better="lower",
+            meaning=f"error rate in {level}s, resynthesis minus topline, paired",
+            **self.draws,
+        )
+
+    def conventions(self) -> dict[str, Any]:
+        """Who judges, and how."""
+        config, judges, reference = self.config, self.judges, self.config.voice_reference
+        return {
+            **judges.transcriber.conventions,
+            "judge_and_tokenizer_encoder": self.relation,
+            "tokenizer_encoder": encoder_name(self.tokenizer),
+            "normaliser": config.normaliser,
+            "error_rate": "all edits / all reference words (characters with spaces)",
+            "intervals": f"percentile bootstrap, 95 %, {config.num_resamples} draws, over utterances and over speakers",
+            "durations": config.durations,
+            "voice": config.voice,
+            "voice_reference": reference.name if reference is not None else None,
+            "mos": judges.mos.name if judges.mos else None,
+            "speaker_encoder": judges.speaker.name if judges.speaker else None,
+            "num_utterances": config.num_utterances,
+            "judge_sample_rate": JUDGE_RATE,
+        }
+
+    def measurements(self, items: Items) -> dict[str, Any]:
+        """Seconds of sound and of computing; how the codebook is used."""
+        audio = sum(item["seconds"] for item in items)
+        return {
+            "audio_seconds": audio,
+            "resynthesis_seconds": sum(item["resynthesis_seconds"] for item in items),
+            "compute_seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "real_time_factor": {name: value / audio for name, value in self.seconds.items()},
+            "units": dataclasses.asdict(self.counter.statistics(self.tokenizer.frame_rate, audio)),
+        }
+
+    def notes(self, items: Items) -> list[str]:
+        """Warn of judges that are not independent, of missing texts, of silence, of few utterances."""
+        notes = []
+        if self.relation == "same":
+            notes.append("The recogniser is the tokenizer's own encoder: error rates of the resynthesis are too good.")
+        if self.relation == "same family":
+            judge, encoder = self.judges.transcriber.name, encoder_name(self.tokenizer)
+            notes.append(
+                f"The recogniser {judge} and the tokenizer's encoder {encoder} are of one family: "
+                "a judge of another family would be safer."
+            )
+        if self.relation == "unknown":
+            notes.append("The tokenizer does not name its encoder, so nobody can say whether the judge is independent.")
+        without_text = sum(item["reference_source"] == "asr of the original" for item in items)
+        if without_text:
+            notes.append(f"{without_text} utterances have no text; they are judged against the judge's own transcript.")
+        silent = sum(not item["transcript_resynthesis"] for item in items)
+        if silent:
+            notes.append(f"In {silent} resyntheses nothing was heard; every word of them counts as deleted.")
+        if len(items) < 30:
+            notes.append(f"Only {len(items)} utterances: intervals are rough.")
+        return notes
+
+    def page(self, result: EvaluationResult, items: Items) -> str:
+        """Originals beside resyntheses, with the words that were lost or made up marked; the sound is inside."""
+        shown = [
+            {
+                "id": item["id"],
+                "speaker": item["speaker"],
+                "seconds": item["seconds"],
+                "source": item["reference_source"],
+                "similarity": item.get("speaker_similarity"),
+                "sides": [
+                    {
+                        "title": whose.capitalize(),
+                        "sound": b64encode(item[f"_{whose}"]).decode("ascii"),
+                        "mos": item.get(f"mos_{whose}"),
+                        "parts": align_texts(item["reference"], item[f"transcript_{whose}"], self.config.normaliser),
+                    }
+                    for whose in ("original", "resynthesis")
+                ],
+            }
+            for item in items
+            if "_original" in item
+        ]
+        template = page_template("resynthesis.html.jinja")
+        return template.render(result=result, items=shown, show=_show, interval=_interval)
+
+
+def _show(value: float | int | str | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:.4g} to {high:.4g}"
 
 
 def choose_utterances(utterances: Sequence[Utterance], num_utterances: int | None, seed: int) -> list[Utterance]:
@@ -184,127 +419,11 @@ def choose_utterances(utterances: Sequence[Utterance], num_utterances: int | Non
     return [utterances[row] for row in sorted(rows)]
 
 
-def _pass_through_tokens(
-    block: Sequence[Utterance], tokenizer: SpeechTokenizer, config: ResynthesisConfig, run: _Run
-) -> Iterator[_Heard]:
-    """Read, encode and decode; what cannot be used is counted in `run.excluded`."""
-    readable: list[tuple[Utterance, Tensor]] = []
-    for utterance in block:
-        if utterance.language is not None and not same_language(utterance.language, config.language):
-            run.excluded[f"language is not {config.language}"] += 1
-            continue
-        try:
-            readable.append((utterance, read_utterance(utterance, tokenizer.sample_rate)))
-        except AudioFormatError:
-            run.excluded["unreadable audio"] += 1
-    encoded = _timed(run, "encode", lambda: _encode(readable, tokenizer, run))
-    spoken = [(utterance, waveform, tokens) for utterance, waveform, tokens in encoded if tokens.num_frames]
-    if len(spoken) < len(encoded):
-        run.excluded["no tokens: audio too short"] += len(encoded) - len(spoken)
-    to_decode = [_without_durations(tokens) if config.durations == "predicted" else tokens for _, _, tokens in spoken]
-    decoded = _timed(run, "decode", lambda: tokenizer.decode(to_decode, voice=config.voice)) if spoken else []
-    for (utterance, waveform, tokens), resynthesis in zip(spoken, decoded, strict=True):
-        if not resynthesis.numel() or not torch.isfinite(resynthesis).all():
-            run.excluded["resynthesis is empty or not finite"] += 1
-            continue
-        original = waveform
-        if tokenizer.sample_rate != JUDGE_RATE:  # not resampled twice
-            original = read_utterance(utterance, JUDGE_RATE)
-        yield _Heard(utterance, original, tokens, resample(resynthesis.cpu(), tokenizer.decode_rate, JUDGE_RATE))
-
-
-def _encode(
-    readable: Sequence[tuple[Utterance, Tensor]], tokenizer: SpeechTokenizer, run: _Run
-) -> list[tuple[Utterance, Tensor, SpeechTokens]]:
-    """Encode together; when one is refused (too short, say), one by one, so that the others go on."""
-    try:
-        tokens = tokenizer.encode([waveform for _, waveform in readable]) if readable else []
-        return [(*pair, item) for pair, item in zip(readable, tokens, strict=True)]
-    except AudioFormatError:
-        if len(readable) == 1:
-            run.excluded["the tokenizer refuses the audio"] += 1
-            return []
-        return [row for pair in readable for row in _encode([pair], tokenizer, run)]
-
-
 def _without_durations(tokens: SpeechTokens) -> SpeechTokens:
     streams = [tokens] if tokens.streams is None else list(tokens.streams.values())
     if all(one.durations is None for one in streams):
         raise ConfigError("durations is 'predicted', but this tokenizer does not collapse runs: nothing to predict.")
     return tokens.without_durations()
-
-
-def _judge(
-    heard: Sequence[_Heard], judges: Judges, config: ResynthesisConfig, target: Tensor | None, run: _Run
-) -> Iterator[dict[str, Any]]:
-    """One item per utterance: texts, counted errors, quality, similarity."""
-    originals, copies = [one.original for one in heard], [one.resynthesis for one in heard]
-    texts = _timed(run, "transcribe", lambda: judges.transcriber.transcribe(originals + copies)) if heard else []
-    mos = judges.mos
-    qualities = _timed(run, "mos", lambda: mos.predict(originals + copies)) if mos is not None else []
-    for index, one in enumerate(heard):
-        said, again = texts[index], texts[len(heard) + index]
-        item = {
-            "id": one.utterance.id,
-            "speaker": one.utterance.speaker,
-            "seconds": one.original.numel() / JUDGE_RATE,
-            "resynthesis_seconds": one.resynthesis.numel() / JUDGE_RATE,
-            "num_frames": one.tokens.num_frames,
-            "num_positions": one.tokens.codes.shape[1],
-            **_compare_texts(one.utterance.text, said, again, config.normaliser, run),
-        }
-        if qualities:
-            item |= {"mos_original": qualities[index], "mos_resynthesis": qualities[len(heard) + index]}
-        if judges.speaker is not None:
-            item |= _timed(run, "speaker", lambda one=one: _compare_voices(one, judges.speaker, target, run))
-        yield item
-
-
-def _compare_texts(text: str | None, said: str, again: str, normaliser: str, run: _Run) -> dict[str, Any]:
-    """Texts and errors; the reference is the manifest's text, else what was heard in the original."""
-    source = "manifest" if text is not None else "asr of the original"
-    reference = said if text is None else text
-    usable = bool(NORMALISERS[normaliser](reference))
-    if not usable:
-        run.excluded[f"error rate: empty reference ({source})"] += 1
-    item: dict[str, Any] = {
-        "reference": reference,
-        "reference_source": source if usable else "none",
-        "transcript_original": said,
-        "transcript_resynthesis": again,
-    }
-    for name, heard in (("original", said), ("resynthesis", again)):
-        for level in LEVELS:
-            counts = count_errors(reference, heard, level, normaliser) if usable else None
-            for part in ErrorCounts._fields:
-                item[f"{name}_{level}_{part}"] = getattr(counts, part) if counts else None
-    return item
-
-
-def _compare_voices(one: _Heard, encoder: SpeakerEncoder | None, target: Tensor | None, run: _Run) -> dict[str, Any]:
-    assert encoder is not None
-    similarity = to_target = None
-    try:
-        copy = encoder.embed(one.resynthesis)
-        similarity = float(encoder.embed(one.original) @ copy)
-        to_target = float(target @ copy) if target is not None else None
-    except AudioFormatError:
-        run.excluded["speaker similarity: silence"] += 1
-    return {"speaker_similarity": similarity, "voice_similarity": to_target}
-
-
-def _voice_target(encoder: SpeakerEncoder | None, reference: Path | None) -> Tensor | None:
-    if reference is None:
-        return None
-    if encoder is None:
-        raise ConfigError(f"voice_reference is {reference}, but there is no speaker encoder to compare with.")
-    return encoder.embed(read_audio(reference, JUDGE_RATE).waveform)
-
-
-def _keep_examples(heard: Sequence[_Heard], num_examples: int, run: _Run) -> None:
-    for one in heard[: max(num_examples - len(run.examples), 0)]:
-        sounds = [encode_audio(waveform, JUDGE_RATE, format="opus") for waveform in (one.original, one.resynthesis)]
-        run.examples.append(Example(one.utterance.id, *sounds))
 
 
 def same_language(found: str, wanted: str) -> bool:
@@ -314,8 +433,9 @@ def same_language(found: str, wanted: str) -> bool:
     return names.get(found, found) == names.get(wanted, wanted)
 
 
-def _timed(run: _Run, what: str, function: Callable[[], Any]) -> Any:
-    started = time.perf_counter()
-    value = function()
-    run.seconds[what] += time.perf_counter() - started
-    return value
+def vocoder_fingerprint(tokenizer: SpeechTokenizer) -> dict[str, str]:
+    """Hash of the synthesizer's weights, where it has any."""
+    synthesizer = tokenizer.synthesizer
+    if not isinstance(synthesizer, torch.nn.Module):
+        return {}
+    return {"vocoder": tensor_sha256(synthesizer.state_dict())[:16]}

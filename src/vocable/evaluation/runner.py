@@ -72,6 +72,7 @@ BENCHMARKS = {
     "abx": "vocable.evaluation.abx:Abx",
     "phones": "vocable.evaluation.phones:Phones",
     "recognition": "vocable.evaluation.recognition:Recognition",
+    "resynthesis": "vocable.evaluation.resynthesis:Resynthesis",
     "signal": "vocable.evaluation.signal:Signal",
     "units": "vocable.evaluation.units:Units",
 }

@@ -21,7 +21,7 @@ from vocable.audio.io import resample
 from vocable.errors import ConfigError
 from vocable.evaluation.half_models import HalfModel
 from vocable.evaluation.judges import check_judge
-from vocable.evaluation.resynthesis_summary import vocoder_fingerprint
+from vocable.evaluation.resynthesis import vocoder_fingerprint
 from vocable.evaluation.trained_lms import find_lm
 from vocable.lm.checkpoint import LoadedLM, load_lm
 from vocable.lm.generation import GenerationConfig

@@ -159,7 +159,7 @@ def _brackets(interval: Interval | None) -> str:
 def _resynthesis_tables(result: QuickstartResult) -> list[Table]:
     if result.resynthesis is None:
         return [Table(title="The resynthesis ceiling", columns=(), rows=(), note=_why_not_judged(result.config))]
-    outcome = result.resynthesis.result
+    outcome = result.resynthesis
     rows = [
         (name.replace("_", " "), str(score), score.meaning) for name, score in outcome.scores.items() if score.num_items
     ]

@@ -17,8 +17,9 @@ from vocable.audio.io import read_utterance
 from vocable.audio.manifest import Rejections, write_manifest
 from vocable.config import config_to_dict
 from vocable.errors import ConfigError, OutputError
-from vocable.evaluation.results import save_result
-from vocable.evaluation.resynthesis import ResynthesisConfig, ResynthesisOutcome, evaluate_resynthesis
+from vocable.evaluation.results import EvaluationResult, save_result
+from vocable.evaluation.resynthesis import Resynthesis, ResynthesisConfig
+from vocable.evaluation.runner import run_benchmark
 from vocable.features import EncoderConfig
 from vocable.lm.checkpoint import LoadedLM, load_lm
 from vocable.lm.generation import Continuation, GenerationConfig
@@ -110,7 +111,7 @@ class QuickstartResult:
     training: dict[str, TrainingResult]
     losses: list[HeldOutLoss]
     heard: list[Heard]
-    resynthesis: ResynthesisOutcome | None
+    resynthesis: EvaluationResult | None
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each step in this run; 0 for steps that an earlier run had done."""
 
@@ -255,7 +256,7 @@ def _tokenize(out: Path, tokenizer: UnitTokenizer) -> dict[str, TokenShards]:
 
 def _judge_resynthesis(
     config: QuickstartConfig, tokenizer: UnitTokenizer, utterances: Sequence[Utterance]
-) -> ResynthesisOutcome | None:
+) -> EvaluationResult | None:
     """Judge with the models that are at hand; none, when the recogniser is not."""
     from vocable.assets import is_available
     from vocable.evaluation.judges import load_judges
@@ -267,14 +268,24 @@ def _judge_resynthesis(
         mos="distillmos" if is_available("distillmos") else None,
         speaker="resemblyzer" if is_available("resemblyzer") else None,
     )
-    settings = ResynthesisConfig(num_utterances=config.num_judged, seed=config.seed, voice=config.voice)
+    out = Path(config.out)
+    settings = ResynthesisConfig(
+        manifest=out / "test.jsonl",
+        tokenizer=out / "tokenizer",
+        num_utterances=config.num_judged,
+        seed=config.seed,
+        voice=config.voice,
+        num_examples=0,
+    )
+    opened = {"utterances": utterances, "tokenizer": tokenizer, "judges": judges}
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("judging", total=min(config.num_judged, len(utterances)))
-        outcome = evaluate_resynthesis(
-            utterances, tokenizer, judges, settings, on_progress=lambda count: progress.advance(task, count)
+        task = progress.add_task("judging")
+        benchmark = Resynthesis(
+            settings, opened, lambda _, count, total: progress.update(task, advance=count, total=total)
         )
-    save_result(outcome.result, Path(config.out) / "resynthesis", overwrite=True)
-    return outcome
+        result = run_benchmark(benchmark)
+    save_result(result, out / "resynthesis", overwrite=True)
+    return result
 
 
 def _continue_prompts(
