@@ -9,95 +9,6 @@ if TYPE_CHECKING:
     from vocable.evaluation.results import EvaluationResult, Score
 
 
-def build_labelled(
-    out: Path,
-    *,
-    num_train: int = 600,
-    num_dev: int = 100,
-    num_test: int = 200,
-    voices: str | None = None,
-    test_voices: str | None = None,
-    command: str | None = None,
-    timeout_seconds: float = 120.0,
-    speed: float = 1.0,
-    format: Literal["flac", "opus"] = "flac",
-    seed: int = 0,
-    num_processes: int = 1,
-) -> None:
-    """Make spoken English sentences with a known sentiment and known entities, for 'evaluate slue'.
-
-    Args:
-        out: Folder to write; a run that was stopped goes on where it was.
-        num_train: Sentences to learn from.
-        num_dev: Sentences to choose the best epoch by.
-        num_test: Sentences to test on; half of them have names, and half of them feelings, that train never has.
-        voices: Of train and dev, with commas between them. None: four Kokoro voices.
-        test_voices: Of test. None: two other Kokoro voices.
-        command: Another synthesiser, such as "espeak-ng -v {voice} -w {wav} {text}". None: Kokoro, which gives exact
-            word times. After another, make them with 'vocable align'.
-        timeout_seconds: How long the command may take over one sentence.
-        speed: Speaking rate of Kokoro.
-        format: Of the files: flac or opus.
-        seed: Of the sentences.
-        num_processes: Processes that speak at once.
-    """
-    from vocable.errors import ConfigError
-    from vocable.testsets.labelled_maker import describe, make_labelled_texts
-    from vocable.testsets.labelled_speech import LabelledVoices, speak_labelled
-    from vocable.testsets.speak import SpeechConfig
-
-    if command is not None and "{voice}" in command and (voices is None or test_voices is None):
-        raise ConfigError("The command has {voice}; name the voices to put there: --voices en-us --test-voices en-gb")
-    given = {"train": voices, "test": test_voices}
-    if command is not None and "{voice}" not in command:
-        given = {"train": "default", "test": "default"}
-    chosen = LabelledVoices(**{name: _names(row) for name, row in given.items() if row is not None})
-    labels = make_labelled_texts(num_train, num_dev, num_test, seed)
-    card = {"name": "sentences with sentiment and entities", "texts": "templates of Vocable", "seed": seed}
-    report = speak_labelled(
-        labels,
-        out,
-        chosen,
-        SpeechConfig(command=command, timeout_seconds=timeout_seconds, speed=speed, format=format),
-        {**card, **describe(labels)},
-        licence="Apache-2.0",
-        num_processes=num_processes,
-        progress="Speaking",
-    )
-    for id, reason in list(report.failures.items())[:5]:
-        print(f"Not spoken: {id}: {reason}")
-    sizes = ", ".join(f"{split} {count}" for split, count in describe(report.labelled.labels)["sentences"].items())
-    print(f"{report.speech_seconds / 60:.1f} min of speech; {report.num_spoken} sentences spoken now")
-    print(f"{out}: {len(report.labelled.labels)} sentences ({sizes}), {report.num_with_words} with word times")
-
-
-def build_slue(
-    source: Path, out: Path, *, undecided: Literal["neutral", "drop"] = "neutral", strict: bool = False
-) -> None:
-    """Make a labelled set of the published tables of SLUE-VoxCeleb (sentiment) or SLUE-VoxPopuli (entities).
-
-    Entities in speech need word times: run 'vocable align' on the manifest that this writes.
-
-    Args:
-        source: Folder of slue-voxceleb_fine-tune.tsv or slue-voxpopuli_fine-tune.tsv, and of its audio.
-        out: Folder to write.
-        undecided: What becomes of mixed sentiment and of disagreement: Neutral, or left out.
-        strict: Stop at a row that cannot be used instead of leaving it out.
-    """
-    from vocable.errors import OutputError
-    from vocable.evaluation.slue.labelled_set import LABELS, write_labelled_set
-    from vocable.evaluation.slue.published import read_published
-
-    if (out / LABELS).exists():
-        raise OutputError(f"{out / LABELS} exists. Name a new folder.")
-    labelled = read_published(source, undecided, strict)
-    write_labelled_set(labelled, out)
-    sizes = ", ".join(f"{split} {sum(x.split == split for x in labelled.labels)}" for split in ("train", "dev", "test"))
-    print(f"{out}: {len(labelled.labels)} utterances ({sizes})")
-    for reason, count in labelled.excluded.items():
-        print(f"Left out: {count} ({reason})")
-
-
 def evaluate_slue(
     data: Path,
     *,
@@ -253,7 +164,5 @@ def _names(listed: str) -> tuple[str, ...]:
 
 
 COMMANDS = {
-    "evaluate build labelled": build_labelled,
-    "evaluate build slue": build_slue,
     "evaluate slue": evaluate_slue,
 }

@@ -55,20 +55,25 @@ class ConsistencyConfig:
     """How pairs are cut from recordings."""
 
     tasks: tuple[str, ...] = ("speaker", "room", "noise", "loudness")
-    """Among speaker, gender, room, noise and loudness."""
+    """What changes half way: among speaker, gender, room, noise and loudness."""
     pairs_per_task: int = 100
+    """Pairs of each task, an even number: they come in twos that share their second halves."""
     half_seconds: float = 2.5
     """Longest half."""
     min_half_seconds: float = 1.0
+    """Shortest half; recordings of less than two of these are left out."""
     fade_seconds: float = 0.02
+    """Length of the cross-fade between the halves."""
     snr_db: float = 5.0
-    """Of speech to background noise."""
+    """Level of speech above the background noise."""
     noise_files: tuple[str, ...] = ()
     """Recordings of noise, two at least; empty: generated noise of four colours."""
     gender_key: str = "gender"
-    """The key of the manifest that tells the gender."""
+    """Key of the manifest that tells the gender."""
     sample_rate: int = 16_000
+    """Sample rate of the files."""
     seed: int = 0
+    """Seed of all draws."""
 
     def __post_init__(self) -> None:
         for task in self.tasks:

@@ -33,16 +33,21 @@ ORDERS = (
 class RecordedStoriesConfig:
     """How stories are cut from recordings."""
 
-    num_pairs: int | None = 400
-    """None takes all."""
+    num_stories: int | None = None
+    """Pairs of endings, one each story; None takes all."""
     context_utterances: int = 2
+    """Length of a context cut from recordings."""
     min_ending_seconds: float = 1.0
+    """Shortest ending cut from recordings."""
     max_ending_seconds: float = 12.0
+    """Longest ending cut from recordings."""
     max_context_seconds: float = 40.0
+    """Longest context cut from recordings."""
     seed: int = 0
+    """Seed of the draw."""
 
     def __post_init__(self) -> None:
-        check_count("num_pairs", self.num_pairs)
+        check_count("num_stories", self.num_stories)
         check_count("context_utterances", self.context_utterances)
         if not 0 < self.min_ending_seconds < self.max_ending_seconds:
             raise ConfigError(
@@ -93,7 +98,7 @@ def cut_stories(utterances: Sequence[Utterance], config: RecordedStoriesConfig) 
     used: Counter[str] = Counter()
     items: list[PairItem] = []
     for passage in passages:
-        if len(items) == config.num_pairs:
+        if len(items) == config.num_stories:
             break
         wrong = _wrong_ending(passage, passages, used, generator)
         if wrong is not None:

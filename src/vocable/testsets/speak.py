@@ -42,18 +42,26 @@ WORD_TIMES = ".words.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpeechConfig:
-    """How segments become recordings."""
+class SynthesizerConfig:
+    """Who speaks."""
 
     command: str | None = None
-    """A command line with {text} or {phones}, {wav} and, if wanted, {voice}; None: Kokoro."""
+    """Another synthesiser than Kokoro, such as "espeak-ng -v {voice} -w {wav} {text}"; {phones} in place of {text}
+    gives it phones, where a lexicon has them."""
     timeout_seconds: float = TIMEOUT_SECONDS
-    """How long a command may take over one segment."""
+    """Longest time that the command may take over one segment."""
     speed: float = 1.0
-    """Speaking rate of Kokoro; a command sets its own."""
+    """Speaking rate of Kokoro: 1 is normal, 2 twice as fast; a command sets its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechConfig(SynthesizerConfig):
+    """How segments become recordings."""
+
     sample_rate: int = 16_000
-    """Of the files, Hz."""
+    """Sample rate of the files."""
     format: Literal["flac", "opus"] = "flac"
+    """Format of the files."""
     loudness_dbfs: float = -23.0
     """Level of the loud frames of each segment, dB below full scale."""
     margin_seconds: float = 0.08

@@ -50,21 +50,23 @@ class SpokenStoriesConfig:
     held_out_voices: tuple[str, ...] = ("af_sarah", "am_eric", "bf_isabella", "bm_fable")
     """Voices that speak valid and test stories only."""
     sample_rate: int = 24_000
-    """Of the files; Opus allows 8, 12, 16, 24 and 48 kHz."""
+    """Sample rate of the files; Opus allows 8, 12, 16, 24 and 48 kHz."""
     bits_per_second: int = 28_000
     """Opus bit rate, about; quiet passages take less."""
     loudness_dbfs: float = -23.0
     """Level of the loud frames of each utterance, dB below full scale."""
     min_pause_seconds: float = 0.3
+    """Shortest pause between two utterances; pauses are drawn evenly."""
     max_pause_seconds: float = 0.6
-    """Between two utterances; drawn evenly."""
+    """Longest pause between two utterances."""
     max_words: int = 22
     """Two sentences are joined into one utterance up to this many words; a sentence of over 1.6 times that is cut."""
     corpus: str = "vocable-stories"
+    """Name of the corpus, for the manifest."""
     licence: str | None = "Apache-2.0"
-    """Of text and speech; None leaves it out of the manifest."""
+    """Licence of text and speech; None leaves it out of the manifest."""
     seed: int = 0
-    """Of the pauses; the voices are dealt out in order."""
+    """Seed of the pauses; the voices are dealt out in order."""
 
     def __post_init__(self) -> None:
         if not self.voices:

@@ -27,12 +27,17 @@ class WordPairsConfig:
     """Which words are taken."""
 
     num_pairs: int = 400
+    """Pairs of word and pseudo-word."""
     min_phones: int = 3
+    """Fewest phones of a word."""
     max_phones: int = 9
+    """Most phones of a word."""
     min_count: int = 0
-    """Rarer words are left out, by the counts of the lexicon; with 1, no word is outside of the vocabulary."""
+    """Fewest occurrences of a word in the counts; with 1, no word is outside of the vocabulary."""
     seed: int = 0
+    """Seed of the drawing of words and pseudo-words."""
     pseudo_words: PseudoWordConfig = field(default_factory=PseudoWordConfig)
+    """How pseudo-words are made."""
 
     def __post_init__(self) -> None:
         check_count("num_pairs", self.num_pairs)
