@@ -1,7 +1,8 @@
 """Numbers of small fixed runs, pinned: fingerprints, units, losses, scores and generated units stay what they were.
 
 `pins.json` was written by `VOCABLE_PINS_OUT=tests/pins.json pytest tests/test_pins.py` at commit e8d7b92, before
-tokenizers, training loops and benchmarks were rebuilt; those of the vocoder once all stages held out by one hash.
+tokenizers, training loops and benchmarks were rebuilt; the vocoder's are those of that commit with utterances in the
+order of the hash by which all stages now hold out.
 Whole numbers, words and units must be equal. Losses and scores may differ by 1e-4 of their value: another machine's
 BLAS sums in another order, about 1e-7 in a product, and a few optimiser steps make that larger; on one machine they
 are equal. A fingerprint hashes trained weights to the bit, so it is compared where the weights have the pinned hash,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,9 @@ from typing import Any, BinaryIO
 import yaml
 
 from vocable.errors import ConfigError, ManifestError, OutputError
+
+_LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""Temporary names of `replace_file`."""
 
 
 @contextlib.contextmanager
@@ -40,8 +44,7 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        _rename(temporary, path)
     except OSError as error:
         raise OutputError(_explain(path, error)) from error
     finally:
@@ -53,6 +56,19 @@ def write_text(text: str, path: Path) -> None:
     """Write UTF-8 text whole or not at all; raises as `replace_file` does."""
     with replace_file(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that a killed run left in a folder where nobody else writes."""
+    for path in Path(folder).iterdir():
+        if _LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def put_file(new: Path, path: Path) -> None:
+    """Put `new`, a finished file on the same disk, in the place of `path`, once its bytes are safe on the disk."""
+    _sync_file(new)
+    _rename(new, path)
 
 
 @contextlib.contextmanager
@@ -86,15 +102,13 @@ def put_folder(new: Path, folder: Path) -> None:
         if path.is_dir():
             sync_folder(path)
         else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            _sync_file(path)
     sync_folder(new)
     old = _old_name(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
-    new.replace(folder)
-    sync_folder(folder.parent)
+    _rename(new, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -144,7 +158,8 @@ def claim_folder(
                 f"{folder} holds another run ({changed}). Choose another folder, or give the settings of that run."
             )
     elif folder.is_dir():
-        foreign = sorted(item.name for item in folder.iterdir() if is_foreign is None or is_foreign(item))
+        others = [item for item in folder.iterdir() if not _LEFTOVER.fullmatch(item.name)]
+        foreign = sorted(item.name for item in others if is_foreign is None or is_foreign(item))
         if foreign:
             raise OutputError(
                 f"{folder} has no {record}, so it was not made by such a run, and holds {', '.join(foreign[:3])}. "
@@ -207,6 +222,16 @@ def open_temporary(path: Path) -> BinaryIO:
     return path.open("w+b")
 
 
+def _rename(new: Path, path: Path) -> None:
+    new.replace(path)
+    sync_folder(path.parent)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def _read_record(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is yaml
@@ -232,7 +257,7 @@ def _old_name(folder: Path) -> Path:
 
 
 def _explain(path: Path, error: OSError) -> str:
-    before = "What was there is unchanged" if path.exists() else "Nothing was written"
+    before = "What was there is unchanged" if os.path.lexists(path) else "Nothing was written"
     return (
         f"{path}: cannot be written: {error.strerror or error}. {before}. "
         "Free some space, or check the permissions of the folder, and run again."

@@ -9,7 +9,6 @@ from transformers import AutoModelForCausalLM
 
 from sequences.joint_examples import random_example, text_tokenizer
 from vocable.errors import AssetError, ConfigError, FingerprintError, OutputError
-from vocable.files import put_folder, restore_folder
 from vocable.lm.checkpoint import LMCard, LoadedLM, load_lm, save_lm
 from vocable.lm.packed import enable_packing
 from vocable.lm.shapes import shape_config
@@ -87,20 +86,6 @@ def test_a_vocabulary_larger_than_the_table_is_refused(make_model, tmp_path):
     model = replace_vocabulary(make_model("opt"), 10)
     with pytest.raises(ConfigError, match="The model has 10 vocabulary rows, its card 32"):
         save_lm(model, tmp_path / "lm", CARD)
-
-
-def test_a_replacement_cut_off_half_way_is_undone(tmp_path):
-    folder, new = tmp_path / "best", tmp_path / "new"
-    for path, text in ((folder, "old"), (new, "new")):
-        path.mkdir()
-        (path / "x").write_text(text)
-    folder.replace(tmp_path / ".best.old")  # what a crash between the two renames leaves
-    restore_folder(folder)
-    assert (folder / "x").read_text() == "old"
-    put_folder(new, folder)
-    restore_folder(folder)
-    assert (folder / "x").read_text() == "new"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
 
 
 def test_a_joint_model_keeps_its_text_tokenizer_and_subwords(tmp_path):

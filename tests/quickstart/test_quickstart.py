@@ -70,7 +70,7 @@ def test_quickstart_writes_one_page_with_sound(encoder, shipped, tmp_path, make_
     assert (tmp_path / "run" / "warm" / "metrics.jsonl").read_text() == before
     # other settings in the same folder are refused, and named
     assert main([*command[:-1], "max_seconds=2.0"]) == 2
-    assert "max_seconds: 1.0 there, 2.0 now" in capsys.readouterr().err
+    assert "max_seconds: 1.0 -> 2.0" in capsys.readouterr().err
 
 
 @pytest.fixture

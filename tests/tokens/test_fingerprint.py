@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from vocable.errors import FingerprintError
-from vocable.files import differences
 from vocable.tokens.fingerprint import check_fingerprint, fingerprint, tensor_sha256
 
 
@@ -38,7 +37,3 @@ def test_a_mismatch_names_both():
     check_fingerprint("aa", "aa", "the model", "the tokenizer")
     with pytest.raises(FingerprintError, match=r"the model lm/ .*fingerprint aa, but the tokenizer units/ .* bb"):
         check_fingerprint("aa", "bb", "the model lm/", "the tokenizer units/")
-
-
-def test_differences_name_nested_entries():
-    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == "a.c: 2 -> 3; d: (absent) -> 4"

@@ -18,6 +18,7 @@ from typing import Any
 
 from vocable.assets.catalogue import ASSETS, Asset
 from vocable.errors import AssetError
+from vocable.files import put_folder
 
 CARD = "vocable_asset.json"
 UNFINISHED = ".unfinished-"
@@ -80,10 +81,8 @@ def put_in_place(made: Path, asset: Asset) -> Path:
     for path in made.rglob("*"):
         if path.is_file():
             path.chmod(0o644)  # some writers leave files that other users of a shared cache could not read
-    if place.exists():
-        place.rename(made.parent / "replaced")  # removed with the unfinished folder
     try:
-        made.rename(place)
+        put_folder(made, place)
     except OSError:
         if cached_path(asset) is None:  # else another process was faster: its folder is as good
             raise

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vocable.errors import AssetError, OutputError
+from vocable.files import put_file
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes done and the bytes in all (None: not known)."""
@@ -69,7 +70,7 @@ def download_file(
             time.sleep(wait_seconds * 2 ** (attempt - 1))
     _check(part, checksum, url)
     with _writing(path):
-        part.replace(path)
+        put_file(part, path)
     return path
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from vocable.errors import ConfigError
 from vocable.evaluation.metrics.abx import AbxCell
 from vocable.evaluation.phone_labels import utterance_phones
+from vocable.files import write_text
 from vocable.types import Utterance
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def write_item_file(items: Iterable[AbxItem], path: Path) -> None:
         if any(len(name.split()) != 1 for name in names):
             raise ConfigError(f"{item}: names in an item file are not empty and hold no space.")
         lines.append(f"{item.file} {item.onset:.4f} {item.offset:.4f} {' '.join(names[1:])}")
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text("\n".join(lines) + "\n", path)
 
 
 def items_from_manifest(

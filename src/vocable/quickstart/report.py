@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vocable import __version__
 from vocable.errors import missing_extra
+from vocable.files import write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,5 @@ def write_report(report: Report, path: Path) -> Path:
     source = resources.files("vocable.quickstart").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = environment.from_string(source).render(report=report, version=__version__)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
+    write_text(page, path)
     return path

@@ -3,7 +3,6 @@
 Every step writes files under the run's folder and is passed over when they are there: a run that was stopped goes on.
 """
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +15,12 @@ from rich.progress import Progress
 from vocable.audio.io import read_utterance
 from vocable.audio.manifest import Rejections, write_manifest
 from vocable.config import config_to_dict
-from vocable.errors import ConfigError, OutputError
+from vocable.errors import ConfigError
 from vocable.evaluation.results import EvaluationResult, save_result
 from vocable.evaluation.resynthesis import Resynthesis, ResynthesisConfig
 from vocable.evaluation.runner import run_benchmark
 from vocable.features import EncoderConfig
+from vocable.files import claim_folder
 from vocable.lm.checkpoint import LoadedLM, load_lm
 from vocable.lm.generation import Continuation, GenerationConfig
 from vocable.lm.surgery import UnitLMConfig
@@ -212,18 +212,9 @@ def _with_budget(
 
 def _claim(config: QuickstartConfig) -> None:
     """Make the folder this run's, or check that it is."""
-    path = Path(config.out) / "quickstart.json"
     settings = {key: value for key, value in config_to_dict(config).items() if key != "out"}
     settings["audio"] = str(Path(config.audio).resolve()) if config.audio is not None else None
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(key for key in settings | found if settings.get(key) != found.get(key))
-        if changed:
-            said = ", ".join(f"{key}: {found.get(key)!r} there, {settings.get(key)!r} now" for key in changed)
-            raise OutputError(f"{config.out} holds a quickstart with other settings ({said}). Give another --out.")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    claim_folder(Path(config.out), settings, record="quickstart.json", is_foreign=lambda _: False)
 
 
 def _prepare_speech(config: QuickstartConfig) -> Splits:

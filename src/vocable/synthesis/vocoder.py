@@ -21,6 +21,7 @@ from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError, FingerprintError
 from vocable.features.pitch import Pitch
 from vocable.features.voice import Voice, voice_row
+from vocable.files import replace_file, write_text
 from vocable.synthesis.codebook import CodebookEmbedding
 from vocable.synthesis.excitation import PitchPredictor, harmonic_phase, harmonics_from_phase, noise
 from vocable.synthesis.layers import ConvNeXtStack, DurationPredictor, frame_signal, overlap_add
@@ -369,15 +370,15 @@ class UnitVocoder(nn.Module):
 
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
         """Write config.json, model.safetensors (stored as `dtype`) and a README card."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with replace_file(folder / "model.safetensors") as file:
+            file.write(save(weights, metadata={"format": "pt"}))
         description = {"vocable_class": "UnitVocoder", "config": config_to_dict(self.config)}
-        (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_card(self.config, self.voices), encoding="utf-8")
+        write_text(json.dumps(description, indent=2) + "\n", folder / "config.json")
+        write_text(_card(self.config, self.voices), folder / "README.md")
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> "UnitVocoder":

@@ -23,7 +23,8 @@ import soundfile
 import soxr
 
 from vocable.audio.manifest import read_manifest, write_manifest
-from vocable.errors import ConfigError, OutputError
+from vocable.errors import ConfigError
+from vocable.files import claim_folder, replace_file, write_text
 from vocable.testsets.kokoro_tts import Speech, Synthesizer
 from vocable.types import Phone, Utterance, Word
 
@@ -194,7 +195,7 @@ def build_spoken_stories(
     out = Path(out)
     recordings = plan_recordings(stories, config)
     synthesizer.check_voices([recording.voice for recording in recordings])
-    _claim_folder(out, _settings(stories, synthesizer, config))
+    claim_folder(out, _settings(stories, synthesizer, config), record="build.json")
     if (out / "manifest.jsonl").is_file():  # written last: nothing is left to do
         return read_manifest(out / "manifest.jsonl", strict=True)
     (out / "parts").mkdir(exist_ok=True)
@@ -203,7 +204,7 @@ def build_spoken_stories(
         part = out / "parts" / f"{recording.id}.json"
         if not part.is_file():
             progress(f"speaking {recording.id}")
-            _write_text(part, json.dumps(_record(recording, out, synthesizer, config)))
+            write_text(json.dumps(_record(recording, out, synthesizer, config)), part)
         utterances += [_utterance(line, out) for line in json.loads(part.read_text(encoding="utf-8"))]
     write_manifest(utterances, out / "manifest.jsonl")
     shutil.rmtree(out / "parts")
@@ -243,12 +244,10 @@ def level_and_trim(speech: Speech, loudness_dbfs: float, margin_seconds: float =
 
 
 def write_opus(path: Path, waveform: np.ndarray, sample_rate: int, bits_per_second: int) -> None:
-    """Write mono Opus at about a bit rate, under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    """Write mono Opus at about a bit rate."""
     level = (256_000 - bits_per_second) / 250_000  # libsndfile maps its level 0..1 to 256..6 kbit/s a channel
-    soundfile.write(temporary, waveform, sample_rate, format="OGG", subtype="OPUS", compression_level=level)
-    temporary.replace(path)
+    with replace_file(path) as file:
+        soundfile.write(file, waveform, sample_rate, format="OGG", subtype="OPUS", compression_level=level)
 
 
 def _record(recording: Recording, out: Path, synthesizer: Synthesizer, config: SpokenStoriesConfig) -> list[dict]:
@@ -321,28 +320,6 @@ def _settings(stories: list[Story], synthesizer: Synthesizer, config: SpokenStor
         "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "config": json.loads(json.dumps(asdict(config))),
     }
-
-
-def _claim_folder(out: Path, settings: dict) -> None:
-    """Make `out` ours, or go on in it when it was begun with the same settings."""
-    record = out / "build.json"
-    if record.is_file():
-        found = json.loads(record.read_text(encoding="utf-8"))
-        differing = sorted(key for key in settings if settings[key] != found.get(key))
-        if differing:
-            raise OutputError(
-                f"{out} was built with another {', '.join(differing)} (see {record.name} in it). Use a new folder."
-            )
-    elif out.is_dir() and any(out.iterdir()):
-        raise OutputError(f"{out} is not empty and has no build.json. Use a new folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    _write_text(record, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _cut_long(sentence: str, max_words: int) -> list[str]:

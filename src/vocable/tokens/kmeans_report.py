@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from vocable.files import write_text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KMeansReport:
@@ -58,7 +60,7 @@ class KMeansReport:
 
     def save(self, path: Path) -> None:
         """Write the report as JSON."""
-        Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", path)
 
     @classmethod
     def load(cls, path: Path) -> "KMeansReport":

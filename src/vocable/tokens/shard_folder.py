@@ -1,16 +1,15 @@
 """The folder of a tokenizing run: whose it is, who is writing to it now, and what a killed run left there."""
 
 import contextlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from vocable.errors import OutputError
+from vocable.files import remove_leftovers
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 LOG_FILE = "tokenize-log.jsonl"
-_LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 @contextlib.contextmanager
@@ -28,9 +27,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise OutputError(f"{folder}: another 'vocable tokenize' is writing here. Wait for it, or stop it.") from None
     with lock:
-        for leftover in Path(folder).iterdir():
-            if _LEFTOVER.fullmatch(leftover.name):
-                leftover.unlink(missing_ok=True)
+        remove_leftovers(folder)
         yield
 
 
@@ -48,5 +45,5 @@ def append_line(text: str, path: Path) -> None:
 
 
 def is_foreign(item: Path) -> bool:
-    """Whether a file forbids the use of a folder that has no record of a run."""
-    return item.name not in {"rejected.jsonl", LOCK_FILE, LOG_FILE} and not _LEFTOVER.fullmatch(item.name)
+    """Say whether a file of a folder without a run's record forbids its use."""
+    return item.name not in {"rejected.jsonl", LOCK_FILE, LOG_FILE}

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from vocable.files import write_text
+
 METRICS_NAME = "metrics.jsonl"
 
 
@@ -47,9 +49,7 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         kept = [line for line in read_metrics(folder) if line["step"] <= resume_step]
-        temporary = folder / f".{METRICS_NAME}.writing"
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(folder / METRICS_NAME)
+        write_text("".join(json.dumps(line) + "\n" for line in kept), folder / METRICS_NAME)
         self._file: TextIO = (folder / METRICS_NAME).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 

@@ -20,7 +20,7 @@ from vocable.assets import resolve
 from vocable.audio.manifest import Rejections
 from vocable.errors import ConfigError
 from vocable.features import FeatureEncoder, load_encoder
-from vocable.files import put_folder
+from vocable.files import replace_folder
 from vocable.lm.surgery import DTYPES
 from vocable.splits import divide, training_items, validation_items
 from vocable.systems.last.clips import Clips, StreamedClips, cache_clips
@@ -144,9 +144,7 @@ def train_from_speech(
     result = train(task, config.training, out / "training", stop_at_step=stop_at_step, show=show)
     accelerator = Accelerator(mixed_precision="no")
     if result.finished and accelerator.is_main_process:
-        temporary = out / ".tokenizer.writing"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(result.best, temporary)
-        put_folder(temporary, out / "tokenizer")
+        with replace_folder(out / "tokenizer") as temporary:
+            shutil.copytree(result.best, temporary, dirs_exist_ok=True)
     accelerator.wait_for_everyone()
     return result
