@@ -42,7 +42,7 @@ from vocable.systems.last import LastConfig, LastData, build_model, prepare_data
 from vocable.systems.last.batches import Crop, cut_clips, read_batch
 from vocable.systems.last.clips import cache_clips
 from vocable.training.logs import quiet_transformers
-from vocable.training.loop import make_optimizer
+from vocable.training.task import make_optimizer
 from vocable.types import Utterance
 
 CROP_FRAMES, CROPS = 150, 4
@@ -199,8 +199,8 @@ def config_of(variant: Variant, folder: Path) -> LastConfig:
         "cache_features": variant.cached,
         "training": {
             "max_steps": 1000,
-            "context_tokens": CROP_FRAMES,
-            "tokens_per_batch": CROPS * CROP_FRAMES,
+            "crop_frames": CROP_FRAMES,
+            "batch_frames": CROPS * CROP_FRAMES,
             "learning_rate": 3e-4,
             "precision": variant.precision,
         },

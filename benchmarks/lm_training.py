@@ -16,8 +16,8 @@ from vocable.lm.packed import enable_packing, token_losses
 from vocable.lm.shapes import SHAPES, shape_config
 from vocable.lm.surgery import cold_start
 from vocable.sequences import UnitVocabulary, concatenate
-from vocable.training.config import TrainingConfig
-from vocable.training.loop import make_optimizer
+from vocable.training.config import AdamWTrainingConfig
+from vocable.training.task import make_optimizer
 
 LENGTHS = (60, 110, 160, 230, 420)
 
@@ -86,7 +86,7 @@ def packed_step(
     """Make the training loop's step."""
     model = make_model(shape, vocabulary)
     enable_packing(model)
-    optimizer = make_optimizer(model, TrainingConfig(max_steps=1))
+    optimizer = make_optimizer(model, AdamWTrainingConfig(max_steps=1))
     batch = concatenate(documents)
 
     def step() -> None:

@@ -17,15 +17,14 @@ from vocable.lm.surgery import UnitLMConfig, append_vocabulary, build_lm, replac
 from vocable.sequences.joint_vocabulary import JointVocabulary
 from vocable.sequences.packing import pack_documents
 from vocable.sequences.vocabulary import UnitVocabulary
-from vocable.training.config import TrainingConfig
-from vocable.training.language_model import train_lm
-from vocable.training.loop import make_optimizer
+from vocable.training.language_model import LMTrainingConfig, train_lm
+from vocable.training.task import make_optimizer
 
 TEXT, GROWN = 96, 130
 MODELS = ["llama_tied", "llama_untied", "opt", "opt_projections", "gpt_neox_untied", "qwen2", "bloom"]
 VOCABULARY = UnitVocabulary(codebook_size=GROWN - TEXT - 1, unit_offset=TEXT + 1, bos_eos_id=TEXT, pad_id=0)
 CARD = LMCard(vocabulary=VOCABULARY, layout={"name": "units"}, tokenizer_fingerprint="x")
-SETTINGS = TrainingConfig(
+SETTINGS = LMTrainingConfig(
     max_steps=6,
     context_tokens=32,
     tokens_per_batch=64,

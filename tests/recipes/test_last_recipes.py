@@ -38,7 +38,7 @@ def test_recipe_runs_two_steps(recipe: Path, tmp_path: Path, make_speechlike, ca
         "model.loss.nll_ramp_steps=0",
         "training.max_steps=2",
         "training.log_every=1",
-        "training.tokens_per_batch=500",
+        "training.batch_frames=500",
         "valid_share=0.3",
     ]
     command = ["train", str(recipe), "--manifest", str(manifest), "--out", str(tmp_path / "run"), *changes]

@@ -28,7 +28,7 @@ from vocable.systems.from_speech import tokenize_manifest
 from vocable.tokens.kmeans import KMeansConfig
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
-from vocable.training.config import TrainingConfig
+from vocable.training.language_model import LMTrainingConfig
 from vocable.training.logs import read_metrics
 
 LOG_MEL_UNITS = UnitTokenizerConfig(
@@ -39,7 +39,7 @@ CONFIG = sutlm.SutlmConfig(
     tokenizer=LOG_MEL_UNITS,
     text=sutlm.TextConfig(vocabulary_size=300),
     lm=UnitLMConfig(text_model="tiny", warm=False),
-    training=TrainingConfig(max_steps=3, context_tokens=512, tokens_per_batch=1024, warmup_steps=1, precision="fp32"),
+    training=LMTrainingConfig(max_steps=3, context_tokens=512, tokens_per_batch=1024, warmup_steps=1, precision="fp32"),
     valid_share=0.3,
 )
 

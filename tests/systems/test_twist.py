@@ -20,7 +20,7 @@ from vocable.systems.from_speech import tokenize_manifest
 from vocable.tokens.kmeans import KMeansConfig
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
-from vocable.training.config import TrainingConfig
+from vocable.training.language_model import LMTrainingConfig
 from vocable.types import SpeechTokens
 
 LOG_MEL_UNITS = UnitTokenizerConfig(
@@ -50,7 +50,7 @@ def config(tmp_path: Path) -> twist.TwistConfig:
     return twist.TwistConfig(
         tokenizer=LOG_MEL_UNITS,
         lm=UnitLMConfig(text_model=str(save_tiny_lm("opt", tmp_path / "text"))),
-        training=TrainingConfig(
+        training=LMTrainingConfig(
             max_steps=3, context_tokens=128, tokens_per_batch=512, warmup_steps=1, precision="fp32"
         ),
         valid_share=0.3,
@@ -214,7 +214,7 @@ def test_generate_command_writes_speech(tmp_path, make_speechlike, monkeypatch, 
     config = twist.TwistConfig(
         tokenizer=units,
         lm=UnitLMConfig(text_model=str(save_tiny_lm("opt", tmp_path / "text"))),
-        training=TrainingConfig(max_steps=1, context_tokens=128, tokens_per_batch=512, precision="fp32"),
+        training=LMTrainingConfig(max_steps=1, context_tokens=128, tokens_per_batch=512, precision="fp32"),
         valid_share=0.3,
     )
     result = twist.train(config, TokenShards(tmp_path / "tokens"), tmp_path / "lm", tokenizer=tokenizer)
@@ -257,7 +257,7 @@ def test_a_published_codebook_gives_its_true_size_to_the_config(tmp_path, make_s
     (features,) = encoder.encode([make_speechlike(32_000)])
     fitted = cluster.KMeans(n_clusters=7, n_init=1, random_state=0).fit(features.numpy())
     joblib.dump(fitted, tmp_path / "km.bin")
-    settings = {"kmeans_file": str(tmp_path / "km.bin"), "training": TrainingConfig(max_steps=1)}
+    settings = {"kmeans_file": str(tmp_path / "km.bin"), "training": LMTrainingConfig(max_steps=1)}
     units = UnitTokenizerConfig(encoder=EncoderConfig(name="log-mel", layer=0))
     tokenizer = twist.build_tokenizer(twist.TwistConfig(tokenizer=units, **settings), [])
     assert tokenizer.codebook_size == 7 and tokenizer.config.kmeans.num_clusters == 7

@@ -7,16 +7,29 @@ from vocable.lm.checkpoint import LMCard
 from vocable.lm.shapes import shape_config
 from vocable.lm.surgery import cold_start
 from vocable.sequences import UnitsLayout, UnitVocabulary
+from vocable.training.language_model import LMTrainingConfig, train_lm
 
 VOCABULARY = UnitVocabulary(codebook_size=30)
+CONFIG = LMTrainingConfig(
+    max_steps=8,
+    context_tokens=32,
+    tokens_per_batch=96,
+    batches_per_step=2,
+    learning_rate=3e-3,
+    warmup_steps=2,
+    precision="fp32",
+    log_every=1,
+    validate_every=4,
+    checkpoint_every=3,
+)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def card():
     return LMCard(vocabulary=VOCABULARY, layout=UnitsLayout(vocabulary=VOCABULARY).card(), tokenizer_fingerprint="test")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_lm():
     """Return a maker of equal tiny models; with dropout, so that random states matter."""
 
@@ -28,7 +41,7 @@ def tiny_lm():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_documents():
     """Return a maker of documents in which each unit mostly determines the next."""
 
@@ -45,3 +58,17 @@ def make_documents():
         return documents
 
     return make
+
+
+def curve(lines, *names):
+    return [tuple(line[name] for name in ("step", *names)) for line in lines]
+
+
+@pytest.fixture
+def run(tiny_lm, make_documents, card, tmp_path):
+    def start(name, config=CONFIG, model=None, **settings):
+        model = model or tiny_lm()
+        documents, valid = make_documents(40), make_documents(6, seed=1)
+        return train_lm(model, documents, valid, config, tmp_path / name, card, show=False, **settings)
+
+    return start

@@ -10,15 +10,14 @@ from vocable.lm.surgery import cold_start
 from vocable.sequences.joint_layouts import make_layout
 from vocable.sequences.joint_vocabulary import joint_vocabulary
 from vocable.sequences.mixing import BuiltDocuments, Mixture
-from vocable.training.config import TrainingConfig
 from vocable.training.data import EpochStream
-from vocable.training.language_model import JointParts, train_lm
+from vocable.training.language_model import JointParts, LMTrainingConfig, train_lm
 from vocable.training.logs import read_metrics
 
 VOCABULARY = joint_vocabulary(text_tokenizer(), 12)
 LAYOUTS = {name: make_layout(name, VOCABULARY, text_tokenizer=text_tokenizer()) for name in ("unit-only", "cst", "ast")}
 CARD = LMCard(vocabulary=VOCABULARY, layout=LAYOUTS["unit-only"].card(), tokenizer_fingerprint="test")
-CONFIG = TrainingConfig(
+CONFIG = LMTrainingConfig(
     max_steps=6,
     context_tokens=256,
     tokens_per_batch=512,

@@ -12,45 +12,18 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from training.conftest import CONFIG, curve
 from vocable.errors import ConfigError, NumericsError, OutputError
 from vocable.lm.checkpoint import load_lm
 from vocable.lm.packed import enable_packing, token_losses
 from vocable.lm.scoring import document_nll
 from vocable.sequences import concatenate
 from vocable.tokens.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
-from vocable.training.checkpoints import Checkpoints
-from vocable.training.config import TrainingConfig
 from vocable.training.language_model import train_lm
-from vocable.training.logs import Display, RunLog, read_metrics
-from vocable.training.loop import make_optimizer
+from vocable.training.logs import Display, RunLog, clock, read_metrics
+from vocable.training.task import make_optimizer
 
-CONFIG = TrainingConfig(
-    max_steps=8,
-    context_tokens=32,
-    tokens_per_batch=96,
-    batches_per_step=2,
-    learning_rate=3e-3,
-    warmup_steps=2,
-    precision="fp32",
-    log_every=1,
-    validate_every=4,
-    checkpoint_every=3,
-)
 WORKER = Path(__file__).with_name("worker.py")
-
-
-def curve(lines, *names):
-    return [tuple(line[name] for name in ("step", *names)) for line in lines]
-
-
-@pytest.fixture
-def run(tiny_lm, make_documents, card, tmp_path):
-    def start(name, config=CONFIG, model=None, **settings):
-        model = model or tiny_lm()
-        documents, valid = make_documents(40), make_documents(6, seed=1)
-        return train_lm(model, documents, valid, config, tmp_path / name, card, show=False, **settings)
-
-    return start
 
 
 def test_the_loss_falls_and_the_best_model_is_kept(run, make_documents):
@@ -136,7 +109,8 @@ def _no_dropout():
 def _environment():
     source = Path(__file__).parents[2] / "src"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE")}
-    return {**kept, "PYTHONPATH": str(source), "ACCELERATE_USE_CPU": "1", "HF_HUB_OFFLINE": "1"}
+    path = f"{source}:{Path(__file__).parents[1]}"
+    return {**kept, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def test_uneven_micro_batches_weigh_by_tokens(tiny_lm, make_documents, card, tmp_path):
@@ -223,7 +197,7 @@ def test_broken_weights_stop_the_run(run, tiny_lm, tmp_path):
     model = tiny_lm()
     with torch.no_grad():
         model.get_input_embeddings().weight.fill_(float("nan"))
-    with pytest.raises(NumericsError, match=r"the loss is nan at step 1. Lower training.learning_rate"):
+    with pytest.raises(NumericsError, match=r"the loss is nan at step 1. Lower the learning rate \(now 0.003"):
         run("run", model=model)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -278,10 +252,10 @@ def test_resuming_a_log_takes_back_later_lines(tmp_path):
 def test_plain_display_without_a_terminal():
     stream = io.StringIO()
     display = Display(stream=stream)
-    display.update(0.25, 10, {"loss": 3.14159})
+    display.say("precision: fp32")
+    display.update(0.25, 10, {"loss": 3.14159}, seconds=100)
+    display.update(1.0, 40, {"loss": 3.0}, seconds=400)
     display.close()
-    assert stream.getvalue() == "[ 25%] step 10  loss 3.142\n"
-
-
-def test_checkpoints_of_an_empty_folder(tmp_path):
-    assert Checkpoints(tmp_path, accelerator=None).last() is None
+    lines = ["precision: fp32", "[ 25%] 5:00 left  step 10  loss 3.142", "[100%] step 40  loss 3"]
+    assert stream.getvalue().splitlines() == lines
+    assert [clock(seconds) for seconds in (7.4, 725, 12_000)] == ["0:07", "12:05", "3:20:00"]

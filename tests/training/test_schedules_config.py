@@ -6,7 +6,8 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup, get_invers
 
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import ConfigError
-from vocable.training.config import TrainingConfig
+from vocable.training.config import AdamWTrainingConfig, TrainingConfig
+from vocable.training.language_model import LMTrainingConfig
 from vocable.training.schedules import budget_spent, learning_rate
 
 
@@ -30,20 +31,20 @@ def ours(config):
 
 
 def test_inverse_square_root():
-    config = TrainingConfig(max_steps=50, learning_rate=0.01, warmup_steps=10, schedule="inverse_sqrt")
+    config = AdamWTrainingConfig(max_steps=50, learning_rate=0.01, warmup_steps=10, schedule="inverse_sqrt")
     assert ours(config) == pytest.approx(reference(get_inverse_sqrt_schedule, num_warmup_steps=10))
 
 
 def test_cosine_with_floor():
-    config = TrainingConfig(max_steps=50, learning_rate=0.01, warmup_steps=10, final_learning_rate_ratio=0.05)
+    config = AdamWTrainingConfig(max_steps=50, learning_rate=0.01, warmup_steps=10, final_learning_rate_ratio=0.05)
     settings = {"num_warmup_steps": 10, "num_training_steps": 50, "min_lr_rate": 0.05}
     assert ours(config) == pytest.approx(reference(get_cosine_with_min_lr_schedule_with_warmup, **settings))
 
 
 def test_constant_and_no_warmup():
-    config = TrainingConfig(max_steps=50, learning_rate=0.01, warmup_steps=0, schedule="constant")
+    config = AdamWTrainingConfig(max_steps=50, learning_rate=0.01, warmup_steps=0, schedule="constant")
     assert ours(config) == [0.01] * 50
-    config = TrainingConfig(max_steps=50, learning_rate=0.01, warmup_steps=0, schedule="inverse_sqrt")
+    config = AdamWTrainingConfig(max_steps=50, learning_rate=0.01, warmup_steps=0, schedule="inverse_sqrt")
     assert ours(config)[:4] == pytest.approx([0.01, 0.01 / 2**0.5, 0.01 / 3**0.5, 0.005])
 
 
@@ -66,9 +67,9 @@ def test_the_nearest_budget_counts():
 )
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        TrainingConfig(**settings)
+        LMTrainingConfig(**settings)
 
 
 def test_config_round_trip():
-    config = TrainingConfig(max_minutes=2.5, schedule="inverse_sqrt")
-    assert config_from_dict(TrainingConfig, config_to_dict(config)) == config
+    config = LMTrainingConfig(max_minutes=2.5, schedule="inverse_sqrt")
+    assert config_from_dict(LMTrainingConfig, config_to_dict(config)) == config

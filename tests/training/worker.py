@@ -26,7 +26,7 @@ def main(out, mode):
     tests, fixtures = load("test_loop"), load("conftest")
     make_documents = fixtures.make_documents.__wrapped__()
     tiny_lm, card = fixtures.tiny_lm.__wrapped__(), fixtures.card.__wrapped__()
-    config, model = tests.CONFIG, tiny_lm()
+    config, model = fixtures.CONFIG, tiny_lm()
     if mode == "processes":
         config, model = dataclasses.replace(config, max_steps=4), tests._no_dropout()
         assert loop.Accelerator().num_processes == 2

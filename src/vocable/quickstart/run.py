@@ -32,7 +32,7 @@ from vocable.systems.from_speech import tokenize_manifest
 from vocable.tokens.kmeans import KMeansConfig
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
-from vocable.training.config import TrainingConfig
+from vocable.training.language_model import LMTrainingConfig
 from vocable.training.logs import quiet_transformers
 from vocable.training.loop import TrainingResult
 from vocable.types import SpeechTokens, Utterance
@@ -172,7 +172,7 @@ def twist_config(config: QuickstartConfig, start: str) -> twist.TwistConfig:
             kmeans=KMeansConfig(num_clusters=config.num_clusters, seed=config.seed),
         ),
         lm=UnitLMConfig(text_model=config.text_model, dropout=0.0, seed=config.seed),
-        training=TrainingConfig(
+        training=LMTrainingConfig(
             max_steps=config.steps,
             context_tokens=1024,
             tokens_per_batch=1024,
@@ -202,11 +202,12 @@ def _with_start(recipe: twist.TwistConfig, config: QuickstartConfig, start: str)
 def _with_budget(
     recipe: twist.TwistConfig, config: QuickstartConfig, before: TrainingResult | None
 ) -> twist.TwistConfig:
-    """Bound the first run by steps and time; the second makes as many steps as the first did."""
+    """Bound the first run by steps and time; the second makes as many steps, in the same precision."""
     if before is None:
         training = replace(recipe.training, max_minutes=config.minutes_per_model)
     else:
-        training = replace(recipe.training, max_steps=before.train_curve[-1]["step"])
+        steps, precision = before.train_curve[-1]["step"], before.precision
+        training = replace(recipe.training, max_steps=steps, precision=precision)
     return replace(recipe, training=training)
 
 

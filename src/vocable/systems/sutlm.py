@@ -46,8 +46,7 @@ from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import SpeechTokenizer
 from vocable.tokens.unit_sources import obtain_unit_tokenizer
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
-from vocable.training.config import TrainingConfig
-from vocable.training.language_model import JointParts, train_lm
+from vocable.training.language_model import JointParts, LMTrainingConfig, train_lm
 from vocable.training.loop import TrainingResult
 from vocable.types import Utterance
 
@@ -110,7 +109,7 @@ class SutlmConfig:
     two sides of an utterance are never both 'unpaired'. None: no division, each utterance serves every source."""
     predict_switches: bool = True
     """Whether openers and switch symbols are predicted, as in the loss over the whole mixed row; the end always is."""
-    training: TrainingConfig
+    training: LMTrainingConfig
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     valid_share: float = 0.02
     """Share of the utterances, chosen by the hash of their text, to validate on where neither a validation set is given

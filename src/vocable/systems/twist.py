@@ -36,8 +36,7 @@ from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import SpeechTokenizer
 from vocable.tokens.unit_sources import obtain_unit_tokenizer
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
-from vocable.training.config import TrainingConfig
-from vocable.training.language_model import train_lm
+from vocable.training.language_model import LMTrainingConfig, train_lm
 from vocable.training.loop import TrainingResult
 from vocable.types import SpeechTokens, Utterance
 
@@ -51,7 +50,7 @@ class TwistConfig:
     kmeans_file: str | None = None
     """A published scikit-learn k-means file to use instead of fitting; it is read without unpickling code."""
     lm: UnitLMConfig = field(default_factory=UnitLMConfig)
-    training: TrainingConfig
+    training: LMTrainingConfig
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     max_utterance_seconds: float | None = 25.0
     """Longer utterances lose their end, as in the paper (25 s); None keeps all."""

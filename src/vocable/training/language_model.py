@@ -25,12 +25,32 @@ from vocable.sequences.joint_vocabulary import SPECIAL, SPEECH, TEXT, JointVocab
 from vocable.sequences.lazy import Lazy
 from vocable.sequences.packing import IGNORED_LABEL, PackedBatch, pack_documents
 from vocable.sequences.subwords import UnitSubwords
-from vocable.training.config import TrainingConfig
+from vocable.training.config import AdamWTrainingConfig
 from vocable.training.data import EpochStream, PackedStream, RowStream
-from vocable.training.loop import LossSum, TrainingResult, mean_parts, train
+from vocable.training.loop import TrainingResult, train
+from vocable.training.task import AdamWTask, LossSum
 
 CLASS_NAMES = {TEXT: "text", SPEECH: "speech", SPECIAL: "symbols"}
 Epochs = Callable[[int], Sequence[Tensor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LMTrainingConfig(AdamWTrainingConfig):
+    """A run that trains a language model on packed documents."""
+
+    context_tokens: int = 1024
+    """Longest document; longer ones are cut, and every remainder is kept."""
+    tokens_per_batch: int = 4096
+    """Positions in one packed row, i.e. in one forward pass."""
+
+    def __post_init__(self) -> None:
+        AdamWTrainingConfig.__post_init__(self)
+        self.require_at_least(context_tokens=2, tokens_per_batch=2)
+        if self.context_tokens > self.tokens_per_batch:
+            raise ConfigError(
+                f"training.context_tokens is {self.context_tokens}, longer than a packed row "
+                f"(training.tokens_per_batch, {self.tokens_per_batch}). Make rows at least as long."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +72,7 @@ def train_lm(
     model: PreTrainedModel,
     train_documents: Sequence[Tensor] | Epochs,
     valid_documents: Sequence[Tensor] | Mapping[str, Sequence[Tensor]],
-    config: TrainingConfig,
+    config: LMTrainingConfig,
     out: Path,
     card: LMCard,
     *,
@@ -100,7 +120,7 @@ class SourceRow:
         return replace(self, row=self.row.to(device))
 
 
-class LanguageModelTask:
+class LanguageModelTask(AdamWTask):
     """Next-token prediction on packed rows, for the loop in training/loop.py."""
 
     def __init__(
@@ -108,7 +128,7 @@ class LanguageModelTask:
         model: PreTrainedModel,
         train_documents: Sequence[Tensor] | Epochs,
         valid_documents: Sequence[Tensor] | Mapping[str, Sequence[Tensor]],
-        config: TrainingConfig,
+        config: LMTrainingConfig,
         card: LMCard,
         valid_seconds: float | None = None,
         joint: JointParts = NO_PARTS,
@@ -120,7 +140,7 @@ class LanguageModelTask:
                 f"training.context_tokens is {config.context_tokens}, but the model has {positions} positions."
             )
         enable_packing(model)
-        self.model: nn.Module = model
+        super().__init__(model, config)
         self.card, self.joint, self.valid_seconds = card, joint, valid_seconds
         limits = {"context_tokens": config.context_tokens, "max_tokens": config.tokens_per_batch}
         self.stream: RowStream = (
@@ -234,3 +254,8 @@ class LanguageModelTask:
                 f"A document holds token id {int(row.token_ids.max())} (least: {int(row.token_ids.min())}), the model "
                 f"has {self.num_tokens} vocabulary rows. Replace its vocabulary first (lm/surgery.py)."
             )
+
+
+def mean_parts(parts: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Return the mean of each part under the name `<part>_loss`."""
+    return {f"{name}_loss": value / count for name, (value, count) in parts.items() if count}

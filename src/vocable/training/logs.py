@@ -85,11 +85,26 @@ class Display:
             self._task = self._bar.add_task("", total=1.0)
             self._bar.start()
 
-    def update(self, spent: float, step: int, values: Mapping[str, float]) -> None:
-        """Show the newest values; `spent` is the share of the budget that is used up."""
+    def say(self, text: str) -> None:
+        """Show a line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        elif self.active:
+            print(text, file=self.stream, flush=True)
+
+    def update(self, spent: float, step: int, values: Mapping[str, float], seconds: float = 0.0) -> None:
+        """Show the newest values, and the time that is left at this pace.
+
+        Args:
+            spent: share of the budget that is used up.
+            step: number of steps made.
+            values: what to show, by name.
+            seconds: time that it took so far.
+        """
         if not self.active:
             return
-        text = f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        left = f"{clock(seconds * (1 - spent) / spent)} left  " if 0 < spent < 1 and seconds else ""
+        text = f"{left}step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         if self._bar is not None:
             self._bar.update(self._task, completed=spent, description=text)
         else:
@@ -99,3 +114,10 @@ class Display:
         """Leave the terminal as it was."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def clock(seconds: float) -> str:
+    """Write a time as 0:07, 12:05 or 3:20:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

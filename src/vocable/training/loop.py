@@ -1,21 +1,22 @@
-"""The training loop: gradient accumulation, several processes, validation, checkpoints, exact resume.
+"""The one training loop: accumulation, precision, averaged weights, validation, checkpoints, exact resume.
 
-    task.next_batches -> loss summed over tokens -> one optimiser step -> log, validate, checkpoint -> ... -> out/best
+    task.next_batches -> task.step: updates of its learners -> log, validate, checkpoint -> ... -> out/best, out/last
 
-The loop knows nothing of units: a task gives it batches and their summed losses (`training/language_model.py` is the
-one for language models). Every step averages over all tokens of all its batches, on whatever processes they are, so
-neither accumulation nor the number of processes changes the result beyond rounding. `accelerate launch` gives several
+The loop knows nothing of units: a task (training/task.py) owns the models, their optimisers and the data, and says
+what a step is. Every update averages over all tokens of all its batches, on whatever processes they are, so neither
+accumulation nor the number of processes changes the result beyond rounding. `accelerate launch` gives several
 processes on GPUs, `torchrun` also on CPUs (where `accelerate launch --cpu` starts one process, unless through MPI).
+`fit` runs the same loop on small models in memory, such as probes, without a folder.
 """
 
+import copy
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from itertools import compress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -26,68 +27,11 @@ from vocable.config import config_to_dict
 from vocable.errors import ConfigError, NumericsError
 from vocable.files import put_folder, restore_folder
 from vocable.training.checkpoints import Checkpoints
-from vocable.training.config import TrainingConfig
+from vocable.training.config import MAY_CHANGE, TrainingConfig
 from vocable.training.logs import Display, RunLog, read_metrics
-from vocable.training.schedules import budget_spent, learning_rate
-
-
-class LossSum(NamedTuple):
-    """The loss of a batch."""
-
-    total: Tensor
-    """Summed over tokens; what is differentiated."""
-    parts: Mapping[str, tuple[float, int]]
-    """Sums and numbers of tokens of parts of it, by name, for the logs: of speech and of text, say."""
-
-
-class TrainingTask(Protocol):
-    """What the loop needs to know of a model and its data."""
-
-    model: nn.Module
-    part_names: tuple[str, ...]
-    """Parts of the loss that are added up for the logs; the same on all processes."""
-
-    def next_batches(self, count: int, process: int, num_processes: int) -> Sequence[Any]:
-        """Return this process's share of the next `count` training batches, on the CPU."""
-        ...
-
-    def validation_batches(self, process: int, num_processes: int) -> Sequence[Any]:
-        """Return this process's share of the validation batches; the same ones every time."""
-        ...
-
-    def num_targets(self, batch: Any) -> int:
-        """Count the tokens that the loss of this batch is a sum over."""
-        ...
-
-    def loss_sum(self, model: nn.Module, batch: Any) -> LossSum:
-        """Return the loss of a batch summed over its tokens; `model` is `self.model`, perhaps wrapped."""
-        ...
-
-    def training_metrics(self, parts: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-        """Turn the sums and numbers of all parts since the last line of the log into what that line says."""
-        ...
-
-    def validation_metrics(
-        self, loss_sum: float, num_targets: int, parts: Mapping[str, tuple[float, int]]
-    ) -> dict[str, float]:
-        """Turn the sums over all validation batches into what is logged; `loss` is the one that should fall."""
-        ...
-
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the model for use to `folder`, which does not exist."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position in the data, as JSON values."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a position in the data."""
-        ...
-
-    def identity(self) -> dict[str, Any]:
-        """Describe model and data, as JSON values: a run is resumed only with an equal description."""
-        ...
+from vocable.training.precision import DTYPES, fastest_precision
+from vocable.training.schedules import budget_spent
+from vocable.training.task import LossSum, Progress, TrainingTask, ValidationSums
 
 
 class TrainingResult(NamedTuple):
@@ -103,11 +47,13 @@ class TrainingResult(NamedTuple):
     """The lines of metrics.jsonl about validation."""
     finished: bool
     """False when `stop_at_step` ended the run before its budget did."""
+    precision: str
+    """Type that the run computed in: fp32, bf16 or fp16."""
 
 
 @dataclass(slots=True)
 class _LoopState:
-    """Everything besides weights, optimiser and random states that a resumed run needs."""
+    """Everything besides weights, optimisers and random states that a resumed run needs."""
 
     step: int = 0
     tokens: int = 0
@@ -115,8 +61,12 @@ class _LoopState:
     warmup_spent: float = 0.0
     """Share of the budget that was spent at the end of warm-up; the cosine starts there."""
     best_loss: float | None = None
+    stale: int = 0
+    """Validations since the best one."""
     finished: bool = False
     data: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """State of the loss scaling; empty unless the precision is fp16."""
     window: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("loss", "targets", "norm", "steps"), 0.0))
     """Sums since the last line of the log."""
     parts: dict[str, list[float]] = field(default_factory=dict)
@@ -127,11 +77,11 @@ class _LoopState:
 def train(
     task: TrainingTask, config: TrainingConfig, out: Path, *, stop_at_step: int | None = None, show: bool = True
 ) -> TrainingResult:
-    """Train `task.model` in place until a budget is spent; go on from the last checkpoint in `out`, if there is one.
+    """Train the task's models in place until a budget is spent; go on from the last checkpoint in `out`, if any.
 
     Args:
-        task: model, data and loss.
-        config: budgets, optimiser, logging.
+        task: models, optimisers, data and losses.
+        config: budgets, precision, logging.
         out: the run's folder; see training/checkpoints.py.
         stop_at_step: checkpoint and return at this step; a later call goes on. The schedule is that of the whole run.
         show: display progress.
@@ -139,37 +89,144 @@ def train(
     Raises:
         ConfigError: `batches_per_step` is no multiple of the number of processes.
         NumericsError: the loss became NaN or infinite; checkpoints before that stay.
-        OutputError: `out` holds another run, or the disk is full.
+        OutputError: `out` holds another run, none of its checkpoints can be read, or the disk is full.
     """
-    return _Trainer(task, config, Path(out), show).run(stop_at_step)
+    out = Path(out)
+    trainer = _Trainer(task, config, Accelerator(mixed_precision="no"))
+    trainer.open(out, show)
+    trainer.run(stop_at_step)
+    curves = read_metrics(out)
+    return TrainingResult(
+        best=out / ("best" if (out / "best").is_dir() else "last"),
+        last=out / "last",
+        train_curve=[line for line in curves if line["split"] == "train"],
+        valid_curve=[line for line in curves if line["split"] == "valid"],
+        finished=trainer.state.finished,
+        precision=trainer.precision,
+    )
+
+
+def fit(task: TrainingTask, config: TrainingConfig, device: str | torch.device) -> list[dict[str, Any]]:
+    """Train small models in memory, on one device; nothing is written, and random numbers go on as they are.
+
+    Afterwards the first learner's module has the weights of the best validation, or the final ones where there is none.
+    The precision `auto` is fp32 here.
+
+    Returns:
+        The lines that metrics.jsonl would have.
+
+    Raises:
+        NumericsError: the loss became NaN or infinite.
+    """
+    trainer = _Trainer(task, config, _OneProcess(torch.device(device)))
+    trainer.run(None)
+    if trainer.best_weights is not None:
+        trainer.first.load_state_dict(trainer.best_weights)
+    return trainer.lines
+
+
+class _OneProcess:
+    """What the loop asks of accelerate, for a run in memory."""
+
+    process_index, num_processes, is_main_process = 0, 1, True
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def prepare(self, *parts: Any) -> tuple[Any, ...]:
+        return parts
+
+    def unwrap_model(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def no_sync(self, module: nn.Module) -> Any:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def clip_grad_norm_(self, parameters: Iterable[Tensor], largest: float) -> Tensor:
+        return nn.utils.clip_grad_norm_(parameters, largest)
 
 
 class _Trainer:
-    """One call of `train`."""
+    """One call of `train` or `fit`."""
 
-    def __init__(self, task: TrainingTask, config: TrainingConfig, out: Path, show: bool) -> None:
-        self.task, self.config, self.out = task, config, out
-        # bf16 is done with torch's autocast below: accelerate's own would stay on the model after training
-        self.accelerator = Accelerator(mixed_precision="no")
-        self.num_processes = self.accelerator.num_processes
+    def __init__(self, task: TrainingTask, config: TrainingConfig, accelerator: Any) -> None:
+        # lower precision is done with torch's autocast below: accelerate's own would stay on the models after training
+        self.task, self.config, self.accelerator = task, config, accelerator
+        self.process, self.num_processes = accelerator.process_index, accelerator.num_processes
         if config.batches_per_step % self.num_processes:
             raise ConfigError(
                 f"training.batches_per_step is {config.batches_per_step}, which {self.num_processes} processes cannot "
                 "share evenly. Use a multiple of the number of processes."
             )
-        self.checkpoints = Checkpoints(out, self.accelerator)
-        if self.accelerator.is_main_process:
-            self.checkpoints.claim({"training": config_to_dict(config), **task.identity()})
-        self.accelerator.wait_for_everyone()
-        set_seed(config.seed + self.accelerator.process_index)
-        self.model, self.optimizer = self.accelerator.prepare(task.model, make_optimizer(task.model, config))
-        self.state = _LoopState()
-        self._resume()
-        first = self.accelerator.is_main_process
-        self.log = RunLog(out, resume_step=self.state.step, active=first)
-        self.display = Display(active=show and first)
+        self.state, self.progress = _LoopState(), Progress()
+        self.out: Path | None = None
+        self.lines: list[dict[str, Any]] = []
+        self.best_weights: dict[str, Tensor] | None = None
+        self.display = Display(active=False)
+        self.precision = config.precision
+        self._prepare()
+        self.scaler = self._make_scaler()
 
-    def run(self, stop_at_step: int | None) -> TrainingResult:
+    def _prepare(self) -> None:
+        """Put models and optimisers where they run, and note the optimisers' own learning rates."""
+        names, learners = list(self.task.learners), self.task.learners.values()
+        self.main_learner = names[0]
+        self.peaks = {
+            name: [group["lr"] for group in learner.optimizer.param_groups]
+            for name, learner in zip(names, learners, strict=True)
+        }
+        prepared = self.accelerator.prepare(*(one.module for one in learners), *(one.optimizer for one in learners))
+        self.modules: dict[str, nn.Module] = dict(zip(names, prepared[: len(names)]))
+        self.optimizers: dict[str, torch.optim.Optimizer] = dict(zip(names, prepared[len(names) :]))
+        self.first = self.accelerator.unwrap_model(self.modules[self.main_learner])
+        self.average: nn.Module | None = None
+        if self.config.ema_decay is not None:
+            self.average = copy.deepcopy(self.first).requires_grad_(False)
+            if isinstance(self.accelerator, Accelerator):  # so that it is in the checkpoints
+                self.accelerator.prepare_model(self.average, evaluation_mode=True)
+
+    def open(self, out: Path, show: bool) -> None:
+        """Take the run's folder, and go on where a run in it stopped."""
+        self.out, accelerator, config = out, self.accelerator, self.config
+        self.checkpoints = Checkpoints(out, accelerator)
+        reason = self._choose_precision()
+        if accelerator.is_main_process:
+            identity = {"training": config_to_dict(config), "precision": self.precision, **self.task.identity()}
+            self.checkpoints.claim(identity, MAY_CHANGE + self.task.may_change)
+        accelerator.wait_for_everyone()
+        set_seed(config.seed + self.process)
+        for name in ("best", "last"):
+            if accelerator.is_main_process:
+                restore_folder(out / name)
+        accelerator.wait_for_everyone()
+        self.scaler = self._make_scaler()
+        self.checkpoints.resume(self._restore)
+        self.log = RunLog(out, resume_step=self.state.step, active=accelerator.is_main_process)
+        self.display = Display(active=show and accelerator.is_main_process)
+        if reason is not None and not self.state.finished:
+            self.display.say(f"precision: {reason}")
+
+    def _choose_precision(self) -> str | None:
+        """Settle what `auto` stands for, as the run began where there is one; return why, if it was settled now."""
+        if self.config.precision != "auto":
+            return None
+        recorded, reason = self.checkpoints.recorded_precision(), None
+        if recorded not in DTYPES:
+            recorded, reason = fastest_precision(self.first, self.accelerator.device)
+        names = list(DTYPES)
+        self.precision = names[int(self._agree(float(names.index(recorded))))]  # processes may have timed differently
+        return reason
+
+    def _restore(self, values: dict[str, Any]) -> None:
+        self.state = _LoopState(**values)
+        self.state.finished = self._is_over()  # the budget may have grown
+        self.scaler.load_state_dict(self.state.scaler)
+        self.task.load_state_dict(self.state.data)
+
+    def run(self, stop_at_step: int | None) -> None:
         state, config = self.state, self.config
         clock = time.perf_counter()
         try:
@@ -179,144 +236,179 @@ class _Trainer:
                 state.window_seconds += now - clock
                 state.seconds = self._agree(state.seconds + now - clock)
                 clock = now
-                state.finished = self._spent() >= 1
-                stopping = state.finished or state.step == stop_at_step
+                state.finished = self._is_over()
                 if state.finished or state.step % config.log_every == 0:
                     self._write_log()
                 if state.finished or _due(config.validate_every, state.step):
                     self._validate()
+                    if not state.finished and self._is_over():  # patience is at its end
+                        state.finished = True
+                        self._write_log()
                 if state.finished:
                     self._save_model("last")
                 now = time.perf_counter()
                 state.seconds = self._agree(state.seconds + now - clock)  # validating counts as time, not as speed
                 clock = now
-                if stopping or _due(config.checkpoint_every, state.step):
+                if state.finished or state.step == stop_at_step or _due(config.checkpoint_every, state.step):
                     self._checkpoint()
                     clock = time.perf_counter()
         finally:
-            self.log.close()
+            if self.out is not None:
+                self.log.close()
             self.display.close()
-        curves = read_metrics(self.out)
-        return TrainingResult(
-            best=self.out / ("best" if (self.out / "best").is_dir() else "last"),
-            last=self.out / "last",
-            train_curve=[line for line in curves if line["split"] == "train"],
-            valid_curve=[line for line in curves if line["split"] == "valid"],
-            finished=state.finished,
-        )
 
     def _step(self) -> None:
-        """One optimiser step over `batches_per_step` batches, this process taking its share."""
-        state, config = self.state, self.config
-        batches = self.task.next_batches(config.batches_per_step, self.accelerator.process_index, self.num_processes)
-        targets = int(self._sum(float(sum(self.task.num_targets(batch) for batch in batches))))
+        """One step over `batches_per_step` batches, this process taking its share."""
+        state, config, task = self.state, self.config, self.task
+        batches = task.next_batches(config.batches_per_step, self.process, self.num_processes)
+        spent = self._spent()
+        self.targets = int(self._sum(float(sum(task.num_targets(batch) for batch in batches))))
         state.step += 1
-        state.tokens += targets
-        rate = self._learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.model.train()
-        loss, parts = 0.0, []
+        state.tokens += self.targets
+        if state.step <= task.warmup_steps:
+            state.warmup_spent = self._spent()
+        decayed = (self._spent() - state.warmup_spent) / max(1 - state.warmup_spent, 1e-9)
+        self.progress = Progress(state.step, spent, decayed)
+        for name, optimizer in self.optimizers.items():
+            for group, peak in zip(optimizer.param_groups, self.peaks[name], strict=True):
+                group["lr"] = task.learning_rate(peak, self.progress)
+        for module in self.modules.values():
+            module.train()
+        if not self.targets:  # nothing counts in any of the batches
+            return
+        task.step(self, [self._placed(batch) for batch in batches])
+        self.scaler.update()
+        state.window["targets"] += self.targets
+        state.window["steps"] += 1
+        if self.average is not None and config.ema_decay is not None:
+            move_average(self.average, self.first, min(config.ema_decay, state.step / (9 + state.step)))
+
+    def update(self, learner: str, batches: Sequence[Any], loss: Callable[[nn.Module, Any], LossSum]) -> None:
+        """Add up the gradients of all batches and let the learner's optimiser take one step; see `Loop`."""
+        module, optimizer = self.modules[learner], self.optimizers[learner]
+        total, parts = 0.0, []
         for index, batch in enumerate(batches):
             accumulating = index + 1 < len(batches)
-            with self.accelerator.no_sync(self.model) if accumulating else nullcontext():
-                found = self._loss_sum(self.model, batch)
+            with self.accelerator.no_sync(module) if accumulating else nullcontext():
+                with self._autocast():
+                    found = loss(module, batch)
                 # gradients are averaged over processes: times their number, over all targets, is the mean over tokens
-                self.accelerator.backward(found.total * (self.num_processes / targets))
-            loss += float(found.total.detach())
+                self.accelerator.backward(self.scaler.scale(found.total * (self.num_processes / self.targets)))
+            total += float(found.total.detach())
             parts.append(found.parts)
-        loss = self._sum(loss)
-        if not torch.isfinite(torch.tensor(loss)):
+        total = self._sum(total)
+        if not torch.isfinite(torch.tensor(total)):
+            where = "" if self.out is None else f"{self.out}: "
+            rates = ", ".join(f"{peak:g}" for peak in self.peaks[learner])
             raise NumericsError(
-                f"{self.out}: the loss is {loss} at step {state.step}. Lower training.learning_rate (now "
-                f"{config.learning_rate}), or look for broken documents; earlier checkpoints are kept."
+                f"{where}the loss is {total} at step {self.state.step}. Lower the learning rate (now {rates}), or look "
+                "for broken data; earlier checkpoints are kept."
             )
-        largest = config.max_gradient_norm if config.max_gradient_norm is not None else float("inf")
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), largest)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        for name, value in (("loss", loss), ("targets", targets), ("norm", float(norm or 0.0)), ("steps", 1)):
-            state.window[name] += value
+        self.scaler.unscale_(optimizer)
+        if self.task.learners[learner].is_clipped:
+            largest = self.config.max_gradient_norm
+            norm = self.accelerator.clip_grad_norm_(module.parameters(), float("inf") if largest is None else largest)
+            if learner == self.main_learner and (not self.scaler.is_enabled() or torch.isfinite(norm)):
+                self.state.window["norm"] += float(norm if norm is not None else 0.0)
+        self.scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+        if learner == self.main_learner:
+            self.state.window["loss"] += total
         for name, (value, count) in self._sum_parts(parts).items():
-            before = state.parts.get(name, [0.0, 0.0])
-            state.parts[name] = [before[0] + value, before[1] + count]
+            before = self.state.parts.get(name, [0.0, 0.0])
+            self.state.parts[name] = [before[0] + value, before[1] + count]
 
-    def _loss_sum(self, model: nn.Module, batch: Any) -> LossSum:
-        device = self.accelerator.device
-        batch = batch.to(device) if hasattr(batch, "to") else batch
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self.task.loss_sum(model, batch)
+    def add_up(
+        self, model: nn.Module, batches: Sequence[Any], loss: Callable[[nn.Module, Any], LossSum]
+    ) -> ValidationSums:
+        """Add up the losses of batches over all processes; see `Loop`."""
+        found = []
+        for batch in batches:
+            with self._autocast():
+                found.append(loss(model, self._placed(batch)))
+        total = self._sum(sum(float(item.total) for item in found))
+        targets = int(self._sum(float(sum(self.task.num_targets(batch) for batch in batches))))
+        return ValidationSums(total, targets, self._sum_parts(item.parts for item in found))
 
-    def _learning_rate(self) -> float:
-        state = self.state
-        spent = self._spent()
-        if state.step <= self.config.warmup_steps:
-            state.warmup_spent = spent
-        decayed = (spent - state.warmup_spent) / max(1 - state.warmup_spent, 1e-9)
-        return learning_rate(self.config, state.step, decayed)
+    def _make_scaler(self) -> torch.amp.GradScaler:
+        """Scale the loss where small gradients would be lost: in fp16; otherwise do nothing."""
+        return torch.amp.GradScaler(self.accelerator.device.type, enabled=self.precision == "fp16")
+
+    def _autocast(self) -> Any:
+        enabled = self.precision not in ("fp32", "auto")
+        dtype = DTYPES[self.precision] if enabled else None
+        return torch.autocast(self.accelerator.device.type, dtype=dtype, enabled=enabled)
+
+    def _placed(self, batch: Any) -> Any:
+        return batch.to(self.accelerator.device) if hasattr(batch, "to") else batch
 
     def _spent(self) -> float:
         return budget_spent(self.config, self.state.step, self.state.tokens, self.state.seconds)
 
+    def _is_over(self) -> bool:
+        patience = self.config.patience
+        return self._spent() >= 1 or (patience is not None and self.state.stale >= patience)
+
     def _write_log(self) -> None:
         state, window = self.state, self.state.window
+        if not window["steps"]:
+            return
         values = {
             "loss": window["loss"] / window["targets"],
             **self.task.training_metrics({name: (sums[0], sums[1]) for name, sums in state.parts.items()}),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.optimizers[self.main_learner].param_groups[0]["lr"],
             "gradient_norm": window["norm"] / window["steps"],
             "tokens_per_second": window["targets"] / max(state.window_seconds, 1e-9),
             "tokens": state.tokens,
             "seconds": state.seconds,
         }
-        self.log.write(state.step, "train", values)
-        self.display.update(self._spent(), state.step, {key: values[key] for key in ("loss", "tokens_per_second")})
+        self._write("train", values, {key: values[key] for key in ("loss", "tokens_per_second")})
         state.window = dict.fromkeys(window, 0.0)
         state.parts = {}
         state.window_seconds = 0.0
 
     def _validate(self) -> None:
-        """Log the validation loss, and keep the model if it is the best so far."""
-        batches = self.task.validation_batches(self.accelerator.process_index, self.num_processes)
-        model = self.accelerator.unwrap_model(self.model)  # processes may have unequal numbers of batches
+        """Log what the task finds, and keep the model if it is the best so far."""
+        model = self.first if self.average is None else self.average  # unwrapped: processes may have unequal batches
         model.eval()
         with torch.no_grad():
-            found = [self._loss_sum(model, batch) for batch in batches]
-        loss_sum = self._sum(sum(float(item.total) for item in found))
-        targets = int(self._sum(float(sum(self.task.num_targets(batch) for batch in batches))))
-        model.train()
-        if not targets:
+            values = self.task.validate(self, model)
+        self.first.train()
+        if not values:
             return
-        values = self.task.validation_metrics(loss_sum, targets, self._sum_parts(item.parts for item in found))
-        self.log.write(self.state.step, "valid", values)
-        self.display.update(self._spent(), self.state.step, {f"valid {key}": value for key, value in values.items()})
+        self._write("valid", values, {f"valid {key}": value for key, value in values.items()})
+        self.state.stale += 1
         if self.state.best_loss is None or values["loss"] < self.state.best_loss:
-            self.state.best_loss = values["loss"]
+            self.state.best_loss, self.state.stale = values["loss"], 0
             self._save_model("best")
+
+    def _write(self, split: str, values: Mapping[str, float], shown: Mapping[str, float]) -> None:
+        if self.out is None:
+            self.lines.append({"step": self.state.step, "split": split, **values})
+            return
+        self.log.write(self.state.step, split, values)
+        self.display.update(self._spent(), self.state.step, shown, self.state.seconds)
 
     def _save_model(self, name: str) -> None:
         """Write the model for use; the old one of this name is there until the new one is whole."""
+        model = self.first if self.average is None else self.average
+        if self.out is None:
+            if name == "best":
+                weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+                self.best_weights = weights
+            return
         if self.accelerator.is_main_process:
             temporary = self.out / f".{name}.writing"
             shutil.rmtree(temporary, ignore_errors=True)
-            self.task.save(self.accelerator.unwrap_model(self.model), temporary)
+            self.task.save(model, temporary)
             put_folder(temporary, self.out / name)
         self.accelerator.wait_for_everyone()
 
     def _checkpoint(self) -> None:
-        self.state.data = self.task.state_dict()
-        values = {name: getattr(self.state, name) for name in self.state.__dataclass_fields__}
-        self.checkpoints.save(self.state.step, values, self.config.keep_checkpoints)
-
-    def _resume(self) -> None:
-        for name in ("best", "last"):
-            if self.accelerator.is_main_process:
-                restore_folder(self.out / name)
-        self.accelerator.wait_for_everyone()
-        checkpoint = self.checkpoints.last()
-        if checkpoint is not None:
-            self.state = _LoopState(**self.checkpoints.load(checkpoint))
-            self.task.load_state_dict(self.state.data)
+        if self.out is None:
+            return
+        self.state.data, self.state.scaler = self.task.state_dict(), self.scaler.state_dict()
+        self.checkpoints.save(self.state.step, asdict(self.state), self.config.keep_checkpoints)
 
     def _sum_parts(self, batches: Iterable[Mapping[str, tuple[float, int]]]) -> dict[str, tuple[float, int]]:
         """Add the parts of the loss up over batches and processes; parts without a token are left out."""
@@ -334,34 +426,21 @@ class _Trainer:
     def _sum_tensor(self, values: Tensor) -> Tensor:
         if self.num_processes == 1:
             return values
-        return self.accelerator.reduce(values, reduction="sum")  # type: ignore[return-value]  # a tensor, as came in
+        return self.accelerator.reduce(values, reduction="sum")
 
     def _agree(self, value: float) -> float:
-        """Take the first process's clock everywhere, so that all stop at the same step."""
+        """Take the first process's value everywhere: its clock, say, so that all stop at the same step."""
         return self._sum(value if self.accelerator.is_main_process else 0.0)
 
 
-def mean_parts(parts: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Return the mean of each part under the name `<part>_loss`."""
-    return {f"{name}_loss": value / count for name, (value, count) in parts.items() if count}
-
-
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Make a fused AdamW that decays matrices, not biases, norms, or parameters with an attribute `no_decay`."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [p.ndim >= 2 and not getattr(p, "no_decay", False) for p in parameters]
-    groups = [
-        {"params": list(compress(parameters, decayed)), "weight_decay": config.weight_decay},
-        {"params": [p for p, wanted in zip(parameters, decayed) if not wanted], "weight_decay": 0.0},
-    ]
-    betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=betas,
-        eps=config.epsilon,
-        fused=True,
-    )
+@torch.no_grad()
+def move_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move averaged weights towards those of the model by 1 - `decay`, and take its buffers as they are."""
+    averages: list[Tensor] = list(average.parameters())
+    weights: list[Tensor] = list(model.parameters())
+    torch._foreach_lerp_(averages, weights, 1 - decay)
+    for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(buffer)
 
 
 def _due(every: int | None, step: int) -> bool:

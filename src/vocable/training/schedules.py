@@ -2,10 +2,10 @@
 
 import math
 
-from vocable.training.config import TrainingConfig
+from vocable.training.config import AdamWTrainingConfig, TrainingConfig
 
 
-def learning_rate(config: TrainingConfig, step: int, decayed: float) -> float:
+def learning_rate(config: AdamWTrainingConfig, step: int, decayed: float) -> float:
     """Return the rate of optimiser step `step`, counted from 1.
 
     Warm-up rises linearly and reaches the peak at step `warmup_steps`. Then the inverse square root follows

@@ -29,6 +29,7 @@ from vocable.systems.last import (
     LastModelConfig,
     LastQuantizerConfig,
     LastTokenizer,
+    LastTrainingConfig,
     build_model,
     prepare_data,
     train_from_speech,
@@ -37,15 +38,14 @@ from vocable.systems.last.batches import Crop, cut_clips, group_crops, read_batc
 from vocable.systems.last.clips import StreamedClips, cache_clips
 from vocable.systems.last.task import LastTask
 from vocable.tokens import load_tokenizer
-from vocable.training.config import TrainingConfig
 from vocable.training.logs import read_metrics
 from vocable.types import Utterance
 
 SIZES = {"width": 16, "num_heads": 2, "feedforward_dim": 32, "dropout": 0.1}
-TRAINING = TrainingConfig(
+TRAINING = LastTrainingConfig(
     max_steps=6,
-    context_tokens=60,
-    tokens_per_batch=240,
+    crop_frames=60,
+    batch_frames=240,
     batches_per_step=2,
     learning_rate=1e-3,
     warmup_steps=2,
@@ -245,7 +245,7 @@ def test_streamed_features_are_those_of_the_cache(world, config, tmp_path):
 
 
 def test_streaming_trains_as_the_cache_does(run, config):
-    whole_clips = replace(config, training=replace(config.training, context_tokens=200, tokens_per_batch=400))
+    whole_clips = replace(config, training=replace(config.training, crop_frames=200, batch_frames=400))
     cached = run("cached", whole_clips)
     streamed = run("streamed", replace(whole_clips, cache_features=False))
     assert curve(streamed.train_curve, "loss", "perplexity") == curve(cached.train_curve, "loss", "perplexity")
@@ -334,8 +334,8 @@ def test_settings_that_do_not_fit_together(config, world, tmp_path):
     with pytest.raises(ConfigError, match=r"model.feature_dim is 7, but .* gives 32 dimensions"):
         build_model(replace(config, model=replace(config.model, feature_dim=7)), 32)
     data = prepare_data(config, world[0], tmp_path)
-    long = replace(config, training=replace(config.training, context_tokens=3000, tokens_per_batch=3000))
-    with pytest.raises(ConfigError, match=r"context_tokens is 3000, but .* has 2048 positions"):
+    long = replace(config, training=replace(config.training, crop_frames=3000, batch_frames=3000))
+    with pytest.raises(ConfigError, match=r"crop_frames is 3000, but .* has 2048 positions"):
         LastTask(build_model(config, 32), data.encoder, long, data.train)
 
 

@@ -15,7 +15,7 @@ Only encoder and quantizer are needed to tokenize. The paper's hyperparameters a
 """
 
 from vocable.systems.last.adapter import LastAdapter, LastAdapterConfig
-from vocable.systems.last.config import FrozenLMConfig, LastConfig
+from vocable.systems.last.config import FrozenLMConfig, LastConfig, LastTrainingConfig
 from vocable.systems.last.encoder import FrameTransformer, LastEncoderConfig
 from vocable.systems.last.model import (
     LastDecoderConfig,
@@ -48,6 +48,7 @@ __all__ = [
     "LastQuantizerConfig",
     "LastTokenizer",
     "LastTokenizerConfig",
+    "LastTrainingConfig",
     "build_model",
     "gradient_norms",
     "loss_weights",

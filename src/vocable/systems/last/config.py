@@ -6,7 +6,7 @@ from typing import Literal
 from vocable.errors import ConfigError
 from vocable.features import EncoderConfig
 from vocable.systems.last.model import LastModelConfig
-from vocable.training.config import TrainingConfig
+from vocable.training.config import AdamWTrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +24,29 @@ class FrozenLMConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LastTrainingConfig(AdamWTrainingConfig):
+    """A run that trains a LAST tokenizer; its tokens are frames."""
+
+    crop_frames: int = 1024
+    """Longest crop of an utterance."""
+    batch_frames: int = 4096
+    """Most frames, padding included, that pass the language model at once."""
+
+    def __post_init__(self) -> None:
+        AdamWTrainingConfig.__post_init__(self)
+        self.require_at_least(crop_frames=2, batch_frames=2)
+        if self.crop_frames > self.batch_frames:
+            raise ConfigError(
+                f"training.crop_frames is {self.crop_frames}, more than a batch holds (training.batch_frames, "
+                f"{self.batch_frames}). Make batches at least as large."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LastConfig:
     """A LAST tokenizer and its training (Turetzky and Adi, 2024, arXiv:2409.03701)."""
 
-    training: TrainingConfig
-    """Its tokens are frames: `context_tokens` is the longest crop of an utterance, `tokens_per_batch` the most frames
-    (padding included) that pass the language model at once."""
+    training: LastTrainingConfig
     system: Literal["last"] = "last"
     name: str = "last"
     """What people call the tokenizer."""

@@ -21,14 +21,14 @@ from vocable.systems.last.model import LastModel, LastOutput, gradient_norms
 from vocable.systems.last.tokenizer import LastTokenizer
 from vocable.tokens import processes
 from vocable.tokens.code_usage import CodeStatistics, CodeUsage
-from vocable.training.loop import LossSum
+from vocable.training.task import AdamWTask, LossSum
 
 LOSSES = ("nll", "change_nll", "reconstruction", "commitment")
 GRADIENTS = ("nll_gradient", "reconstruction_gradient", "quantizer_gradient")
 LAST_STEP = 2**62  # validation weighs the terms as at the end of all schedules, so that its losses can be compared
 
 
-class LastTask:
+class LastTask(AdamWTask):
     """Training of a LAST tokenizer, for the loop in training/loop.py; its tokens are frames."""
 
     part_names: tuple[str, ...] = (*LOSSES, *GRADIENTS)
@@ -54,21 +54,21 @@ class LastTask:
             ConfigError: crops are longer than the language model's positions, or there is nothing to train on.
         """
         positions = getattr(model.lm.config, "max_position_embeddings", None)
-        frames = config.training.context_tokens
+        frames = config.training.crop_frames
         if positions is not None and frames > positions:
             raise ConfigError(
-                f"training.context_tokens is {frames}, but {config.lm.text_model} has {positions} positions. "
+                f"training.crop_frames is {frames}, but {config.lm.text_model} has {positions} positions. "
                 "Use shorter crops."
             )
-        self.model: nn.Module = model
+        super().__init__(model, config.training)
         self.quantizer = model.quantizer
         self.encoder, self.config, self.train, self.valid = encoder, config, train, valid
-        limits = {"crop_frames": frames, "batch_frames": config.training.tokens_per_batch}
+        limits = {"crop_frames": frames, "batch_frames": config.training.batch_frames}
         self.stream = CropStream(train, **limits, seed=config.training.seed)
         self.valid_plan = (
-            [] if valid is None else group_crops(cut_clips(valid.lengths, frames), config.training.tokens_per_batch)
+            [] if valid is None else group_crops(cut_clips(valid.lengths, frames), config.training.batch_frames)
         )
-        self.step = 0
+        self.num_steps = 0
         self._usage: CodeStatistics | None = None
         limit = config.model.quantizer
         self._valid_counts = torch.zeros(limit.codebook_size, dtype=torch.int64)
@@ -78,8 +78,8 @@ class LastTask:
     def next_batches(self, count: int, process: int, num_processes: int) -> list[FeatureBatch]:
         """Return this process's share of the next batches; the loop asks once a step."""
         every = self.config.gradient_norms_every
-        self._measuring = every is not None and self.step % every == 0
-        self.step += 1
+        self._measuring = every is not None and self.num_steps % every == 0
+        self.num_steps += 1
         return self.stream.next_batches(count, process, num_processes)
 
     def validation_batches(self, process: int, num_processes: int) -> list[FeatureBatch]:
@@ -96,7 +96,7 @@ class LastTask:
     def loss_sum(self, model: nn.Module, batch: FeatureBatch) -> LossSum:
         """Sum the loss over frames; once in a while, also measure the gradients of its terms."""
         training = model.training
-        output: LastOutput = model(batch.features, batch.mask, self.step - 1 if training else LAST_STEP)
+        output: LastOutput = model(batch.features, batch.mask, self.num_steps - 1 if training else LAST_STEP)
         parts = loss_parts(output)
         if training:
             self._usage = self.quantizer.usage.last_window or output.quantized.statistics  # few frames use few units
@@ -110,7 +110,7 @@ class LastTask:
 
     def training_metrics(self, parts: Mapping[str, tuple[float, float]]) -> dict[str, float]:
         """Return means of the losses and of the gradients' norms, and how much of the codebook is in use."""
-        values = {name: total / count for name, (total, count) in parts.items() if count}
+        values = super().training_metrics(parts)
         if self._usage is not None:
             values |= usage_metrics(self._usage)
         return values
@@ -131,12 +131,12 @@ class LastTask:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the data, the steps of the schedule, and the window in which usage is counted."""
-        return {"stream": self.stream.state_dict(), "step": self.step, "usage": self.quantizer.usage.state_dict()}
+        return {"stream": self.stream.state_dict(), "step": self.num_steps, "usage": self.quantizer.usage.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was called."""
         self.stream.load_state_dict(state["stream"])
-        self.step = state["step"]
+        self.num_steps = state["step"]
         self.quantizer.usage.load_state_dict(state["usage"])
 
     def identity(self) -> dict[str, Any]:
