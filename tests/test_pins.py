@@ -67,11 +67,11 @@ RECIPES = {
           quantizer: {{dim: 8, codebook_size: 12, window_frames: 500}}
           loss: {{nll_start_step: 1, nll_ramp_steps: 0, reconstruction_weight: 1.0}}
         valid_share: 0.3
-        training: {{{TRAINING}, learning_rate: 1.0e-3, context_tokens: 60, tokens_per_batch: 240}}""",
+        training: {{{TRAINING}, learning_rate: 1.0e-3, crop_frames: 60, batch_frames: 240}}""",
     "vocoder": """
         vocoder: {dim: 16, hidden_dim: 16, num_layers: 1, prosody_dim: 8, pitch_layers: 1}
         training:
-          {steps: 3, batch_size: 2, segment_seconds: 0.2, adversarial_segment_seconds: null, adversarial_from: 0.5,
+          {max_steps: 3, batch_size: 2, segment_seconds: 0.2, adversarial_segment_seconds: null, adversarial_from: 0.5,
           precision: fp32, num_workers: 0, validation_utterances: 0, log_every: 1,
           discriminators: {periods: [3], period_channels: [4], n_ffts: [256], spectrogram_channels: 4}}""",
 }

@@ -1,6 +1,6 @@
 """Train the small vocoder that comes with Vocable: many voices, and any k-means codebook of one encoder.
 
-    python recipes/vocoder/train_portable.py OUT MANIFEST [MANIFEST ...] [training.steps=20000 ...]
+    python recipes/vocoder/train_portable.py OUT MANIFEST [MANIFEST ...] [training.max_steps=20000 ...]
 
 Frames of the encoder are computed once, several codebooks of several sizes are fitted on different parts of the speech,
 and the vocoder sees units of all of them by their vectors (synthesis/codebook.py). A killed run goes on.

@@ -23,7 +23,7 @@ SMALL = [
     "vocoder.num_layers=1",
     "vocoder.prosody_dim=8",
     "vocoder.pitch_layers=1",
-    "training.steps=2",
+    "training.max_steps=2",
     "training.batch_size=2",
     "training.segment_seconds=0.2",
     "training.adversarial_segment_seconds=null",
@@ -95,6 +95,6 @@ def test_recipe_runs_two_steps(recipe, tmp_path, make_speechlike, capsys):
     manifest = write_speech(tmp_path / "speech", make_speechlike)
     tokenizer = make_tokenizer(tmp_path / "tokenizer", manifest)
     command = ["vocoder", "train", str(manifest), str(tmp_path / "run"), "--tokenizer", str(tokenizer)]
-    changes = [*SMALL, "training.minutes=null"]
+    changes = [*SMALL, "training.max_minutes=null"]
     assert main([*command, "--config", str(recipe), *changes]) == 0, capsys.readouterr().err
     assert [line["step"] for line in read_metrics(tmp_path / "run") if line["split"] == "train"] == [1, 2]

@@ -43,7 +43,7 @@ def make_config(pairs, **settings) -> VocoderConfig:
 
 def make_training(**settings) -> VocoderTrainingConfig:
     defaults = {
-        "steps": 30,
+        "max_steps": 30,
         "batch_size": 4,
         "segment_seconds": 0.4,
         "learning_rate": 2e-3,
@@ -52,7 +52,9 @@ def make_training(**settings) -> VocoderTrainingConfig:
         "discriminators": TINY,
         "validation_utterances": 1,
         "log_every": 10,
+        "validate_every": 15,
         "checkpoint_every": 15,
+        "precision": "fp32",
     }
     return VocoderTrainingConfig(**defaults | settings)
 
@@ -95,7 +97,7 @@ def test_marks_of_the_manifest_decide_what_is_trained_on(make_speechlike):
 
 def test_stopped_run_ends_with_the_weights_of_one_that_was_not(tmp_path, make_speechlike, monkeypatch):
     pairs, read = make_pairs(make_speechlike)
-    config, training = make_config(pairs), make_training(steps=6, checkpoint_every=3, adversarial_from=0.3)
+    config, training = make_config(pairs), make_training(max_steps=6, checkpoint_every=3, adversarial_from=0.3)
     whole = train_vocoder(pairs, config, training, tmp_path / "whole", read)
 
     original = VocoderData.__getitem__
@@ -108,7 +110,7 @@ def test_stopped_run_ends_with_the_weights_of_one_that_was_not(tmp_path, make_sp
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(VocoderData, "__getitem__", dying_item)
         train_vocoder(pairs, config, training, tmp_path / "parts", read)
-    assert (tmp_path / "parts" / "checkpoint-00000003").is_dir()
+    assert (tmp_path / "parts" / "checkpoints" / "step-00000003").is_dir()
     resumed = train_vocoder(pairs, config, training, tmp_path / "parts", read)
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -116,7 +118,7 @@ def test_stopped_run_ends_with_the_weights_of_one_that_was_not(tmp_path, make_sp
 
 def test_adversarial_part_runs_and_is_logged(tmp_path, make_speechlike):
     pairs, read = make_pairs(make_speechlike)
-    training = make_training(steps=6, adversarial_from=0.5, adversarial_segment_seconds=0.2, log_every=1)
+    training = make_training(max_steps=6, adversarial_from=0.5, adversarial_segment_seconds=0.2, log_every=1)
     train_vocoder(pairs, make_config(pairs), training, tmp_path, read)
     lines = [line for line in read_metrics(tmp_path) if line["split"] == "train"]
     assert ["adversarial" in line for line in lines] == [False, False, False, True, True, True]
@@ -125,54 +127,99 @@ def test_adversarial_part_runs_and_is_logged(tmp_path, make_speechlike):
 
 def test_run_ends_after_its_minutes(tmp_path, make_speechlike):
     pairs, read = make_pairs(make_speechlike)
-    train_vocoder(pairs, make_config(pairs), make_training(steps=100_000, minutes=1e-6), tmp_path, read)
+    train_vocoder(pairs, make_config(pairs), make_training(max_steps=100_000, max_minutes=1e-6), tmp_path, read)
     assert read_metrics(tmp_path)[-1]["step"] == 1
     assert (tmp_path / "vocoder" / "model.safetensors").is_file()
 
 
 def test_folder_of_another_run_is_refused(tmp_path, make_speechlike):
     pairs, read = make_pairs(make_speechlike)
-    train_vocoder(pairs, make_config(pairs), make_training(steps=1), tmp_path, read)
-    with pytest.raises(OutputError, match="another vocoder config"):
-        train_vocoder(pairs, make_config(pairs, dim=16), make_training(steps=1), tmp_path, read)
+    train_vocoder(pairs, make_config(pairs), make_training(max_steps=1), tmp_path, read)
+    with pytest.raises(OutputError, match=r"holds another run \(vocoder.dim: 32 -> 16"):
+        train_vocoder(pairs, make_config(pairs, dim=16), make_training(max_steps=1), tmp_path, read)
 
 
 def test_a_run_goes_on_longer_but_not_with_other_settings(tmp_path, make_speechlike):
     pairs, read = make_pairs(make_speechlike)
     config = make_config(pairs)
-    train_vocoder(pairs, config, make_training(steps=1), tmp_path, read)
-    other = make_training(steps=2, learning_rate=1e-3, mel_weight=1.0)
-    message = (
-        r"training\.learning_rate is 0\.002 there, 0\.001 now, training\.mel_weight is 15\.0 there, 1\.0 now\. "
-        "Choose another folder, or continue with the settings of that run; only steps, minutes,"
-    )
+    train_vocoder(pairs, config, make_training(max_steps=1), tmp_path, read)
+    other = make_training(max_steps=2, learning_rate=1e-3, mel_weight=1.0)
+    message = r"another run \(training.learning_rate: 0.002 -> 0.001; training.mel_weight: 15.0 -> 1.0\)"
     with pytest.raises(OutputError, match=message):
         train_vocoder(pairs, config, other, tmp_path, read)
-    with pytest.raises(OutputError, match=r"training\.discriminators is \{.*\} there"):
+    with pytest.raises(OutputError, match=r"training.discriminators.periods: \[3\] -> "):
         train_vocoder(pairs, config, make_training(discriminators=DiscriminatorConfig()), tmp_path, read)
-    longer = make_training(steps=2, minutes=50.0, log_every=1, checkpoint_every=1, keep_checkpoints=1)
+    with pytest.raises(OutputError, match=r"data.num_utterances: 4 -> 3"):
+        train_vocoder(pairs[:3], config, make_training(), tmp_path, read)
+    longer = make_training(max_steps=2, max_minutes=50.0, log_every=1, checkpoint_every=1, keep_checkpoints=1)
     train_vocoder(pairs, config, longer, tmp_path, read)
     assert [line["step"] for line in read_metrics(tmp_path) if line["split"] == "train"] == [1, 2]
-    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-00000002"]
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_a_folder_of_an_older_version_is_refused(tmp_path, make_speechlike):
+    """Runs once had vocoder_config.yaml and checkpoint-00000001/state.pt; they cannot go on."""
+    pairs, read = make_pairs(make_speechlike)
+    (tmp_path / "checkpoint-00000001").mkdir()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n')
+    with pytest.raises(OutputError, match=r"has no training.yaml, .* holds metrics.jsonl. Choose a new folder"):
+        train_vocoder(pairs, make_config(pairs), make_training(max_steps=1), tmp_path, read)
+
+
+def test_worker_processes_prepare_the_same_batches(tmp_path, make_speechlike):
+    pairs, read = make_pairs(make_speechlike)
+    config, training = make_config(pairs), make_training(max_steps=4, checkpoint_every=2, log_every=1)
+    train_vocoder(pairs, config, training, tmp_path / "here", read)
+    train_vocoder(pairs, config, replace(training, max_steps=2, num_workers=1), tmp_path / "workers", read)
+    train_vocoder(pairs, config, replace(training, num_workers=1), tmp_path / "workers", read)
+    numbers = [
+        [
+            (line["step"], line["mel"])
+            for line in read_metrics(tmp_path / name)
+            if line["step"] <= 2 and "duration" in line
+        ]
+        for name in ("here", "workers")
+    ]
+    assert len(numbers[0]) == 2
+    assert numbers[0][0] == numbers[1][0]  # the second step has another rate: the shorter run is nearer its end
+    assert numbers[0][1][1] == pytest.approx(numbers[1][1][1], rel=0.05)
+
+
+def test_batches_may_be_accumulated(tmp_path, make_speechlike):
+    """Without dropout, one step on two batches has the loss of both."""
+    pairs, read = make_pairs(make_speechlike)
+    config = make_config(pairs)
+    one = make_training(
+        max_steps=2, log_every=1, learning_rate=1e-9, discriminator_learning_rate=1e-9, adversarial_from=0
+    )
+    train_vocoder(pairs, config, one, tmp_path / "one", read)
+    two = replace(one, max_steps=1, batches_per_step=2)
+    train_vocoder(pairs, config, two, tmp_path / "two", read)
+    first, second = [line for line in read_metrics(tmp_path / "one") if line["split"] == "train"]
+    both = read_metrics(tmp_path / "two")[0]
+    # the same segments with unchanged weights, but other noise in the second batch
+    for name in ("mel", "pitch", "discriminator", "adversarial"):
+        assert both[name] == pytest.approx((first[name] + second[name]) / 2, rel=0.02)
 
 
 def test_a_full_disk_leaves_the_older_checkpoint(tmp_path, make_speechlike):
     resource = pytest.importorskip("resource")  # not on Windows
     pairs, read = make_pairs(make_speechlike)
     config = make_config(pairs)
-    train_vocoder(pairs, config, make_training(steps=1), tmp_path, read)
-    before = (tmp_path / "checkpoint-00000001" / "state.pt").read_bytes()
+    train_vocoder(pairs, config, make_training(max_steps=1), tmp_path, read)
+    old = tmp_path / "checkpoints" / "step-00000001" / "optimizer.bin"
+    before = old.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # a real failing write, in mid-file
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) * 3 // 4, hard))  # a real failing write, in mid-file
     try:
-        with pytest.raises(OutputError, match=r"checkpoint-00000002: could not write .*Is the disk full\? Older"):
-            train_vocoder(pairs, config, make_training(steps=2), tmp_path, read)
+        with pytest.raises(OutputError, match=r"step-00000002: could not write .*Is the disk full\? Older"):
+            train_vocoder(pairs, config, make_training(max_steps=2), tmp_path, read)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (tmp_path / "checkpoint-00000001" / "state.pt").read_bytes() == before
-    assert not list(tmp_path.glob("unfinished-*")) and not (tmp_path / "checkpoint-00000002").exists()
-    train_vocoder(pairs, config, make_training(steps=2), tmp_path, read)
-    assert (tmp_path / "checkpoint-00000002").is_dir()
+    assert old.read_bytes() == before
+    assert [item.name for item in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    train_vocoder(pairs, config, make_training(max_steps=2), tmp_path, read)
+    assert (tmp_path / "checkpoints" / "step-00000002").is_dir()
 
 
 def test_batches_depend_on_seed_and_step_only(make_speechlike):
@@ -218,5 +265,5 @@ def test_impossible_data_and_settings_are_refused(make_speechlike):
         short[0]
     with pytest.raises(ConfigError, match="adversarial_from is 3"):
         VocoderTrainingConfig(adversarial_from=3)
-    with pytest.raises(ConfigError, match="steps is 0"):
-        VocoderTrainingConfig(steps=0)
+    with pytest.raises(ConfigError, match="max_steps is 0"):
+        VocoderTrainingConfig(max_steps=0)

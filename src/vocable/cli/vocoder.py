@@ -45,7 +45,7 @@ def train(config: TrainConfig, overrides: Annotated[tuple[str, ...], VocoderReci
     given again.
 
     vocable vocoder train all.jsonl runs/vocoder --tokenizer units --config recipes/vocoder/cpu.yaml
-    vocable vocoder train all.jsonl runs/vocoder --tokenizer units vocoder.dim=384 training.minutes=40
+    vocable vocoder train all.jsonl runs/vocoder --tokenizer units vocoder.dim=384 training.max_minutes=40
     """
     import json
 

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vocable.config import config_to_dict
-from vocable.errors import ConfigError, NumericsError
+from vocable.errors import ConfigError, NumericsError, OutputError
 from vocable.files import put_folder, restore_folder
 from vocable.training.checkpoints import Checkpoints
 from vocable.training.config import MAY_CHANGE, TrainingConfig
@@ -400,8 +401,13 @@ class _Trainer:
         if self.accelerator.is_main_process:
             temporary = self.out / f".{name}.writing"
             shutil.rmtree(temporary, ignore_errors=True)
-            self.task.save(model, temporary)
-            put_folder(temporary, self.out / name)
+            try:
+                self.task.save(model, temporary)
+                put_folder(temporary, self.out / name)
+            except (OSError, SafetensorError) as error:
+                raise OutputError(
+                    f"{self.out / name}: could not write the model ({error}). Is the disk full?"
+                ) from error
         self.accelerator.wait_for_everyone()
 
     def _checkpoint(self) -> None:

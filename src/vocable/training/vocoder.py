@@ -2,36 +2,36 @@
 
     utterances + tokens -> random segments -> UnitVocoder -> mel + adversarial + feature matching + duration + pitch
 
-Each part can be switched off by its weight, so that a vocoder can be trained by spectral loss alone on a CPU. A run
-that was stopped continues from its last checkpoint with the same batches.
+Each part can be switched off by its weight, so that a vocoder can be trained by spectral loss alone on a CPU. It runs in
+training/loop.py, as two learners; a run that was stopped continues from its last checkpoint with the same batches.
+
+<out>/training.yaml, checkpoints, metrics.jsonl, best/, last/      see training/checkpoints.py
+<out>/vocoder                                                      the result: last/, with its scale of durations
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from vocable.config import config_to_dict
 from vocable.errors import ConfigError
 from vocable.splits import rank, refuse_nothing_to_train_on
 from vocable.synthesis.discriminators import DiscriminatorConfig, Discriminators
 from vocable.synthesis.layers import whole_durations
 from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
-from vocable.training.logs import Display, RunLog
-from vocable.training.vocoder_checkpoints import (
-    VocoderState,
-    claim_folder,
-    load_last_checkpoint,
-    save_checkpoint,
-)
-from vocable.training.vocoder_data import ProsodyBatch, SegmentBatch, VocoderData, segment_frames
+from vocable.training.config import TrainingConfig
+from vocable.training.loop import train
+from vocable.training.task import Learner, Loop, LossSum, Progress, TrainingTask
+from vocable.training.vocoder_data import Clip, ProsodyBatch, SegmentBatch, VocoderData, segment_frames
 from vocable.training.vocoder_losses import (
     AdversarialKind,
     MultiScaleMelLoss,
@@ -45,26 +45,31 @@ from vocable.types import SpeechTokens, Utterance
 
 _Weighted = tuple[tuple[Utterance, SpeechTokens], float]
 """An utterance, its tokens, and how often it is drawn."""
+Batch = TypeVar("Batch", bound=NamedTuple)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VocoderTrainingConfig:
-    """How a vocoder is trained."""
+class VocoderTrainingConfig(TrainingConfig):
+    """How a vocoder is trained. Its tokens are segments; a step's batches are numbered, whatever process draws them."""
 
-    steps: int = 100_000
-    minutes: float | None = None
-    """Stop and decay the rate by this wall time instead, if it comes first; None counts steps only."""
+    max_steps: int | None = 100_000
+    """Stop after this many steps."""
     batch_size: int = 16
-    """Segments per step and process."""
+    """Segments per batch."""
     segment_seconds: float = 1.0
+    """Length of a segment."""
     learning_rate: float = 5e-4
     """Highest rate of the vocoder; linear warm-up, then cosine down to a hundredth."""
     discriminator_learning_rate: float = 2e-4
+    """Highest rate of the discriminators."""
     warmup_steps: int = 200
+    """Steps of linear increase to the highest rates."""
     weight_decay: float = 0.01
+    """AdamW's decoupled decay."""
     adversarial_from: float | None = 0.1
     """Share of the run after which the discriminators join; None trains by spectral loss alone."""
     adversarial_kind: AdversarialKind = "hinge"
+    """Form of the adversarial loss."""
     adversarial_segment_seconds: float | None = None
     """Only this much of each segment, at a random place, is judged by the discriminators; None judges all of it."""
     mel_weight: float = 15.0
@@ -73,12 +78,10 @@ class VocoderTrainingConfig:
     duration_weight: float = 1.0
     pitch_weight: float = 1.0
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    clip_norm: float = 10.0
-    """Gradients of the vocoder longer than this are shortened to it."""
-    ema_decay: float = 0.999
-    """Of the averaged weights, which are the ones that are saved as the result."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast type. On CPUs with AMX, bf16 halves the time of a step; on older ones it is slower."""
+    max_gradient_norm: float | None = 10.0
+    """Gradients of the vocoder longer than this are shortened to it; None: never."""
+    ema_decay: float | None = 0.999
+    """Decay of the averaged weights, which are the ones that are saved as the result; None: no averaging."""
     loudness_db: float | None = -23.0
     """RMS level that every utterance is brought to, dB below full scale; None leaves levels alone."""
     num_workers: int = 0
@@ -86,23 +89,20 @@ class VocoderTrainingConfig:
     validation_utterances: int = 8
     """Held out from training, chosen by their id; 0 for none."""
     log_every: int = 50
-    checkpoint_every: int = 2000
-    """Steps between checkpoints and validations."""
-    keep_checkpoints: int = 2
-    seed: int = 0
+    """Steps between lines of metrics.jsonl; each is the mean since the line before."""
+    validate_every: int | None = 2000
+    """Steps between validations; None: only at the end."""
+    checkpoint_every: int | None = 2000
+    """Steps between checkpoints; None: only at the end."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.segment_seconds <= 0:
-            raise ConfigError(
-                f"training.steps is {self.steps}, batch_size {self.batch_size}, segment_seconds "
-                f"{self.segment_seconds}; all must be positive."
-            )
+        TrainingConfig.__post_init__(self)
+        self.require_at_least(batch_size=1, warmup_steps=0, num_workers=0, validation_utterances=0)
+        self.require_above_zero("segment_seconds", "learning_rate", "discriminator_learning_rate")
         if self.adversarial_from is not None and not 0 <= self.adversarial_from <= 1:
             raise ConfigError(
                 f"training.adversarial_from is {self.adversarial_from}; it is a share of the run, 0 to 1."
             )
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"training.ema_decay is {self.ema_decay}; it must be in [0, 1).")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +123,8 @@ def train_vocoder(
     read: Callable[[Utterance, int], Tensor] | None = None,
     start_from: UnitVocoder | None = None,
     weights: Sequence[float] | None = None,
+    *,
+    show: bool = True,
 ) -> UnitVocoder:
     """Train on utterances and their tokens; write logs, checkpoints and the vocoder under `out`; return the vocoder.
 
@@ -139,12 +141,9 @@ def train_vocoder(
     if read is None:
         from vocable.audio.io import read_utterance as read
     out = Path(out)
-    accelerator = Accelerator(mixed_precision="no" if training.precision == "fp32" else training.precision)
-    torch.manual_seed(training.seed)
-    claim_folder(out, config, training, accelerator.is_main_process)
+    accelerator = Accelerator(mixed_precision="no")  # as the loop makes it: the first one decides for all
     weighted = list(zip(pairs, [1.0] * len(pairs) if weights is None else weights, strict=True))
     held_out, rest = _split(weighted, training.validation_utterances)
-    seed = training.seed + 7919 * accelerator.process_index
     data = VocoderData(
         [pair for pair, _ in rest],
         config,
@@ -152,23 +151,17 @@ def train_vocoder(
         batch_size=training.batch_size,
         segment_frames=segment_frames(training.segment_seconds, config),
         loudness_db=training.loudness_db,
-        seed=seed,
+        seed=training.seed,
         weights=[weight for _, weight in rest],
     )
-    state = _new_state(config, training, accelerator.device, start_from)
-    load_last_checkpoint(out, state)
-    trainer = _Trainer(state, training, accelerator, out)
-    if training.validation_utterances and held_out and accelerator.is_main_process:
-        trainer.validation = VocoderData(
-            [pair for pair, _ in held_out],
-            config,
-            read,
-            batch_size=1,
-            segment_frames=1,
-            loudness_db=training.loudness_db,
-        )
-    trainer.run(data)
-    vocoder = state.average.eval()
+    validation = None
+    if training.validation_utterances and held_out:
+        settings = {"batch_size": 1, "segment_frames": 1, "loudness_db": training.loudness_db}
+        validation = VocoderData([pair for pair, _ in held_out], config, read, **settings)
+    torch.manual_seed(training.seed)
+    task = VocoderTask(_new_vocoder(config, start_from), training, data, validation, _describe(weighted))
+    result = train(task, training, out, show=show)
+    vocoder = UnitVocoder.from_pretrained(result.last).to(accelerator.device).eval()
     vocoder.config = replace(config, duration_scale=measure_duration_scale(vocoder, data))
     if accelerator.is_main_process:
         vocoder.save_pretrained(out / "vocoder")
@@ -195,108 +188,185 @@ def measure_duration_scale(vocoder: UnitVocoder, data: VocoderData, num_utteranc
     return round(high, 4)
 
 
-class _Trainer:
-    """The loop, with its logs."""
+@dataclass(slots=True)
+class VocoderBatch:
+    """Segments and stretches of one batch, and the speech that the vocoder made of the segments in this step."""
 
-    def __init__(self, state: VocoderState, training: VocoderTrainingConfig, accelerator: Any, out: Path) -> None:
-        self.state, self.training, self.accelerator, self.out = state, training, accelerator, out
-        self.validation: VocoderData | None = None
-        prepared = accelerator.prepare(
-            state.vocoder, state.discriminators, state.vocoder_optimizer, state.discriminator_optimizer
-        )
-        self.vocoder, self.discriminators, self.vocoder_optimizer, self.discriminator_optimizer = prepared
-        self.mel = MultiScaleMelLoss(state.vocoder.sample_rate).to(accelerator.device)
+    segments: SegmentBatch
+    prosody: ProsodyBatch
+    made: Made | None = None
 
-    def run(self, data: VocoderData) -> None:
-        """Train up to the last step or minute."""
-        training, state, main = self.training, self.state, self.accelerator.is_main_process
-        loader = DataLoader(
-            data,
-            batch_size=None,
-            sampler=range(state.step, training.steps),  # type: ignore[arg-type]  # any iterable of step numbers
-            num_workers=training.num_workers,
-        )
-        log, display = RunLog(self.out, resume_step=state.step, active=main), Display(active=main)
-        state.vocoder.train()
-        before, first_of_log, sums = time.perf_counter(), state.step, dict[str, float]()
-        for segments, prosody in loader if state.spent(training) < 1 else ():
-            losses = self._step(_to(segments, self), _to(prosody, self))
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value
-            now = time.perf_counter()
-            state.step, state.seconds, before = state.step + 1, state.seconds + now - before, now
-            over = self._is_over()
-            if state.step % training.log_every == 0 or over:
-                means = {name: total / (state.step - first_of_log) for name, total in sums.items()}
-                log.write(state.step, "train", means | {"seconds": round(state.seconds, 2)})
-                display.update(state.spent(training), state.step, means)
-                first_of_log, sums = state.step, {}
-            if state.step % training.checkpoint_every == 0 or over:
-                if main:
-                    log.write(state.step, "valid", self.validate())
-                    save_checkpoint(self.out, state, training.keep_checkpoints)
-                self.accelerator.wait_for_everyone()
-            if over:
-                break
-        log.close()
-        display.close()
+    def to(self, device: torch.device | str) -> VocoderBatch:
+        """Return the same on `device`."""
+        return VocoderBatch(_to(self.segments, device), _to(self.prosody, device))
 
-    def _is_over(self) -> bool:
-        """Whether the run has spent its budget; the first process decides for all."""
-        spent = torch.tensor(self.state.spent(self.training), device=self.accelerator.device)
-        if self.accelerator.num_processes > 1:
-            torch.distributed.broadcast(spent, src=0)
-        return bool(spent >= 1)
 
-    def _step(self, segments: SegmentBatch, prosody: ProsodyBatch) -> dict[str, float]:
-        """One update of both sides; returns the losses."""
-        training, state = self.training, self.state
-        spent = state.spent(training)
-        scale = _rate(state.step, spent, training)
-        for optimizer, rate in (
-            (self.vocoder_optimizer, training.learning_rate),
-            (self.discriminator_optimizer, training.discriminator_learning_rate),
-        ):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * scale
-        has_pitch = state.vocoder.pitch_predictor is not None
-        seed = training.seed * 1_000_003 + state.step
-        torch.manual_seed(seed + 7919 * self.accelerator.process_index)  # dropout: the same after a resume
-        generator = torch.Generator().manual_seed(seed)
-        start, turn = torch.rand(2, generator=generator).tolist()
-        with self.accelerator.autocast():
-            made = self.vocoder(
-                segments.codes,
-                segments.voices if state.vocoder.voices else None,
-                segments.pitch if has_pitch else None,
-                start=int(start * 60_000),
-                phase=turn * 2 * math.pi,
+class Made(NamedTuple):
+    """Speech that the vocoder has made, the losses that come with it, and what the discriminators are shown."""
+
+    losses: dict[str, Tensor]
+    judged: Tensor | None
+    """(batch, samples); None before the discriminators join."""
+    real: Tensor | None
+    """The recorded samples in the same place."""
+
+
+class VocoderTask(TrainingTask):
+    """A vocoder and its discriminators, for the loop in training/loop.py."""
+
+    part_names = (
+        *("mel", "duration", "pitch", "discriminator", "adversarial", "feature"),
+        *("mel_predicted_pitch", "pitch_octaves"),  # of validation
+    )
+    may_change = ("training.num_workers",)
+
+    def __init__(
+        self,
+        vocoder: UnitVocoder,
+        training: VocoderTrainingConfig,
+        data: VocoderData,
+        validation: VocoderData | None,
+        description: Mapping[str, object],
+    ) -> None:
+        """Make the discriminators and the two optimisers.
+
+        Args:
+            vocoder: in its initial state.
+            training: how it is trained.
+            data: batches by number.
+            validation: utterances to validate on.
+            description: of all utterances, so that a run goes on with the same ones only.
+        """
+        self.vocoder, self.training, self.data, self.validation = vocoder, training, data, validation
+        self.description = description
+        self.discriminators = Discriminators(training.discriminators)
+        self.mel = MultiScaleMelLoss(vocoder.sample_rate)
+        settings = {"betas": (0.8, 0.99), "weight_decay": training.weight_decay}  # betas as HiFi-GAN
+        rates = training.learning_rate, training.discriminator_learning_rate
+        self.learners = {
+            "vocoder": Learner(vocoder, torch.optim.AdamW(vocoder.parameters(), rates[0], **settings)),
+            "discriminators": Learner(
+                self.discriminators,
+                torch.optim.AdamW(self.discriminators.parameters(), rates[1], **settings),
+                is_clipped=False,
+            ),
+        }
+        self.position = 0
+        self._batches: Iterator[tuple[SegmentBatch, ProsodyBatch]] | None = None
+
+    def next_batches(self, count: int, process: int, num_processes: int) -> list[VocoderBatch]:
+        """Return this process's share of the next batches, which worker processes may have prepared."""
+        if self._batches is None:
+            numbers = range(self.position + process, 2**62, num_processes)
+            loader = DataLoader(
+                self.data,
+                batch_size=None,
+                sampler=numbers,  # type: ignore[arg-type]  # any iterable of batch numbers
+                num_workers=self.training.num_workers,
             )
-            losses = {"mel": self.mel(made, segments.waveforms)}
-            losses |= self._prosody_losses(prosody)
-        total = training.mel_weight * losses["mel"] + training.duration_weight * losses["duration"]
-        if has_pitch:
-            total = total + training.pitch_weight * losses["pitch"]
-        if training.adversarial_from is not None and spent >= training.adversarial_from:
-            judged, real = self._judged(made, segments.waveforms, generator)
-            losses["discriminator"] = self._train_discriminators(judged.detach(), real)
-            with self.accelerator.autocast():
-                self.discriminators.requires_grad_(False)
-                verdict, reference = self.discriminators(judged), self.discriminators(real)
-                self.discriminators.requires_grad_(True)
-            losses["adversarial"] = adversarial_loss(verdict, training.adversarial_kind)
-            losses["feature"] = feature_matching_loss(reference, verdict)
-            total = total + training.adversarial_weight * losses["adversarial"]
-            total = total + training.feature_weight * losses["feature"]
-        self.vocoder_optimizer.zero_grad()
-        self.accelerator.backward(total)
-        self.accelerator.clip_grad_norm_(state.vocoder.parameters(), training.clip_norm)
-        self.vocoder_optimizer.step()
-        _average(state, training.ema_decay)
-        return {name: float(value.detach()) for name, value in losses.items()}
+            self._batches = iter(loader)
+        self.position += count
+        return [VocoderBatch(*next(self._batches)) for _ in range(count // num_processes)]
+
+    def num_targets(self, batch: VocoderBatch | Clip) -> int:
+        """Count segments, or utterances of validation."""
+        return len(batch.segments.waveforms) if isinstance(batch, VocoderBatch) else 1
+
+    def learning_rate(self, peak: float, progress: Progress) -> float:
+        """Rise over the warm-up, and follow a cosine to 0.01 at the end of the run."""
+        cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress.spent))
+        return peak * (cosine * min(1.0, progress.step / max(self.training.warmup_steps, 1)))
+
+    def step(self, loop: Loop, batches: Sequence[VocoderBatch]) -> None:
+        """Update the discriminators, once they have joined, and then the vocoder, on the same speech."""
+        training = self.training
+        seed = training.seed * 1_000_003 + loop.progress.step - 1
+        torch.manual_seed(seed + 7919 * loop.process)  # dropout: the same after a resume
+        generator = torch.Generator().manual_seed(seed)
+        is_judged = training.adversarial_from is not None and loop.progress.spent >= training.adversarial_from
+
+        def made_by(vocoder: nn.Module, batch: VocoderBatch) -> Made:
+            if batch.made is None:
+                batch.made = self._make(vocoder, batch, generator, is_judged)
+            return batch.made
+
+        def discriminator_sum(discriminators: nn.Module, batch: VocoderBatch) -> LossSum:
+            made = made_by(loop.modules["vocoder"], batch)
+            assert made.judged is not None and made.real is not None
+            verdicts = discriminators(made.real), discriminators(made.judged.detach())
+            loss = discriminator_loss(*verdicts, training.adversarial_kind)
+            return _sum_over(batch, loss, {"discriminator": loss})
+
+        def vocoder_sum(vocoder: nn.Module, batch: VocoderBatch) -> LossSum:
+            return self._vocoder_sum(made_by(vocoder, batch), batch)
+
+        if is_judged:
+            loop.update("discriminators", batches, discriminator_sum)
+        loop.update("vocoder", batches, vocoder_sum)
+
+    def validation_batches(self, process: int, num_processes: int) -> list[Clip]:
+        """Return this process's share of the held-out utterances."""
+        if self.validation is None:
+            return []
+        return [self.validation.clip(index) for index in range(process, len(self.validation), num_processes)]
+
+    def loss_sum(self, model: nn.Module, batch: Clip) -> LossSum:
+        """Mel distance of a held-out utterance, with measured and with predicted pitch; and the error of the latter."""
+        assert isinstance(model, UnitVocoder)
+        device = model.unit_embedding.weight.device
+        voice = torch.tensor([batch.voice], device=device) if model.voices else None
+        codes, mel = batch.codes.to(device), self.mel.to(device)
+        real = torch.from_numpy(batch.waveform).float()[None].to(device) / 32767
+        with torch.autocast(device.type, enabled=False):
+            predicted, measured, octaves = model.predict_pitch(codes, voice), None, 0.0
+            if predicted is not None:
+                measured = type(predicted)(batch.log_f0[None].to(device), batch.voiced[None].to(device))
+                voiced = measured.voiced & predicted.voiced
+                error = (measured.log_f0 - predicted.log_f0)[voiced].abs().sum() / voiced.sum().clamp(min=1)
+                octaves = float(error) / math.log(2)
+            loss = mel(model.decode(codes[None], voice, measured), real)
+            with_predicted = float(mel(model.decode(codes[None], voice, predicted), real))
+        parts = {"mel": float(loss), "mel_predicted_pitch": with_predicted, "pitch_octaves": octaves}
+        return LossSum(loss, {name: (value, 1) for name, value in parts.items()})
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the vocoder."""
+        assert isinstance(model, UnitVocoder)
+        model.save_pretrained(folder)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of the next batch."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on with that batch."""
+        self.position, self._batches = state["position"], None
+
+    def identity(self) -> dict[str, object]:
+        """Describe the vocoder and its data."""
+        return {"vocoder": config_to_dict(self.vocoder.config), "data": self.description}
+
+    def _make(self, vocoder: nn.Module, batch: VocoderBatch, generator: torch.Generator, is_judged: bool) -> Made:
+        """Make speech of the segments, and compare it with the recordings."""
+        segments, has_pitch = batch.segments, self.vocoder.pitch_predictor is not None
+        start, turn = torch.rand(2, generator=generator).tolist()
+        made = vocoder(
+            segments.codes,
+            segments.voices if self.vocoder.voices else None,
+            segments.pitch if has_pitch else None,
+            start=int(start * 60_000),
+            phase=turn * 2 * math.pi,
+        ).float()
+        losses = {"mel": self.mel.to(made.device)(made, segments.waveforms), **self._prosody_losses(batch.prosody)}
+        if not is_judged:
+            return Made(losses, None, None)
+        seconds = self.training.adversarial_segment_seconds
+        length = made.shape[1] if seconds is None else min(made.shape[1], int(seconds * self.vocoder.sample_rate))
+        first = int(torch.randint(0, made.shape[1] - length + 1, (), generator=generator))
+        return Made(losses, made[:, first : first + length], segments.waveforms[:, first : first + length])
 
     def _prosody_losses(self, batch: ProsodyBatch) -> dict[str, Tensor]:
-        vocoder = self.state.vocoder
+        vocoder = self.vocoder
         voices = batch.voices if vocoder.voices else None
         runs = vocoder.prosody_input(batch.run_codes, voices)
         predicted = vocoder.duration_predictor(runs, batch.durations > 0)
@@ -306,70 +376,34 @@ class _Trainer:
             losses["pitch"] = pitch_loss(log_f0, voiced, batch.pitch.log_f0, batch.pitch.voiced, batch.mask)
         return losses
 
-    def _judged(self, made: Tensor, real: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The stretch of a segment that the discriminators look at."""
-        seconds = self.training.adversarial_segment_seconds
-        length = made.shape[1] if seconds is None else min(made.shape[1], int(seconds * self.state.vocoder.sample_rate))
-        first = int(torch.randint(0, made.shape[1] - length + 1, (), generator=generator))
-        return made[:, first : first + length], real[:, first : first + length]
-
-    def _train_discriminators(self, made: Tensor, real: Tensor) -> Tensor:
-        with self.accelerator.autocast():
-            loss = discriminator_loss(
-                self.discriminators(real), self.discriminators(made), self.training.adversarial_kind
-            )
-        self.discriminator_optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        self.discriminator_optimizer.step()
-        return loss
-
-    @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Mel distance on held-out utterances, with measured and with predicted pitch; and errors of the predictors."""
-        if self.validation is None:
-            return {}
-        vocoder, sums = self.state.average.eval(), {"mel": 0.0, "mel_predicted_pitch": 0.0, "pitch_octaves": 0.0}
-        device = self.accelerator.device
-        for index in range(len(self.validation)):
-            clip = self.validation.clip(index)
-            voice = torch.tensor([clip.voice], device=device) if vocoder.voices else None
-            codes = clip.codes.to(device)
-            real = torch.from_numpy(clip.waveform).float()[None].to(device) / 32767
-            predicted = vocoder.predict_pitch(codes, voice)
-            pitch = None
-            if predicted is not None:
-                pitch = type(predicted)(clip.log_f0[None].to(device), clip.voiced[None].to(device))
-                voiced = pitch.voiced & predicted.voiced
-                error = (pitch.log_f0 - predicted.log_f0)[voiced].abs().sum() / voiced.sum().clamp(min=1)
-                sums["pitch_octaves"] += float(error) / math.log(2)
-            sums["mel"] += float(self.mel(vocoder.decode(codes[None], voice, pitch), real))
-            sums["mel_predicted_pitch"] += float(self.mel(vocoder.decode(codes[None], voice, predicted), real))
-        return {name: total / len(self.validation) for name, total in sums.items()}
+    def _vocoder_sum(self, made: Made, batch: VocoderBatch) -> LossSum:
+        training, losses = self.training, dict(made.losses)
+        total = training.mel_weight * losses["mel"] + training.duration_weight * losses["duration"]
+        if "pitch" in losses:
+            total = total + training.pitch_weight * losses["pitch"]
+        if made.judged is not None:
+            self.discriminators.requires_grad_(False)
+            verdict, reference = self.discriminators(made.judged), self.discriminators(made.real)
+            self.discriminators.requires_grad_(True)
+            losses["adversarial"] = adversarial_loss(verdict, training.adversarial_kind)
+            losses["feature"] = feature_matching_loss(reference, verdict)
+            total = total + training.adversarial_weight * losses["adversarial"]
+            total = total + training.feature_weight * losses["feature"]
+        return _sum_over(batch, total, losses)
 
 
-def _new_state(
-    config: VocoderConfig, training: VocoderTrainingConfig, device: torch.device, start_from: UnitVocoder | None
-) -> VocoderState:
-    vocoder, average = UnitVocoder(config).to(device), UnitVocoder(config).to(device)
+def _sum_over(batch: VocoderBatch, mean: Tensor, parts: Mapping[str, Tensor]) -> LossSum:
+    """Turn means over the segments of a batch into sums."""
+    count = len(batch.segments.waveforms)
+    return LossSum(mean * count, {name: (float(value.detach()) * count, count) for name, value in parts.items()})
+
+
+def _new_vocoder(config: VocoderConfig, start_from: UnitVocoder | None) -> UnitVocoder:
+    vocoder = UnitVocoder(config)
+    UnitVocoder(config)  # a seed's discriminators are drawn after two vocoders; the second one once held the averages
     if start_from is not None:
         vocoder.load_state_dict(_weights_for_voices(start_from, config))
-    average.load_state_dict(vocoder.state_dict())
-    discriminators = Discriminators(training.discriminators).to(device)
-    betas = (0.8, 0.99)  # as HiFi-GAN
-    return VocoderState(
-        vocoder,
-        average.requires_grad_(False),
-        discriminators,
-        torch.optim.AdamW(
-            vocoder.parameters(), training.learning_rate, betas=betas, weight_decay=training.weight_decay
-        ),
-        torch.optim.AdamW(
-            discriminators.parameters(),
-            training.discriminator_learning_rate,
-            betas=betas,
-            weight_decay=training.weight_decay,
-        ),
-    )
+    return vocoder
 
 
 def _weights_for_voices(start_from: UnitVocoder, config: VocoderConfig) -> dict[str, Tensor]:
@@ -384,21 +418,6 @@ def _weights_for_voices(start_from: UnitVocoder, config: VocoderConfig) -> dict[
     return weights
 
 
-def _rate(step: int, spent: float, training: VocoderTrainingConfig) -> float:
-    """Share of the highest learning rate: up over the warm-up, and along a cosine to 0.01 at the end of the run."""
-    cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * spent))
-    return cosine * min(1.0, (step + 1) / training.warmup_steps)
-
-
-def _average(state: VocoderState, decay: float) -> None:
-    """Move the averaged weights; early on they follow faster."""
-    weight = 1 - min(decay, (1 + state.step) / (10 + state.step))
-    with torch.no_grad():
-        averages: list[Tensor] = list(state.average.parameters())
-        weights: list[Tensor] = list(state.vocoder.parameters())
-        torch._foreach_lerp_(averages, weights, weight)
-
-
 def _split(weighted: list[_Weighted], num_held_out: int) -> tuple[list[_Weighted], list[_Weighted]]:
     """Hold out what is marked `valid`, or as many utterances by the hash of their id; `test` is left out altogether."""
     ordered = sorted(weighted, key=lambda item: (rank(item[0][0]), item[0][0].id))
@@ -411,7 +430,13 @@ def _split(weighted: list[_Weighted], num_held_out: int) -> tuple[list[_Weighted
     return rest[:num_held_out], rest[num_held_out:]
 
 
-def _to(batch: Any, trainer: _Trainer) -> Any:
-    """Move a (nested) NamedTuple of tensors to the device of the trainer."""
-    device = trainer.accelerator.device
-    return type(batch)(*(item.to(device) if isinstance(item, Tensor) else _to(item, trainer) for item in batch))
+def _describe(weighted: Sequence[_Weighted]) -> dict[str, object]:
+    """Describe the data well enough to notice other data."""
+    items = [(utterance.id, tokens.num_frames, weight) for (utterance, tokens), weight in weighted]
+    digest = hashlib.sha256(repr(items).encode()).hexdigest()[:16]
+    return {"num_utterances": len(items), "num_frames": sum(item[1] for item in items), "sha256": digest}
+
+
+def _to(batch: Batch, device: torch.device | str) -> Batch:
+    """Move a (nested) NamedTuple of tensors to a device."""
+    return type(batch)(*(item.to(device) if isinstance(item, Tensor) else _to(item, device) for item in batch))
