@@ -2,8 +2,8 @@
 
     utterances + tokens -> random segments -> UnitVocoder -> mel + adversarial + feature matching + duration + pitch
 
-Each part can be switched off by its weight, so that a vocoder can be trained by spectral loss alone on a CPU. It runs in
-training/loop.py, as two learners; a run that was stopped continues from its last checkpoint with the same batches.
+Each part can be switched off by its weight, so that a vocoder can be trained by spectral loss alone on a CPU. It runs
+in training/loop.py, as two learners; a run that was stopped continues from its last checkpoint with the same batches.
 
 <out>/training.yaml, checkpoints, metrics.jsonl, best/, last/      see training/checkpoints.py
 <out>/vocoder                                                      the result: last/, with its scale of durations
