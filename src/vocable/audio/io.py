@@ -36,6 +36,7 @@ __all__ = [
     "iterate_audio",
     "read_audio",
     "read_clip",
+    "read_part",
     "read_utterance",
     "resample",
     "write_audio",
@@ -139,6 +140,20 @@ def read_utterance(utterance: Utterance, sample_rate: int) -> Float[Tensor, " sa
 def read_clip(utterance: Utterance, sample_rate: int) -> Clip:
     """Read the audio of one manifest line, with its text and words; errors are those of `read_audio`."""
     return Clip(read_utterance(utterance, sample_rate), utterance.text, utterance.words)
+
+
+def read_part(utterance: Utterance, sample_rate: int, first: int, count: int) -> Float[Tensor, " samples"] | None:
+    """Read `count` samples of an utterance from sample `first` on, equal to that part of `read_utterance`.
+
+    Returns None where the file has another rate: resampling a part gives other samples than resampling the whole.
+
+    Raises:
+        AudioFormatError: as for `read_audio`.
+    """
+    if audio_info(utterance.audio).sample_rate != sample_rate:
+        return None
+    start = round(utterance.start * sample_rate) + first
+    return read_audio(utterance.audio, None, start / sample_rate, count / sample_rate).waveform
 
 
 def iterate_audio(

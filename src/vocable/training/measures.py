@@ -1,0 +1,110 @@
+"""Level and pitch of recordings, kept in a file; and what was used last, kept in memory up to a limit.
+
+Both spare work without being needed: a file that is deleted, or an entry that a kill left half written, is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vocable.errors import OutputError
+from vocable.tokens.shard_columns import TokenRows
+
+T = TypeVar("T")
+_HEAD = struct.Struct("<Iifd")  # checksum of the rest, frames, scale, divisor
+
+
+class Measures(NamedTuple):
+    """What is measured on the whole of a recording."""
+
+    scale: float
+    """Factor that brings it to the wanted level."""
+    divisor: float
+    """Divides it afterwards, so that it does not clip."""
+    log_f0: Tensor
+    """(frames,)"""
+    voiced: Tensor
+    """(frames,)"""
+
+
+class MeasuresFile:
+    """Measures by number of the utterance: 5 bytes a frame, in a place that follows from the lengths of all.
+
+    Processes may share it: whoever measures an utterance first writes it, and all would write the same.
+    """
+
+    def __init__(self, folder: Path, settings: Sequence[object], rows: TokenRows) -> None:
+        """Name the file after what is measured, and how."""
+        digest = hashlib.sha256(repr(tuple(settings)).encode() + rows.num_frames.tobytes())
+        for id in rows.values("id"):
+            digest.update(id.encode() + b"\n")
+        self.path = folder / f"measures-{digest.hexdigest()[:16]}.bin"
+        self._starts = np.cumsum([0, *(_HEAD.size + 5 * rows.num_frames)])
+
+    def get(self, index: int) -> Measures | None:
+        """Return the measures of an utterance, if they are there whole."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(int(self._starts[index]))
+                content = file.read(int(self._starts[index + 1] - self._starts[index]))
+        except OSError:
+            return None
+        if len(content) < _HEAD.size:
+            return None
+        check, num_frames, scale, divisor = _HEAD.unpack_from(content)
+        content = content[: _HEAD.size + 5 * num_frames]
+        if not num_frames or zlib.crc32(content[4:]) != check:
+            return None
+        log_f0 = np.frombuffer(content, np.float32, num_frames, _HEAD.size)
+        voiced = np.frombuffer(content, np.bool_, num_frames, _HEAD.size + 4 * num_frames)
+        return Measures(scale, divisor, torch.from_numpy(log_f0.copy()), torch.from_numpy(voiced.copy()))
+
+    def put(self, index: int, measures: Measures) -> None:
+        """Write the measures of an utterance.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        num_frames = len(measures.log_f0)
+        content = _HEAD.pack(0, num_frames, measures.scale, measures.divisor)[4:]
+        content += measures.log_f0.numpy().tobytes() + measures.voiced.numpy().tobytes()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch()
+            with self.path.open("r+b") as file:
+                file.seek(int(self._starts[index]))
+                file.write(zlib.crc32(content).to_bytes(4, "little") + content)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written: {error.strerror}. Free some space.") from error
+
+
+class Kept(Generic[T]):
+    """What was used last, as long as it takes no more than `limit` bytes together."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.num_bytes = limit, 0
+        self._items: OrderedDict[int, tuple[T, int]] = OrderedDict()
+
+    def get(self, key: int) -> T | None:
+        """Return what is kept under a number."""
+        if key not in self._items:
+            return None
+        self._items.move_to_end(key)
+        return self._items[key][0]
+
+    def put(self, key: int, item: T, num_bytes: int) -> None:
+        """Keep something; what was not used for longest is dropped for it."""
+        self.num_bytes += num_bytes - self._items.pop(key, (None, 0))[1]
+        self._items[key] = item, num_bytes
+        while self.num_bytes > self.limit and self._items:
+            self.num_bytes -= self._items.popitem(last=False)[1][1]
