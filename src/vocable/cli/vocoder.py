@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
+    from vocable.tokens.shard_columns import TokenRows
     from vocable.training.vocoder import VocoderRecipe
     from vocable.types import SpeechTokens, Utterance
 
@@ -47,7 +49,9 @@ def train(config: TrainConfig, overrides: Annotated[tuple[str, ...], VocoderReci
     vocable vocoder train all.jsonl runs/vocoder --tokenizer units --config recipes/vocoder/cpu.yaml
     vocable vocoder train all.jsonl runs/vocoder --tokenizer units vocoder.dim=384 training.max_minutes=40
     """
+    import functools
     import json
+    import operator
 
     from vocable.config import load_config
     from vocable.errors import ConfigError
@@ -63,7 +67,7 @@ def train(config: TrainConfig, overrides: Annotated[tuple[str, ...], VocoderReci
         raise ConfigError(f"The tokens of {config.tokenizer} follow words, not frames; this vocoder reads frames.")
     sources = [config.manifest, *config.also]
     groups = [_read_or_tokenize(source, config, units.fingerprint) for source in sources]
-    pairs = [pair for group in groups for pair in group]
+    pairs = functools.reduce(operator.add, groups)
     physics: dict[str, Any] = {
         "codebook_size": max(read.codebook_sizes),
         "num_codebooks": read.num_levels,
@@ -71,7 +75,7 @@ def train(config: TrainConfig, overrides: Annotated[tuple[str, ...], VocoderReci
         "token_frame_rate": read.rate,
         "sample_rate": units.sample_rate,
         "voices": voices_by_speech(pairs),
-        "collapsed": any(tokens.durations is not None for _, tokens in pairs),
+        "collapsed": pairs.any_durations,
         "tokenizer_fingerprint": units.fingerprint,
     }
     settings = [f"vocoder.{name}={json.dumps(value)}" for name, value in physics.items()]
@@ -162,8 +166,8 @@ def resynthesize(config: ResynthesizeConfig) -> None:
     _write_all(spoken(), len(utterances), config.out, units.decode_rate, config)
 
 
-def _read_or_tokenize(source: Path, config: TrainConfig, fingerprint: str) -> list[tuple[Utterance, SpeechTokens]]:
-    """Read token shards, or make them from a manifest, under <out>/tokens."""
+def _read_or_tokenize(source: Path, config: TrainConfig, fingerprint: str) -> TokenRows:
+    """Open token shards, or make them from a manifest, under <out>/tokens."""
     import hashlib
 
     from vocable.systems.from_speech import tokenize_manifest
@@ -180,20 +184,22 @@ def _read_or_tokenize(source: Path, config: TrainConfig, fingerprint: str) -> li
     check_fingerprint(
         fingerprint, shards.fingerprint, f"The tokenizer {config.tokenizer}", f"the token shards {source}"
     )
-    return list(shards)
+    return shards
 
 
-def _weights(groups: list[list[tuple[Utterance, SpeechTokens]]], main_share: float | None) -> list[float]:
-    """Weights by which `main_share` of all training frames come from the first group."""
+def _weights(groups: Sequence[TokenRows], main_share: float | None) -> np.ndarray | None:
+    """Weights by which `main_share` of all training frames come from the first group; None for equal ones."""
+    import numpy as np
+
     from vocable.errors import ConfigError
 
-    sizes = [sum(tokens.num_frames for _, tokens in group) for group in groups]
     if main_share is None or len(groups) == 1:
-        return [1.0] * sum(map(len, groups))
+        return None
     if not 0 < main_share < 1:
         raise ConfigError(f"--main-share is {main_share}; it must lie between 0 and 1.")
+    sizes = [int(group.num_frames.sum()) for group in groups]
     main = main_share / (1 - main_share) * sum(sizes[1:]) / sizes[0]
-    return [main] * len(groups[0]) + [1.0] * sum(map(len, groups[1:]))
+    return np.repeat([main, 1.0], [len(groups[0]), sum(map(len, groups[1:]))])
 
 
 def _timed(tokens: SpeechTokens, config: SpeakingConfig) -> SpeechTokens:

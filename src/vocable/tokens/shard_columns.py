@@ -123,6 +123,12 @@ class TokenRows(Sequence[Pair]):
         return np.concatenate(frames)[self.places]
 
     @property
+    def any_durations(self) -> bool:
+        """Whether any row that these were selected from has runs with durations."""
+        columns = (batch.column(f"durations{self._suffix(part)}") for part in self.parts for batch in part.batches)
+        return any(column.null_count < len(column) for column in columns)
+
+    @property
     def marks(self) -> _Marks:
         """What a split is decided by."""
         return _Marks(self)
