@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vocable.evaluation.bootstrap import bootstrap_mean
+from vocable.evaluation.bootstrap import bootstrap, bootstrap_mean, bootstrap_strata
 from vocable.evaluation.results import Score, mean_score
 
 MIN_VOICES = 4
@@ -91,21 +91,13 @@ def macro_accuracy(things: Mapping[str, Sequence[Said]], meaning: str, num_resam
     """Mean over groups of the mean credit of each; the interval draws items within groups, which stay as they are.
 
     With one item in a group its spread is unknown, and there is no interval.
-
-    Source: stratified bootstrap (Efron and Tibshirani, 1993, chapter 8).
     """
-    values = {name: [said.value for said in found] for name, found in things.items()}
-    means = [sum(found) / len(found) for found in values.values()]
-    rng = np.random.default_rng(0)
-    drawn = np.zeros(num_resamples)
-    for found in values.values():
-        picks = rng.integers(0, len(found), (num_resamples, len(found)))
-        drawn += np.asarray(found)[picks].mean(axis=1) / len(values)
-    alone = any(len(found) < 2 for found in values.values())
-    low, high = (None, None) if alone else np.quantile(drawn, [0.025, 0.975]).tolist()
+    values = [[said.value for said in found] for found in things.values()]
+    means = [sum(found) / len(found) for found in values]
+    low, high = bootstrap_strata(values, num_resamples) or (None, None)
     score = Score(
         value=sum(means) / len(means),
-        num_items=sum(len(found) for found in values.values()),
+        num_items=sum(map(len, values)),
         low=low,
         high=high,
         better="higher",
@@ -141,13 +133,15 @@ def with_voices(score: Score, groups: Sequence[Sequence[Said]]) -> Score:
     if None in voices or len(voices) < MIN_VOICES:
         return score
     credits, shares = _by_voice(groups, voices)
-    generator = np.random.default_rng(0)
-    draws = generator.multinomial(len(voices), np.full(len(voices), 1 / len(voices)), size=NUM_RESAMPLES)
-    above, below = draws @ credits, draws @ shares  # (draws, groups)
-    said = below > 0  # of some group in every draw, since every voice says something
-    means = np.where(said, above / np.where(said, below, 1), 0).sum(axis=1) / said.sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return replace(score, num_speakers=len(voices), speaker_low=float(low), speaker_high=float(high))
+
+    def means(draws: np.ndarray) -> np.ndarray:
+        above, below = draws @ credits, draws @ shares  # (draws, groups)
+        said = below > 0  # of some group in every draw, since every voice says something
+        return np.where(said, above / np.where(said, below, 1), 0).sum(axis=1) / said.sum(axis=1)
+
+    interval = bootstrap(means, len(voices), NUM_RESAMPLES)
+    assert interval is not None
+    return replace(score, num_speakers=len(voices), speaker_low=interval.low, speaker_high=interval.high)
 
 
 def _by_voice(groups: Sequence[Sequence[Said]], voices: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
