@@ -8,16 +8,13 @@ evaluation/slue/labelled_set.py.
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vocable.audio.io import audio_info
 from vocable.audio.manifest import Rejections
-from vocable.engine.local import run_jobs
 from vocable.errors import ConfigError, OutputError
 from vocable.evaluation.slue.labelled_set import LABELS, LabelledSet, write_labelled_set
 from vocable.evaluation.slue.labels import Labels
@@ -29,8 +26,8 @@ from vocable.testsets.speak import (
     check_folder,
     read_word_times,
     segment_name,
-    speak_segment,
-    synthesizer,
+    speak_all,
+    utterance_of,
 )
 from vocable.types import Utterance
 
@@ -100,13 +97,8 @@ def speak_labelled(
     if (out / LABELS).is_file():
         raise OutputError(f"{out} already holds a finished labelled set. Name a new folder.")
     check_folder(out)
-    speaker = synthesizer(config.command, config.speed, config.timeout_seconds)
-    speaker.check_voices(sorted({*voices.train, *voices.test}))
     jobs = plan_jobs(labels, out / "audio", voices, config)
-    waiting = list({job.path: job for job in jobs.values() if not job.path.is_file()}.values())
-    speak = functools.partial(speak_segment, config=config, keep_words=True)
-    results = run_jobs(speak, waiting, num_processes, progress)
-    failed = {result.name: result.failure for result in results if result.failure is not None}
+    speaker, num_spoken, failed = speak_all(jobs.values(), config, num_processes, progress, keep_words=True)
     failures = {id: failed[job.path.stem] for id, job in jobs.items() if job.path.stem in failed}
     spoken = [label for label in labels if label.id not in failures]
     if not spoken:
@@ -114,12 +106,15 @@ def speak_labelled(
     rejections = Rejections(out)
     for id, reason in failures.items():
         rejections.add(id, None, reason)
-    utterances = {label.id: _utterance(label, jobs[label.id], language, licence) for label in spoken}
+    utterances: dict[str, Utterance] = {}
+    for label in spoken:
+        known = {"words": read_word_times(jobs[label.id].path), "split": split_named(label.split)}
+        utterances[label.id] = utterance_of(jobs[label.id], label.id, language, licence, **known)
     seconds = sum(utterance.duration or 0.0 for utterance in utterances.values())
     num_with_words = sum(utterance.words is not None for utterance in utterances.values())
     made = {
         "licence": licence,
-        "synthesiser": speaker.name,
+        "synthesiser": speaker,
         "voices": asdict(voices),
         "speech": asdict(config),
         "speech_seconds": round(seconds, 1),
@@ -128,7 +123,7 @@ def speak_labelled(
     excluded = {"the synthesiser could not speak it": len(failures)} if failures else {}
     labelled = LabelledSet(labels=spoken, utterances=utterances, card={**card, **made}, excluded=excluded)
     write_labelled_set(labelled, out)
-    return LabelledReport(labelled, len(waiting) - len(failed), seconds, num_with_words, failures)
+    return LabelledReport(labelled, num_spoken, seconds, num_with_words, failures)
 
 
 def plan_jobs(
@@ -145,17 +140,3 @@ def plan_jobs(
         said = SpokenText(text=label.text)
         jobs[label.id] = SegmentJob(said, voice, folder / f"{segment_name(said, voice, config)}.{config.format}")
     return jobs
-
-
-def _utterance(label: Labels, job: SegmentJob, language: str | None, licence: str | None) -> Utterance:
-    return Utterance(
-        id=label.id,
-        audio=job.path.resolve(),
-        duration=audio_info(job.path).duration,
-        text=label.text,
-        language=language,
-        speaker=job.voice,
-        licence=licence,
-        words=read_word_times(job.path),
-        split=split_named(label.split),
-    )

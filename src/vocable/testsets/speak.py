@@ -143,19 +143,17 @@ def speak_pairs(
     out = Path(out)
     check_folder(out)
     jobs = plan_segments(pairs, out / "audio", config)
-    speaker = synthesizer(config.command, config.speed, config.timeout_seconds)
-    speaker.check_voices(sorted({job.voice for job in jobs.values()}))
-    waiting = [job for job in jobs.values() if not job.path.is_file()]
-    results = run_jobs(functools.partial(speak_segment, config=config), waiting, num_processes, progress)
-    failures = {result.name: result.failure for result in results if result.failure is not None}
-    utterances = {name: _utterance(name, job, language, licence) for name, job in jobs.items() if name not in failures}
+    speaker, num_spoken, failures = speak_all(jobs.values(), config, num_processes, progress)
+    utterances = {
+        name: utterance_of(job, name, language, licence) for name, job in jobs.items() if name not in failures
+    }
     items = [item for pair in pairs if (item := _item(pair, config, failures, Rejections(out))) is not None]
     if not items:
         reason = next(iter(failures.values()), "there were no texts")
         raise ConfigError(f"{out}: no pair could be made. The first reason: {reason}")
     used = {segment.speech for item in items for segment in (*item.positive, *item.negative)}
     made = {
-        "synthesiser": speaker.name,
+        "synthesiser": speaker,
         "voices": sorted({item.voice for item in items if item.voice}),
         "speech": asdict(config),
         "num_left_out": len(pairs) - len(items),
@@ -165,7 +163,39 @@ def speak_pairs(
     pair_set = PairSet(benchmark=benchmark, items=items, utterances=spoken, card={**card, **made})
     write_pair_set(pair_set, out)
     reasons = {str(jobs[name]): failure for name, failure in failures.items()}
-    return BuildReport(pair_set, len(jobs), len(waiting) - len(failures), made["speech_seconds"], reasons)
+    return BuildReport(pair_set, len(jobs), num_spoken, made["speech_seconds"], reasons)
+
+
+class SpokenAll(NamedTuple):
+    """What became of many jobs."""
+
+    synthesiser: str
+    num_spoken: int
+    """Segments spoken now; the others were there."""
+    failures: dict[str, str]
+    """Segments that could not be spoken, by the name of their file, and why."""
+
+
+def speak_all(
+    jobs: Iterable[SegmentJob],
+    config: SpeechConfig,
+    num_processes: int = 1,
+    progress: str = "",
+    keep_words: bool = False,
+) -> SpokenAll:
+    """Speak every segment whose file is not there yet, each file once.
+
+    Raises:
+        UnknownNameError: the synthesiser lacks a voice.
+    """
+    jobs = list(jobs)
+    speaker = synthesizer(config.command, config.speed, config.timeout_seconds)
+    speaker.check_voices(sorted({job.voice for job in jobs}))
+    waiting = list({job.path: job for job in jobs if not job.path.is_file()}.values())
+    speak = functools.partial(speak_segment, config=config, keep_words=keep_words)
+    results = run_jobs(speak, waiting, num_processes, progress)
+    failures = {result.name: result.failure for result in results if result.failure is not None}
+    return SpokenAll(speaker.name, len(waiting) - len(failures), failures)
 
 
 def check_folder(out: Path) -> None:
@@ -266,7 +296,8 @@ def synthesizer(
     return Kokoro(speed=speed) if command is None else CommandSynthesizer(command, timeout_seconds)
 
 
-def _utterance(name: str, job: SegmentJob, language: str | None, licence: str | None) -> Utterance:
+def utterance_of(job: SegmentJob, name: str, language: str | None, licence: str | None, **known: Any) -> Utterance:
+    """The manifest line of a spoken segment, with whatever else is known of it."""
     return Utterance(
         id=name,
         audio=job.path.resolve(),
@@ -276,6 +307,7 @@ def _utterance(name: str, job: SegmentJob, language: str | None, licence: str | 
         speaker=job.voice,
         licence=licence,
         extra={} if job.said.phones is None else {"pronunciation": " ".join(job.said.phones)},
+        **known,
     )
 
 
