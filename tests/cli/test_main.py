@@ -159,7 +159,7 @@ def test_a_file_whose_name_looks_like_a_setting_is_a_file(commands, tmp_path, mo
 
 
 def test_both_spellings_of_an_option(commands):
-    for word in ("--shape.num-sides=5", "--shape.num_sides=5", "shape.num-sides=5", "shape.num_sides=5", "--sides=5"):
+    for word in ("--shape.num-sides=5", "--shape.num_sides=5", "shape.num-sides=5", "num_sides=5", "--sides=5"):
         assert run("a", word, name="draw")[1] == Drawing(shape=Shape(num_sides=5))
 
 
@@ -205,7 +205,7 @@ def test_errors_are_printed_without_a_traceback(commands, capsys):
         ("draw", "a secnd=3", "Unknown setting 'secnd'. Did you mean 'second'?"),
         ("draw", "a shape.num_side=3", "Unknown setting 'shape.num_side'. Did you mean 'shape.num_sides'?"),
         ("draw", "a shape.num_sides=2", "shape.num_sides is 2; a shape needs 3."),
-        ("draw", "a --num-sides 3", "Unknown option '--num-sides'. Did you mean '--shape.num-sides'?"),
+        ("draw", "a --num-side 3", "Unknown option '--num-side'. Did you mean '--shape.num-sides'?"),
         ("reshape", "num_side=3", "Unknown setting 'num_side'. Did you mean 'num_sides'?"),
     ],
 )
@@ -280,7 +280,7 @@ def test_settings_agree_with_the_configs_themselves():
     seen = set()
     for command in cli.find_commands().values():
         for parameter in command.parts:
-            kind = command._config_of(parameter)
+            kind = command.kind(parameter)
             if kind is None or kind in seen:
                 continue
             seen.add(kind)

@@ -3,8 +3,9 @@
     "tokenize MANIFEST OUT": tokenize                 # in COMMANDS of a module of this package
     def tokenize(config: TokenizeConfig) -> None      # vocable tokenize dev.jsonl tokens/ --minutes-per-shard 10
 
-Every field is an option (`--minutes-per-shard 10`, `--minutes_per_shard=10`) and a setting (`minutes_per_shard=10`);
-fields of nested configs have dotted names (`kmeans.seed=1`). Lists are written with commas. null stands for None.
+Every field is an option (`--minutes-per-shard 10`, `--minutes_per_shard=10`) and a setting (`minutes_per_shard=10`).
+Fields of nested configs have dotted names (`kmeans.seed=1`), of which the last word is enough where it is the only one.
+Lists are written with commas; null stands for None.
 """
 
 from __future__ import annotations
@@ -13,24 +14,30 @@ import ast
 import functools
 import importlib
 import inspect
+import json
 import re
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vocable.cli.settings import Setting, describe, find_definition, is_config, read_settings
+from vocable.cli.settings import Setting, find_definition, is_config, read_settings
 from vocable.errors import ConfigError
 from vocable.registry import nearest_name
 
 SETTING = re.compile(r"[A-Za-z_][\w.-]*=")
+CONFIG = Setting("config", "path", default="", doc="Yaml file with settings; those on the command line replace them.")
 
 
 @dataclass(frozen=True)
 class Command:
-    """A function, and how its settings are given on the command line."""
+    """A function of configs, and how these are given on the command line.
+
+    A parameter `overrides` gets the settings of a config that the function builds by itself: those of the dataclass in
+    its annotation, or any, where a file says which they are.
+    """
 
     function: Callable[..., None]
     words: str = ""
@@ -45,28 +52,35 @@ class Command:
     @property
     def places(self) -> list[str]:
         """Names of the settings that are given by their place."""
-        return [word.strip(".").lower() for word in self.words.split()] or self._required_arguments()
-
-    @functools.cached_property
-    def settings(self) -> dict[str, Setting]:
-        """All settings by their dotted names."""
-        found: dict[str, Setting] = {}
-        for setting in (setting for part in self.parts.values() for setting in part):
-            found.setdefault(setting.name, setting)  # what several configs ask for is given once
-        return found
+        return [word.strip(".").lower() for word in self.words.split()]
 
     @functools.cached_property
     def parts(self) -> dict[str, list[Setting]]:
         """The settings of each parameter of the function."""
-        return {name: list(self._settings_of(name)) for name in inspect.signature(self.function).parameters}
+        names = inspect.signature(self.function).parameters
+        return {name: list(read_settings(*kind)) if (kind := self.kind(name)) else [] for name in names}
 
-    @property
-    def is_open(self) -> bool:
-        """Takes settings that only the command itself knows, since a file says whose they are."""
-        return self.parts.get("overrides") == []
+    @functools.cached_property
+    def settings(self) -> dict[str, Setting]:
+        """All settings by their dotted names; what several configs ask for is given once."""
+        found: dict[str, Setting] = {}
+        for setting in (setting for part in self.parts.values() for setting in part):
+            found.setdefault(setting.name, setting)
+        return found
+
+    def kind(self, parameter: str) -> tuple[str, str] | None:
+        """Module and name of the config that a parameter takes; None for open settings."""
+        if parameter in self.kinds:
+            return self.kinds[parameter]
+        annotation = inspect.signature(self.function).parameters[parameter].annotation
+        node = ast.parse(annotation, mode="eval").body
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple):  # Annotated[tuple[str, ...], Config]
+            node = node.slice.elts[-1]
+        found = find_definition(self.function.__module__, node.id) if isinstance(node, ast.Name) else None
+        return (found[0], found[1].name) if found and is_config(found[1]) else None  # type: ignore[union-attr]
 
     def run(self, arguments: Sequence[str]) -> None:
-        """Parse the words behind the command and call the function.
+        """Parse the words after the command and call the function.
 
         Raises:
             ConfigError: an option is unknown (the nearest is named), missing, or has a wrong value.
@@ -77,29 +91,39 @@ class Command:
         """Sort words into values of settings, by dotted name, and settings that only the command itself knows."""
         given: dict[str, Any] = {}
         free: list[str] = []
-        places: list[str] = []
+        placed: list[str] = []
         rest = list(arguments)
+        is_open = self.parts.get("overrides") == []
         while rest:
             word = rest.pop(0)
             key, equals, text = word.partition("=")
+            is_path = len(placed) < len(self.places) and Path(word).exists()  # and there is a place for it
             if word == "--":
-                places, rest = [*places, *rest], []
+                placed, rest = [*placed, *rest], []
             elif word.startswith("-") and len(word) > 1:
-                setting = self._find(key)
+                setting = self.find(key)
                 if not equals and setting.type == "switch":
                     text = rest.pop(0) if rest[:1] in (["true"], ["false"], ["null"]) else "true"
                 elif not equals:
                     if not rest or rest[0].startswith("--"):
                         raise ConfigError(f"{key} needs a value: {setting.type}.")
                     text = rest.pop(0)
-                self._give(given, setting, text)
-            elif SETTING.match(word) and self._knows(key) and not self._is_place(word, places):
-                self._give(given, self._find(key), text)
-            elif SETTING.match(word) and self.is_open and not self._is_place(word, places):
+                _give(given, setting, text)
+            elif SETTING.match(word) and not is_path and (setting := self.resolve(key)):
+                _give(given, setting, text)
+            elif SETTING.match(word) and not is_path and is_open:
                 free.append(word)
             else:
-                places.append(word)
-        return given | self._placed(places, given), free
+                placed.append(word)
+        names = [name for name in self.places if name not in given]
+        if names and self.settings[names[-1]].is_list and len(placed) >= len(names):
+            given[names[-1]] = placed[len(names) - 1 :]
+        elif len(placed) > len(names):
+            extra = placed[len(names)]
+            if SETTING.match(extra):
+                self.find(extra.partition("=")[0])
+            raise ConfigError(f"{extra!r} is one word too many: the command takes {self.words or 'options only'}.")
+        return dict(zip(names, placed)) | given, free
 
     def configs(self, given: Mapping[str, Any], free: Sequence[str] = ()) -> dict[str, Any]:
         """Build the configs that the function takes from the values of settings.
@@ -107,58 +131,60 @@ class Command:
         Raises:
             ConfigError: a required setting is missing, or a value is of the wrong type or out of range.
         """
-        import json
-
         from vocable.config import config_from_dict, nest, read_yaml
 
-        dotted = dict(given)
-        file = dotted.pop("config", None) if "config" not in self.settings else None
-        values = nest(dotted, below=read_yaml(Path(file)) if file else {})
-        for name in values:
-            self._find(name, source=f"{file}: ")  # unknown: names the nearest one
-        for setting in self._required():
-            if setting.name not in values:
-                shown = setting.name.upper() if setting.name in self.places else _option(setting.name)
-                raise ConfigError(f"{shown} is missing: {setting.doc or setting.type}")
+        file = None if "config" in self.settings else given.get("config")
+        below = read_yaml(Path(file)) if file else {}
+        for name in below:
+            self.find(name, source=f"{file}: ")  # unknown: names the nearest one
+        values = nest({key: value for key, value in given.items() if key != "config" or not file}, below)
+        for setting in self.required():
+            self.check_given(setting, values)
         built: dict[str, Any] = {}
-        plain: dict[str, Any] = {}
         for name, part in self.parts.items():
-            kind = self._config_of(name)
-            chosen = {s.name: values[s.name] for s in part if s.name in values}
+            top = {setting.name: values[setting.name] for setting in part if setting.name in values}
             if name == "overrides":
-                own = {key: value for key, value in dotted.items() if key in {s.name for s in part}}
-                built[name] = (*(f"{key}={json.dumps(value)}" for key, value in own.items()), *free)
-            elif kind is None:
-                plain |= chosen
-            else:
+                own = [f"{s.name}={json.dumps(given[s.name])}" for s in part if s.name in given]
+                built[name] = (*own, *free)
+            elif kind := self.kind(name):
                 config = getattr(importlib.import_module(kind[0]), kind[1])
-                built[name] = config_from_dict(config, chosen, source=str(file) if file else "")
-        return built | self._arguments(plain)
+                built[name] = config_from_dict(config, top, source=str(file or ""))
+        return built
 
-    def help(self, name: str) -> str:
-        """Explain the command: its words, its options, and the settings of its configs."""
-        width = min(shutil.get_terminal_size().columns, 110)
-        renamed = [replace(self.settings[long], name=short) for short, long in self.short.items()]
-        shown = [s for key, s in self.settings.items() if not s.config and key not in self.short.values()]
-        placed = [self.settings[place] for place in self.places]
-        options = [setting for setting in shown if "." not in setting.name and setting not in placed] + renamed
-        options.sort(key=lambda setting: setting.default is not None)
-        nested = [setting for setting in shown if "." in setting.name]
-        needed = [f"{_option(s.name)} {s.name.upper()}" for s in self._required() if s not in placed]
-        usage = ["vocable", name, *(self.words.split() or [place.upper() for place in self.places]), *needed]
-        text = [
-            f"usage: {' '.join(usage)}{' [options]' if options else ''}",
-            *_paragraphs(self._explanation(), width),
-        ]
-        for title, chosen, show in (
-            ("words", [replace(setting, is_list=False) for setting in placed], str.upper),
-            ("options", options, _option),
-            ("settings, written name=value", nested, str),
-        ):
-            text += ["", f"{title}:"] * bool(chosen)
-            for setting in chosen:
-                text += _entry(show(setting.name), setting, width)
-        return "\n".join(text)
+    def required(self) -> list[Setting]:
+        """Settings without a default."""
+        parts = (part for name, part in self.parts.items() if name != "overrides")
+        return [setting for part in parts for setting in part if setting.default is None and "." not in setting.name]
+
+    def check_given(self, setting: Setting, values: Mapping[str, Any]) -> None:
+        """Refuse a missing setting."""
+        if setting.name not in values:
+            shown = setting.name.upper() if setting.name in self.places else _option(setting.name)
+            raise ConfigError(f"{shown} is missing: {setting.doc or setting.type}")
+
+    def resolve(self, key: str) -> Setting | None:
+        """Return the setting of an option or name, in either spelling; None where there is none."""
+        name = key.lstrip("-").replace("-", "_")
+        name = self.short.get(name, name)
+        ends = [full for full in self.settings if full.endswith(f".{name}")]
+        if name in self.settings or len(ends) == 1:
+            return self.settings.get(name) or self.settings[ends[0]]
+        is_inside = any(name.startswith(f"{full}.") and setting.is_open for full, setting in self.settings.items())
+        return Setting(name) if is_inside else CONFIG if name == "config" else None
+
+    def find(self, key: str, source: str = "") -> Setting:
+        """Return the setting of an option or name.
+
+        Raises:
+            ConfigError: there is none; the nearest one is named.
+        """
+        if setting := self.resolve(key):
+            return setting
+        is_option = key.startswith("-")
+        name, names = key.lstrip("-").replace("-", "_"), [*self.settings, *self.short, "help"]
+        guess = nearest_name(name, names) or nearest_name(name, [known.rsplit(".")[-1] for known in names])
+        hint = f" Did you mean {(_option(guess) if is_option else guess)!r}?" if guess else ""
+        raise ConfigError(f"{source}Unknown {'option' if is_option else 'setting'} {key!r}.{hint}")
 
     @property
     def summary(self) -> str:
@@ -168,119 +194,33 @@ class Command:
     def _explanation(self) -> str:
         return (self.doc or inspect.getdoc(self.function) or "").split("\nArgs:", 1)[0].strip()
 
-    def _required(self) -> list[Setting]:
-        parts = (part for name, part in self.parts.items() if name != "overrides")
-        return [s for part in parts for s in part if s.default is None and "." not in s.name]
+    def help(self, name: str) -> str:
+        """Explain the command: its words, its options, and the settings of its configs."""
+        width = min(shutil.get_terminal_size().columns, 110)
+        shown = [s for key, s in self.settings.items() if not s.config and key not in self.short.values()]
+        nested = [setting for setting in shown if "." in setting.name]
+        options = [setting for setting in shown if setting not in nested and setting.name not in self.places]
+        options += [replace(self.settings[long], name=short) for short, long in self.short.items()]
+        options += [CONFIG] * bool(nested and "config" not in self.settings)
+        options.sort(key=lambda setting: setting.default is not None)
+        placed = [replace(self.settings[place], is_list=False) for place in self.places]
+        needed = [f"{_option(s.name)} {s.name.upper()}" for s in self.required() if s.name not in self.places]
+        usage = ["usage: vocable", name, self.words, *needed, "[options]" if options else ""]
+        text = [" ".join(filter(None, usage)), *_paragraphs(self._explanation(), width)]
+        for title, chosen, show in (
+            ("words", placed, str.upper),
+            ("options", options, _option),
+            ("settings, written name=value", nested, str),
+        ):
+            text += ["", f"{title}:"] * bool(chosen)
+            text += [line for setting in chosen for line in _entry(show(setting.name), setting, width)]
+        return "\n".join(text)
 
-    def _find(self, key: str, source: str = "") -> Setting:
-        """The setting of an option or of a name, in either spelling.
 
-        Raises:
-            ConfigError: there is none; the nearest one is named.
-        """
-        name = key.removeprefix("--").replace("-", "_")
-        name = self.short.get(name, name)
-        if name in self.settings:
-            return self.settings[name]
-        if name == "config" and any(self._config_of(part) for part in self.parts):
-            return Setting("config", "path")
-        if self._knows(name):
-            return Setting(name)
-        names = [*self.settings, *self.short, "help"]
-        guess = nearest_name(name, names) or nearest_name(name.rsplit(".")[-1], names)
-        show = _option if key.startswith("-") else str
-        hint = f" Did you mean {show(guess)!r}?" if guess else ""
-        raise ConfigError(f"{source}Unknown {'option' if key.startswith('-') else 'setting'} {key!r}.{hint}")
-
-    def _knows(self, key: str) -> bool:
-        """Whether `key` is a setting, or lies in one that holds further values."""
-        name = key.replace("-", "_")
-        parents = [name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1)]
-        open_parent = any(p in self.settings and not self.settings[p].config and not self.settings[p].is_text
-                          for p in parents)  # fmt: skip
-        return name in self.settings or name in self.short or open_parent
-
-    def _is_place(self, word: str, places: Sequence[str]) -> bool:
-        """Whether a word with = in it is a path, not a setting: such a file is there, and a place for it is free."""
-        return len(places) < len(self.places) and Path(word).exists()
-
-    def _give(self, given: dict[str, Any], setting: Setting, text: str) -> None:
-        value = read_value(setting, text)
-        before = given.get(setting.name)
-        given[setting.name] = [*before, *value] if isinstance(before, list) and isinstance(value, list) else value
-
-    def _placed(self, words: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Give words to the settings that stand at their places."""
-        names = [name for name in self.places if name not in given]
-        found: dict[str, Any] = dict(zip(names, words))
-        if names and self.settings[names[-1]].is_list and len(words) >= len(names):
-            found[names[-1]] = words[len(names) - 1 :]
-        elif len(words) > len(names):
-            extra = words[len(names)]
-            if SETTING.match(extra):
-                self._find(extra.partition("=")[0])
-            expected = " ".join(name.upper() for name in self.places) or "no words without an option"
-            raise ConfigError(f"{extra!r} is one word too many: the command takes {expected}.")
-        return found
-
-    def _config_of(self, parameter: str) -> tuple[str, str] | None:
-        """Module and name of the dataclass that a parameter takes; None for another type."""
-        if parameter in self.kinds:
-            return self.kinds[parameter]
-        annotation = inspect.signature(self.function).parameters[parameter].annotation
-        node = ast.parse(annotation, mode="eval").body if isinstance(annotation, str) else None
-        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Annotated":
-            node = node.slice.elts[-1]  # type: ignore[union-attr]
-        name = node.id if isinstance(node, ast.Name) else getattr(annotation, "__name__", "")
-        found = find_definition(self.function.__module__, name) if name else None
-        return (found[0], found[1].name) if found and is_config(found[1]) else None  # type: ignore[union-attr]
-
-    def _settings_of(self, parameter: str) -> Iterator[Setting]:
-        kind = self._config_of(parameter)
-        if kind is not None:
-            yield from read_settings(*kind)
-        elif parameter != "overrides":
-            yield self._argument(parameter)
-
-    # Functions whose parameters are the settings themselves.
-
-    def _required_arguments(self) -> list[str]:
-        parameters = inspect.signature(self.function).parameters.values()
-        required = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-        return [p.name for p in required if p.name != "overrides" and self._config_of(p.name) is None]
-
-    def _argument(self, name: str) -> Setting:
-        parameter = inspect.signature(self.function).parameters[name]
-        annotation = parameter.annotation if isinstance(parameter.annotation, str) else (
-            getattr(parameter.annotation, "__name__", "") if isinstance(parameter.annotation, type)
-            else str(parameter.annotation).replace("typing.", "").replace("pathlib.", ""))  # fmt: skip
-        setting = describe(ast.parse(annotation, mode="eval").body, self.function.__module__, name)
-        entry = re.search(rf"^    {name}: (.*?)(?=^    \w+: |\Z|^\S)", inspect.getdoc(self.function) or "", re.M | re.S)
-        default = None if parameter.default is parameter.empty else parameter.default
-        shown = (
-            None
-            if parameter.default is parameter.empty
-            else ""
-            if default is None
-            else str(default).lower()
-            if default in (True, False)
-            else str(default)
-        )
-        return replace(setting, default=shown, doc=" ".join(entry[1].split()) if entry else "")
-
-    def _arguments(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        from dataclasses import make_dataclass
-
-        from vocable.config import config_from_dict
-
-        if not values:
-            return {}
-        parameters = inspect.signature(self.function).parameters
-        hints = {name: parameters[name].annotation for name in values}
-        scope = self.function.__globals__
-        types = {name: eval(hint, scope) if isinstance(hint, str) else hint for name, hint in hints.items()}
-        config = config_from_dict(make_dataclass("Arguments", list(types.items()), kw_only=True), values, source="")
-        return {name: getattr(config, name) for name in values}
+def _give(given: dict[str, Any], setting: Setting, text: str) -> None:
+    """Note the value of a setting; a list that is given twice is one list."""
+    value, before = read_value(setting, text), given.get(setting.name)
+    given[setting.name] = [*before, *value] if isinstance(before, list) and isinstance(value, list) else value
 
 
 def read_value(setting: Setting, text: str) -> Any:

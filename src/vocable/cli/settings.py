@@ -41,6 +41,11 @@ class Setting:
     """Module and name of the dataclass that the value is, where it is one; its fields follow as settings."""
 
     @property
+    def is_open(self) -> bool:
+        """Holds values under names of their own."""
+        return not (self.is_text or self.is_list or self.config)
+
+    @property
     def is_text(self) -> bool:
         """Words are taken as they stand; other values may be written as yaml."""
         return self.type in PLAIN.values() or self.type.startswith("one of") or self.type in (*MEASURES, "hertz")

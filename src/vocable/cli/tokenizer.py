@@ -157,7 +157,7 @@ def import_kmeans(config: ImportKMeansConfig, tokenizer: UnitTokenizerConfig) ->
 
 
 ENCODER = {"encoder": "encoder.name", "layer": "encoder.layer"}
-FITTING = {**ENCODER, "clusters": "kmeans.num_clusters", "hours": "fit_hours", "seed": "kmeans.seed"}
+FITTING = {**ENCODER, "clusters": "kmeans.num_clusters", "hours": "fit_hours"}
 COMMANDS = {
     "tokenizer fit MANIFEST OUT": Command(fit, short=FITTING),
     "tokenizer card FOLDER": show_card,
