@@ -92,7 +92,7 @@ def test_a_wrong_command_is_found(line: str, message: str):
 
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if PYTHON.search(d.read_text(encoding="utf-8"))], ids=str)
 def test_python_in_documents_runs(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_speechlike):
-    """The blocks of one document run one after the other, in a folder with a few short recordings in `speech/`."""
+    """The blocks of a document run one after the other, beside `recipes` and a few short recordings in `speech/`."""
     from vocable.audio.io import write_audio
 
     (tmp_path / "speech").mkdir()
@@ -100,6 +100,7 @@ def test_python_in_documents_runs(document: Path, tmp_path: Path, monkeypatch: p
         write_audio(
             tmp_path / "speech" / f"clip{index}.wav", make_speechlike(24_000 + 3_000 * index, seed=index), 16_000
         )
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
     namespace: dict = {"__name__": "document"}
     for block in PYTHON.findall(document.read_text(encoding="utf-8")):

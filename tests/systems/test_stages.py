@@ -199,3 +199,17 @@ def test_marked_shards_train_as_unmarked_ones_do(twist, tmp_path):
     train(recipe, tmp_path / "alone", tokens=tmp_path / "plain", tokenizer=tmp_path / "run" / "tokenizer", **quiet)
     losses = [[line["loss"] for line in read_metrics(tmp_path / name / "lm")] for name in ("run", "alone")]
     assert losses[0] == losses[1] and len(losses[0]) >= 2
+
+
+def test_a_system_of_another_package_is_found_by_its_entry_point(tmp_path, monkeypatch):
+    (tmp_path / "outside_words.py").write_text(
+        "from dataclasses import dataclass\nfrom vocable.systems import System\n"
+        "@dataclass(frozen=True)\nclass Config:\n    system: str = 'outside'\n"
+        "SYSTEM = System(name='outside', config=Config, stages=())\n"
+    )
+    (tmp_path / "outside_words-1.0.dist-info").mkdir()
+    (tmp_path / "outside_words-1.0.dist-info" / "METADATA").write_text("Name: outside-words\nVersion: 1.0\n")
+    entries = tmp_path / "outside_words-1.0.dist-info" / "entry_points.txt"
+    entries.write_text("[vocable.systems]\noutside = outside_words:SYSTEM\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert find_system("outside").config.__module__ == "outside_words"

@@ -90,7 +90,9 @@ def audio_info(path: Path) -> AudioInfo:
         return AudioInfo(sound.samplerate, sound.frames, sound.channels)
 
 
-def read_audio(path: Path, sample_rate: int | None = None, start: float = 0.0, duration: float | None = None) -> Audio:
+def read_audio(
+    path: Path | str, sample_rate: int | None = None, start: float = 0.0, duration: float | None = None
+) -> Audio:
     """Read a file, or a stretch of it, as one mono waveform.
 
     Args:

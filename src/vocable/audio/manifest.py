@@ -149,7 +149,7 @@ class ManifestReport:
 
 
 def read_manifest(
-    path: Path, strict: bool = False, rejections: Rejections | None = None, check_audio: bool = False
+    path: Path | str, strict: bool = False, rejections: Rejections | None = None, check_audio: bool = False
 ) -> list[Utterance]:
     """Read a manifest; broken lines are skipped and noted.
 
@@ -174,7 +174,7 @@ def read_manifest(
     return utterances
 
 
-def write_manifest(utterances: Iterable[Utterance], path: Path) -> int:
+def write_manifest(utterances: Iterable[Utterance], path: Path | str) -> int:
     """Write utterances as a manifest, whole or not at all; return how many there are.
 
     Raises:

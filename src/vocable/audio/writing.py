@@ -41,7 +41,7 @@ MAX_WAV_SAMPLES = (0xFFFFFFFF - 4096) // 2
 """A wav file counts its bytes in 32 bits; two bytes a sample."""
 
 
-def write_audio(path: Path, waveform: Float[Tensor, " samples"], sample_rate: int) -> None:
+def write_audio(path: Path | str, waveform: Float[Tensor, " samples"], sample_rate: int) -> None:
     """Write a waveform as wav, flac, ogg, opus or mp3, by the suffix of `path`; values beyond [-1, 1] are clipped.
 
     Raises:
@@ -49,7 +49,7 @@ def write_audio(path: Path, waveform: Float[Tensor, " samples"], sample_rate: in
         OutputError: the file cannot be written, e.g. the disk is full; what was at `path` before stays.
     """
     check_waveform(waveform, str(path))
-    write_audio_blocks(path, [waveform], sample_rate)
+    write_audio_blocks(Path(path), [waveform], sample_rate)
 
 
 def write_audio_blocks(path: Path, blocks: Iterable[Float[Tensor, " samples"]], sample_rate: int) -> int:

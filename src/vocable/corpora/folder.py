@@ -21,7 +21,7 @@ FOREIGN_SUFFIXES = {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".mkv", ".a
 
 
 def import_folder(
-    source: Path,
+    source: Path | str,
     *,
     speaker_from_folder: bool = False,
     language: str | None = None,

@@ -17,7 +17,7 @@ from vocable.systems.stage import Run, Stage, read_record
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import CONFIG_FILE, SpeechTokenizer, load_tokenizer
 from vocable.tokens.unit_sources import obtain_unit_tokenizer
-from vocable.tokens.unit_tokenizer import UnitTokenizer
+from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 from vocable.training.logs import read_metrics
 from vocable.training.loop import TrainingResult
 from vocable.types import Split, Utterance
@@ -115,7 +115,7 @@ class LMTraining(Protocol):
 
 
 class LanguageModelStage(Stage):
-    """Train a language model on token shards; for configs with `tokenizer`."""
+    """Train a language model on token shards."""
 
     name = "lm"
     reads = ("tokens",)
@@ -135,10 +135,11 @@ class LanguageModelStage(Stage):
         shards = TokenShards(run.path("tokens"))
         valid_tokens, folder = run.find("valid_tokens"), run.find("tokenizer")
         tokenizer = None if folder is None else load_tokenizer(folder)
-        if isinstance(tokenizer, UnitTokenizer):  # what is saved below names the units that were used
-            run = replace(run, config=replace(run.config, tokenizer=tokenizer.config))
+        note = "" if "tokenizer" in run.made else _units_note(shards.card)
+        if isinstance(tokenizer, UnitTokenizer) and isinstance(run.config.tokenizer, UnitTokenizerConfig):
+            run = replace(run, config=replace(run.config, tokenizer=tokenizer.config))  # names the units that are used
+            note = ""
         result = self.train(run, shards, None if valid_tokens is None else TokenShards(valid_tokens), tokenizer)
-        note = "" if isinstance(tokenizer, UnitTokenizer) else _units_note(shards.card)
         save_config(run.config, run.out / "config.yaml", note)
         losses = [line["loss"] for line in result.valid_curve]
         held_out = [f"Held-out loss: {min(losses):.3f} nats per token"] if losses else []
