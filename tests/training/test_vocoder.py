@@ -10,6 +10,7 @@ from vocable.errors import ConfigError, ManifestError, OutputError
 from vocable.splits import by_rank
 from vocable.synthesis import UnitVocoder, VocoderConfig
 from vocable.synthesis.discriminators import DiscriminatorConfig
+from vocable.tokens.shard_columns import TokenRows
 from vocable.training.logs import read_metrics
 from vocable.training.vocoder import VocoderTrainingConfig, _split, train_vocoder
 from vocable.training.vocoder_data import VocoderData, voices_by_speech
@@ -84,15 +85,14 @@ def test_training_lowers_every_loss(tmp_path, make_speechlike, excitation):
 
 def test_marks_of_the_manifest_decide_what_is_trained_on(make_speechlike):
     pairs, _ = make_pairs(make_speechlike)
-    plain = [(pair, 1.0) for pair in pairs]
-    held_out, rest = _split(plain, 1)
-    assert [item[0][0].id for item in held_out] == [u.id for u in by_rank([u for u, _ in pairs])[:1]]
-    assert len(rest) == 3
+    held_out, rest = _split(TokenRows.of(pairs), 1)
+    ordered = by_rank([utterance for utterance, _ in pairs])
+    assert [pairs[index][0].id for index in held_out] == [ordered[0].id]
+    assert [pairs[index][0].id for index in rest] == [utterance.id for utterance in ordered[1:]]
     marks = ["test", "train", "valid", "train"]
-    marked = [((replace(u, split=mark), tokens), 1.0) for (u, tokens), mark in zip(pairs, marks, strict=True)]
-    held_out, rest = _split(marked, 8)
-    assert [item[0][0].id for item in held_out] == [pairs[2][0].id]
-    assert {item[0][0].id for item in rest} == {pairs[1][0].id, pairs[3][0].id}
+    marked = [(replace(u, split=mark), tokens) for (u, tokens), mark in zip(pairs, marks, strict=True)]
+    held_out, rest = _split(TokenRows.of(marked), 8)
+    assert held_out.tolist() == [2] and sorted(rest) == [1, 3]
 
 
 def test_stopped_run_ends_with_the_weights_of_one_that_was_not(tmp_path, make_speechlike, monkeypatch):

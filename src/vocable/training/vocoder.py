@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -28,6 +29,7 @@ from vocable.splits import rank, refuse_nothing_to_train_on
 from vocable.synthesis.discriminators import DiscriminatorConfig, Discriminators
 from vocable.synthesis.layers import whole_durations
 from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
+from vocable.tokens.shard_columns import TokenRows
 from vocable.training.config import TrainingConfig
 from vocable.training.loop import train
 from vocable.training.task import Learner, Loop, LossSum, Progress, TrainingTask
@@ -43,8 +45,6 @@ from vocable.training.vocoder_losses import (
 )
 from vocable.types import SpeechTokens, Utterance
 
-_Weighted = tuple[tuple[Utterance, SpeechTokens], float]
-"""An utterance, its tokens, and how often it is drawn."""
 Batch = TypeVar("Batch", bound=NamedTuple)
 
 
@@ -85,7 +85,7 @@ class VocoderTrainingConfig(TrainingConfig):
     loudness_db: float | None = -23.0
     """RMS level that every utterance is brought to, dB below full scale; None leaves levels alone."""
     num_workers: int = 0
-    """Processes that prepare batches; each holds its own copy of the clips."""
+    """Processes that prepare batches; each keeps up to 35 minutes of recordings in memory."""
     validation_utterances: int = 8
     """Held out from training, chosen by their id; 0 for none."""
     log_every: int = 50
@@ -122,7 +122,7 @@ def train_vocoder(
     out: Path,
     read: Callable[[Utterance, int], Tensor] | None = None,
     start_from: UnitVocoder | None = None,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[float] | np.ndarray | None = None,
     *,
     show: bool = True,
 ) -> UnitVocoder:
@@ -138,28 +138,27 @@ def train_vocoder(
     """
     from accelerate import Accelerator
 
-    if read is None:
-        from vocable.audio.io import read_utterance as read
-    out = Path(out)
+    out, rows = Path(out), TokenRows.of(pairs)
     accelerator = Accelerator(mixed_precision="no")  # as the loop makes it: the first one decides for all
-    weighted = list(zip(pairs, [1.0] * len(pairs) if weights is None else weights, strict=True))
-    held_out, rest = _split(weighted, training.validation_utterances)
+    shares = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
+    held_out, rest = _split(rows, training.validation_utterances)
     data = VocoderData(
-        [pair for pair, _ in rest],
+        rows.select(rest),
         config,
         read,
         batch_size=training.batch_size,
         segment_frames=segment_frames(training.segment_seconds, config),
         loudness_db=training.loudness_db,
         seed=training.seed,
-        weights=[weight for _, weight in rest],
+        weights=shares[rest],
+        store=out,
     )
     validation = None
-    if training.validation_utterances and held_out:
+    if training.validation_utterances and len(held_out):
         settings = {"batch_size": 1, "segment_frames": 1, "loudness_db": training.loudness_db}
-        validation = VocoderData([pair for pair, _ in held_out], config, read, **settings)
+        validation = VocoderData(rows.select(held_out), config, read, **settings)
     torch.manual_seed(training.seed)
-    task = VocoderTask(_new_vocoder(config, start_from), training, data, validation, _describe(weighted))
+    task = VocoderTask(_new_vocoder(config, start_from), training, data, validation, _describe(rows, shares))
     result = train(task, training, out, show=show)
     vocoder = UnitVocoder.from_pretrained(result.last).to(accelerator.device).eval()
     vocoder.config = replace(config, duration_scale=measure_duration_scale(vocoder, data))
@@ -418,23 +417,35 @@ def _weights_for_voices(start_from: UnitVocoder, config: VocoderConfig) -> dict[
     return weights
 
 
-def _split(weighted: list[_Weighted], num_held_out: int) -> tuple[list[_Weighted], list[_Weighted]]:
-    """Hold out what is marked `valid`, or as many utterances by the hash of their id; `test` is left out altogether."""
-    ordered = sorted(weighted, key=lambda item: (rank(item[0][0]), item[0][0].id))
-    marked = [item for item in ordered if item[0][0].split == "valid"]
-    rest = [item for item in ordered if item[0][0].split in (None, "train")]
-    refuse_nothing_to_train_on(len(rest), [utterance for (utterance, _), _ in weighted])
-    if marked:
+def _split(rows: TokenRows, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out what is marked `valid`, or as many utterances by the hash of their id; `test` is left out altogether.
+
+    Returns numbers of rows, both in the order of the hash.
+    """
+    order = np.argsort(np.fromiter(map(rank, rows.marks), np.float64), kind="stable")
+    splits = list(rows.values("split"))
+    marked, rest = (
+        np.array([index for index in order if splits[index] in wanted], dtype=np.int64)
+        for wanted in (("valid",), (None, "train"))
+    )
+    refuse_nothing_to_train_on(len(rest), rows.marks)
+    if len(marked):
         return marked[:num_held_out], rest
     num_held_out = min(num_held_out, len(rest) // 2)
     return rest[:num_held_out], rest[num_held_out:]
 
 
-def _describe(weighted: Sequence[_Weighted]) -> dict[str, object]:
+def _describe(rows: TokenRows, weights: np.ndarray) -> dict[str, object]:
     """Describe the data well enough to notice other data."""
-    items = [(utterance.id, tokens.num_frames, weight) for (utterance, tokens), weight in weighted]
-    digest = hashlib.sha256(repr(items).encode()).hexdigest()[:16]
-    return {"num_utterances": len(items), "num_frames": sum(item[1] for item in items), "sha256": digest}
+    digest = hashlib.sha256(b"[")  # the bytes of repr(list of (id, frames, weight)), an item at a time
+    for place, item in enumerate(zip(rows.values("id"), rows.num_frames, weights, strict=True)):
+        digest.update(f"{', ' if place else ''}({item[0]!r}, {int(item[1])!r}, {float(item[2])!r})".encode())
+    digest.update(b"]")
+    return {
+        "num_utterances": len(rows),
+        "num_frames": int(rows.num_frames.sum()),
+        "sha256": digest.hexdigest()[:16],
+    }
 
 
 def _to(batch: Batch, device: torch.device | str) -> Batch:
