@@ -83,8 +83,8 @@ def align_compare(config: CompareConfig) -> None:
     from vocable.audio.manifest import read_manifest
     from vocable.files import write_text
 
-    files = config.first, config.second
-    record = print_agreement(*(read_manifest(file) for file in files), *map(str, files))
+    first, second = (read_manifest(file) for file in (config.first, config.second))
+    record = print_agreement(first, second, str(config.first), str(config.second))
     if config.out is not None:
         write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", config.out)
         print(f"Results: {config.out}")

@@ -30,7 +30,10 @@ class Finding(NamedTuple):
 
 
 def doctor() -> None:
-    """Check this installation: versions, audio, disk, assets, optional packages. Problems are marked; exit code 0."""
+    """Check this installation: versions, audio, disk, assets, optional packages. Problems are marked; exit code 0.
+
+    vocable doctor
+    """
     from rich.console import Console
     from rich.markup import escape
 

@@ -102,6 +102,9 @@ class Abx(Benchmark[AbxConfig]):
     X and A are one phone, B another, all between the same two neighbours: how often is X nearer to B? 0.5 is chance.
     Writes abx.json and abx.items.parquet (the error of every phone pair, context and speaker). Give one of tokens,
     tokenizer, encoder and features.
+
+    vocable evaluate abx --manifest dev.jsonl --tokenizer units --out results/units
+    vocable evaluate abx --manifest dev.jsonl --encoder openai/whisper-tiny.en --layer 2 --out results/features
     """
 
     name, Config, counted = "abx", AbxConfig, "contexts"

@@ -68,6 +68,8 @@ class Phones(Benchmark[PhonesConfig]):
 
     Writes phones.json and phones.items.parquet (phone and unit of every labelled frame). The phones must be known: from
     a forced aligner, or from a synthesiser that says how long each phone is ('vocable stories build' keeps them).
+
+    vocable evaluate phones --manifest dev.jsonl --tokenizer units --phones ali.ctm --ignore sil,spn --out results
     """
 
     name, Config = "phones", PhonesConfig

@@ -80,6 +80,8 @@ class Recognition(Benchmark[RecognitionConfig]):
 
     An utterance without text is left out. One whose units are fewer than CTC needs for its characters cannot be
     trained on, and is left out of training; in the test it counts, as everything there.
+
+    vocable evaluate recognition --manifest train.jsonl --test-manifest dev.jsonl --tokenizer units --out results
     """
 
     name, Config = "recognition", RecognitionConfig

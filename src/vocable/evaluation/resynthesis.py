@@ -122,6 +122,8 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
 
     The error rate is counted against the manifest's text. An utterance without text is counted against what the judge
     heard in the original, in a score of its own (wer_resynthesis_to_asr): the two are never pooled.
+
+    vocable evaluate resynthesis --manifest dev.jsonl --tokenizer units --out results
     """
 
     name, Config = "resynthesis", ResynthesisConfig

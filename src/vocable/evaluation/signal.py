@@ -128,6 +128,8 @@ class Signal(Benchmark[SignalConfig]):
 
     Writes signal.json and signal.items.parquet (one row per utterance). Copies are aligned first; what is silent or too
     short is counted, not scored.
+
+    vocable evaluate signal --manifest dev.jsonl --copies resynthesised --metrics mel,prosody --out results
     """
 
     name, Config = "signal", SignalConfig

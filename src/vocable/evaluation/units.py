@@ -56,6 +56,8 @@ class Units(Benchmark[UnitsConfig]):
 
     Writes units.json (scores with 95 % intervals, and each codebook by itself) and units.items.parquet; without a
     folder for them, the numbers are only printed.
+
+    vocable evaluate units tokens --out results
     """
 
     name, Config, positional = "units", UnitsConfig, ("tokens",)
