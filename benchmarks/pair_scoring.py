@@ -20,10 +20,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vocable.audio.io import write_audio
 from vocable.evaluation.once import encode_once
-from vocable.evaluation.pairs.rows import Row
-from vocable.evaluation.pairs.scoring import NeuralScorer
 from vocable.features import EncoderConfig, load_encoder
 from vocable.lm.packed import enable_packing
+from vocable.lm.rows import Row, score_rows, scored_from
 from vocable.lm.shapes import SHAPES, shape_config
 from vocable.lm.surgery import cold_start
 from vocable.sequences import UnitVocabulary
@@ -77,7 +76,7 @@ def make_pairs(count: int, context: float, shortest: float, longest: float) -> l
     for _ in range(count):
         shared = torch.cat([torch.tensor([1]), units(0.6 * context, 1.4 * context)])
         right, wrong = units(shortest, longest), units(shortest, longest)
-        pairs.append((Row(torch.cat([shared, right]), 1), Row(torch.cat([shared, wrong]), 1)))
+        pairs.append((scored_from(torch.cat([shared, right]), 1), scored_from(torch.cat([shared, wrong]), 1)))
     return pairs
 
 
@@ -98,8 +97,8 @@ def plain(model: nn.Module, pairs: list[tuple[Row, Row]], batch_size: int = 32) 
 
 def ours(model: nn.Module, pairs: list[tuple[Row, Row]], share: bool) -> Callable[[], object]:
     """The scorer of `vocable evaluate`."""
-    scorer = NeuralScorer(model=model, share_prefixes=share)
-    return lambda: scorer(pairs)
+    rows = [row for pair in pairs for row in pair]
+    return lambda: score_rows(model, rows, share_prefixes=share)
 
 
 def encode_again(options: argparse.Namespace) -> dict[str, object]:

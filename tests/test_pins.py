@@ -31,10 +31,8 @@ from vocable.audio.io import read_audio
 from vocable.audio.manifest import read_manifest
 from vocable.cli import main
 from vocable.evaluation.pairs import PairItem, PairSet, Segment, write_pair_set
-from vocable.lm.checkpoint import load_lm
+from vocable.lm import spoken as spoken_lm
 from vocable.lm.generation import GenerationConfig
-from vocable.sequences.joint_rows import JointExample
-from vocable.systems import sutlm, twist
 from vocable.tokens.shards import TokenShards
 
 PINS = Path(__file__).with_name("pins.json")
@@ -153,10 +151,10 @@ def tokens_run(world: World) -> dict[str, Any]:
 def twist_run(world: World) -> dict[str, Any]:
     save_tiny_lm("opt", world.folder / "opt")
     world.run("train @twist.yaml --tokens @tokens --tokenizer @tokenizer --out @twist")
-    lm = load_lm(world.folder / "twist" / "lm" / "last")
-    prompts = [spoken for _, spoken in TokenShards(world.folder / "tokens")][:3]
-    sampled = twist.generate(lm, prompts, GenerationConfig(min_seconds=0.5, max_seconds=1.5))
-    likeliest = twist.generate(lm, prompts, GenerationConfig(max_seconds=0.5, temperature=0.0))
+    lm = spoken_lm.load_lm(world.folder / "twist" / "lm" / "last")
+    prompts = [[spoken_lm.Segment(tokens=spoken)] for _, spoken in TokenShards(world.folder / "tokens")][:3]
+    sampled = lm.continue_(prompts, GenerationConfig(min_seconds=0.5, max_seconds=1.5))
+    likeliest = lm.continue_(prompts, GenerationConfig(max_seconds=0.5, temperature=0.0))
     ids = {utterance.id: utterance for utterance in read_manifest(world.folder / "speech" / "manifest.jsonl")}
     items = [
         PairItem(
@@ -177,8 +175,8 @@ def twist_run(world: World) -> dict[str, Any]:
         pairs[model] = {**world.scores(f"{out}/storycloze.json"), **rows(world.folder / out / "storycloze")}
     return {
         "log": world.log("twist/lm"),
-        "sampled": [c.units.tolist() for c in sampled],
-        "likeliest": [c.units.tolist() for c in likeliest],
+        "sampled": [c.tokens.units.tolist() for c in sampled],
+        "likeliest": [c.tokens.units.tolist() for c in likeliest],
         "pairs": pairs,
     }
 
@@ -196,13 +194,17 @@ def sutlm_run(world: World) -> dict[str, Any]:
     for logits in ("kept", "masked"):
         words = f"--pool-size 3 --min-words 1 --logits {logits} --cache @cache --device cpu --out @cra-{logits}"
         world.run(f"evaluate cra @speech/manifest.jsonl --model @sutlm/lm/last --tokenizer @tokenizer {words}")
-    lm = load_lm(world.folder / "sutlm" / "lm" / "last")
-    spoken = [JointExample(id=u.id, tokens=t, text=u.text) for u, t in TokenShards(world.folder / "tokens")][:2]
+    lm = spoken_lm.load_lm(world.folder / "sutlm" / "lm" / "last")
+    utterances = list(TokenShards(world.folder / "tokens"))[:2]
+    prompts = {
+        "speech": [[spoken_lm.Segment(tokens=tokens)] for _, tokens in utterances],
+        "text": [[spoken_lm.Segment(text=utterance.text)] for utterance, _ in utterances],
+    }
     generated = {}
     directions: list[tuple[Any, Any]] = [("speech", "speech"), ("text", "speech"), ("speech", "text"), ("text", "both")]
     for prompt, to in directions:
-        replies = sutlm.generate(lm, spoken, GenerationConfig(max_seconds=0.5), prompt=prompt, to=to)
-        generated[f"{prompt} to {to}"] = [reply.continuation.token_ids.tolist()[:64] for reply in replies]
+        replies = lm.continue_(prompts[prompt], GenerationConfig(max_seconds=0.5), to=to)
+        generated[f"{prompt} to {to}"] = [reply.token_ids.tolist()[:64] for reply in replies]
     return {
         "log": world.log("sutlm/lm"),
         "cra": {logits: world.scores(f"cra-{logits}/cra.json") for logits in ("kept", "masked")},

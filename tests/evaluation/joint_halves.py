@@ -11,6 +11,7 @@ from vocable.evaluation.half_models import HalfModel
 from vocable.evaluation.half_rows import JointHalfRows
 from vocable.evaluation.halves import CutUtterance, Half
 from vocable.lm.checkpoint import LMCard, LoadedLM
+from vocable.lm.spoken import open_lm
 from vocable.sequences.joint_layouts import UnitOnlyLayout
 from vocable.sequences.joint_vocabulary import joint_vocabulary
 from vocable.types import SpeechTokens
@@ -95,5 +96,5 @@ def random_joint_model(layout, positions=256):
         tokenizer_fingerprint="tiny",
         unit_seconds=(0.1,) * layout.vocabulary.codebook_size,
     )
-    loaded = LoadedLM(model, card, layout.text_tokenizer, layout.subwords)
+    loaded = open_lm(LoadedLM(model, card, layout.text_tokenizer, layout.subwords))
     return HalfModel(JointHalfRows(layout), model, loaded, None, {}, {"model": {"name": "random"}})

@@ -11,7 +11,7 @@ from evaluation.tiny_text_lm import save_tiny_text_lm
 from vocable.audio.io import write_audio
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.continuation import evaluate_continuation, random_units, stable_seed
-from vocable.evaluation.continuation_config import ANCHORS, ContinuationConfig, SpokenLM
+from vocable.evaluation.continuation_config import ANCHORS, ContinuationConfig
 from vocable.evaluation.continuation_prompts import choose_prompts, derangement
 from vocable.evaluation.continuation_report import render_continuation_page
 from vocable.evaluation.continuation_summary import continuation_notes, measure_transcripts, vert_score
@@ -19,9 +19,14 @@ from vocable.evaluation.judges import Judges
 from vocable.evaluation.metrics.mos import DistillMOS
 from vocable.evaluation.metrics.perplexity import text_nll
 from vocable.evaluation.results import load_result, save_result
-from vocable.evaluation.text_lm import load_text_lm
-from vocable.lm.generation import Continuation, GenerationConfig
-from vocable.types import Utterance
+from vocable.lm.checkpoint import LMCard, LoadedLM
+from vocable.lm.generation import GenerationConfig
+from vocable.lm.spoken import Reply, Segment
+from vocable.lm.text_lm import load_text_lm
+from vocable.lm.unit_lm import UnitLM
+from vocable.sequences.layouts import UnitsLayout
+from vocable.sequences.vocabulary import UnitVocabulary
+from vocable.types import SpeechTokens, Utterance
 
 SHORT = ContinuationConfig(
     prompt_seconds=0.2,
@@ -32,18 +37,25 @@ SHORT = ContinuationConfig(
 )
 
 
-class Parrot:
+class Parrot(UnitLM):
     """Continues with the first units of its prompt, turned by the seed; counts what it is asked."""
 
-    def __init__(self) -> None:
+    fingerprint = "lm-1"
+
+    def __init__(self, tokenizer) -> None:
+        vocabulary = UnitVocabulary(codebook_size=8)
+        layout = UnitsLayout(vocabulary=vocabulary).card()
+        card = LMCard(vocabulary=vocabulary, layout=layout, tokenizer_fingerprint="", unit_seconds=(0.02,) * 8)
+        super().__init__(LoadedLM(None, card), tokenizer=tokenizer, name="tiny")
         self.batches: list[int] = []
 
-    def __call__(self, prompts, config, seeds):
+    def continue_(self, prompts, config, *, seeds, **_):
         self.batches.append(len(prompts))
-        return [
-            Continuation(torch.cat([p.units[:4], torch.tensor([seed % 8])]).long(), 0.1, "eos")
-            for p, seed in zip(prompts, seeds, strict=True)
-        ]
+        return [self.reply(prompt[0].tokens, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+
+    def reply(self, prompt, seed):
+        units = torch.cat([prompt.units[:4], torch.tensor([seed % 8])]).long()
+        return Reply((Segment(tokens=SpeechTokens(codes=units[None])),), 0.1, "eos", units, units)
 
 
 class Buzzer:
@@ -59,14 +71,9 @@ class Buzzer:
 
 
 @pytest.fixture
-def parrot() -> Parrot:
-    return Parrot()
-
-
-@pytest.fixture
-def lm(tiny_tokenizer, parrot) -> SpokenLM:
+def lm(tiny_tokenizer) -> Parrot:
     tiny_tokenizer.synthesizer = Buzzer()
-    return SpokenLM(parrot, tiny_tokenizer, (0.02,) * 8, "lm-1", "tiny")
+    return Parrot(tiny_tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +104,13 @@ class CountingTranscriber:
         return [f"Well, {w.numel() // 160} and {w.numel() // 160}." for w in waveforms]
 
 
-def test_the_whole_way_and_the_way_again(lm, parrot, text_lm, quick_mos, make_utterances, tmp_path):
+def test_the_whole_way_and_the_way_again(lm, text_lm, quick_mos, make_utterances, tmp_path):
     utterances = make_utterances([None] * 5)
     judges, steps = Judges(CountingTranscriber()), Counter()
     outcome = evaluate_continuation(
         utterances, lm, judges, text_lm, tmp_path, SHORT, lambda step, count, total: steps.update({step: count})
     )
-    assert steps == {"Encoding prompts": 5, "Generating": 5, "Listening": 5} and parrot.batches == [2, 2, 1]
+    assert steps == {"Encoding prompts": 5, "Generating": 5, "Listening": 5} and lm.batches == [2, 2, 1]
     result = load_result(save_result(outcome.result, tmp_path))
     assert len(result.items) == 5 and set(result.conventions["anchors"]) == set(ANCHORS)
     item = result.items[0]
@@ -126,29 +133,30 @@ def test_the_whole_way_and_the_way_again(lm, parrot, text_lm, quick_mos, make_ut
     # the same again: nothing is generated or transcribed; other metrics are added to what was kept
     heard = judges.transcriber.num_heard
     more = evaluate_continuation(utterances, lm, judges._replace(mos=quick_mos), None, tmp_path, SHORT)
-    assert parrot.batches == [2, 2, 1] and judges.transcriber.num_heard == heard
+    assert lm.batches == [2, 2, 1] and judges.transcriber.num_heard == heard
     assert "genppl_geometric" not in more.result.scores and more.result.scores["mos"].num_items == 5
     assert [i["transcript"] for i in more.result.items] == [i["transcript"] for i in result.items]
     assert more.result.measurements["made_in_this_run"].get("continuations generated", 0) == 0
 
     # another language model: only its own continuations are made
-    other = evaluate_continuation(utterances, lm._replace(fingerprint="lm-2"), judges, None, tmp_path, SHORT)
-    assert parrot.batches == [2, 2, 1] * 2
+    lm.fingerprint = "lm-2"
+    other = evaluate_continuation(utterances, lm, judges, None, tmp_path, SHORT)
+    assert lm.batches == [2, 2, 1] * 2
     assert other.result.measurements["made_in_this_run"]["sounds transcribed"] == 0  # the parrot said the same
 
 
-def test_a_run_that_was_stopped_goes_on(lm, make_utterances, tmp_path, parrot):
+def test_a_run_that_was_stopped_goes_on(lm, make_utterances, tmp_path):
     class Stops(Parrot):
-        def __call__(self, prompts, config, seeds):
+        def continue_(self, prompts, config, **settings):
             if len(self.batches) == 1:
                 raise KeyboardInterrupt
-            return super().__call__(prompts, config, seeds)
+            return super().continue_(prompts, config, **settings)
 
     utterances, judges = make_utterances([None] * 5), Judges(CountingTranscriber())
     with pytest.raises(KeyboardInterrupt):
-        evaluate_continuation(utterances, lm._replace(generate=Stops()), judges, None, tmp_path, SHORT)
+        evaluate_continuation(utterances, Stops(lm.tokenizer), judges, None, tmp_path, SHORT)
     evaluate_continuation(utterances, lm, judges, None, tmp_path, SHORT)
-    assert parrot.batches == [2, 1]
+    assert lm.batches == [2, 1]
 
 
 def test_a_prompt_has_its_own_seed_whatever_else_is_continued(lm, make_utterances, tmp_path):
@@ -160,13 +168,12 @@ def test_a_prompt_has_its_own_seed_whatever_else_is_continued(lm, make_utterance
 
 
 def test_no_units_and_no_words_are_counted(lm, text_lm, make_utterances, tmp_path):
-    def silent(prompts, config, seeds):
-        return [Continuation(torch.empty(0, dtype=torch.long), 0.0, "eos") for _ in prompts]
+    class Silent(Parrot):
+        def reply(self, prompt, seed):
+            return Reply((), 0.0, "eos", prompt.units, prompt.units[:0])
 
     judges = Judges(CountingTranscriber())
-    outcome = evaluate_continuation(
-        make_utterances([None] * 3), lm._replace(generate=silent), judges, text_lm, tmp_path, SHORT
-    )
+    outcome = evaluate_continuation(make_utterances([None] * 3), Silent(lm.tokenizer), judges, text_lm, tmp_path, SHORT)
     result = load_result(save_result(outcome.result, tmp_path))
     assert result.scores["empty"].value == 1 and result.scores["seconds"].value == 0
     assert result.excluded["model: no word heard"] == 3

@@ -22,7 +22,7 @@ from vocable.evaluation.llm_judge import (
     sha256,
 )
 from vocable.evaluation.results import EvaluationResult
-from vocable.evaluation.text_lm import load_text_lm
+from vocable.lm.text_lm import load_text_lm
 
 KEY = "secret-key-123"
 

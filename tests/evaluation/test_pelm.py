@@ -20,10 +20,10 @@ from vocable.evaluation.halves import CutConfig, SpeechForm, cut_utterance
 from vocable.evaluation.pelm import PelmConfig, directions_of, evaluate_pelm, pelm_steps
 from vocable.evaluation.pelm_summary import measure
 from vocable.evaluation.results import load_result, save_result
-from vocable.evaluation.text_lm import load_text_lm
 from vocable.evaluation.units_to_text import JointUnitsToText, SpokenUnitsToText, load_joint_units_to_text
 from vocable.lm.checkpoint import LMCard
 from vocable.lm.generation import GenerationConfig
+from vocable.lm.text_lm import load_text_lm
 from vocable.sequences.joint_layouts import make_layout
 from vocable.sequences.joint_vocabulary import joint_vocabulary
 from vocable.sequences.layouts import UnitsLayout

@@ -10,7 +10,6 @@ from evaluation.tiny_text_lm import save_tiny_text_lm
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation import text_retention
 from vocable.evaluation.results import load_result, save_result
-from vocable.evaluation.text_lm import load_text_lm
 from vocable.evaluation.text_retention import (
     Question,
     choice_nlls,
@@ -20,6 +19,7 @@ from vocable.evaluation.text_retention import (
     read_plain_text,
     read_questions,
 )
+from vocable.lm.text_lm import load_text_lm
 
 DOCUMENTS = ["the cat sat on the mat", "and then he went on", "x"]
 QUESTIONS = [

@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from sequences.joint_examples import random_example, text_tokenizer
 from vocable.errors import AssetError, ConfigError, FingerprintError, OutputError
-from vocable.lm.checkpoint import LMCard, LoadedLM, load_lm, save_lm
+from vocable.lm.checkpoint import LMCard, LoadedLM, read_lm, save_lm
 from vocable.lm.packed import enable_packing
 from vocable.lm.shapes import shape_config
+from vocable.lm.spoken import Segment, open_lm
 from vocable.lm.surgery import cold_start, replace_vocabulary
 from vocable.sequences import UnitsLayout, UnitVocabulary
 from vocable.sequences.joint_layouts import make_layout
@@ -38,7 +39,7 @@ def test_round_trip_and_plain_loading(make_model, architecture, tmp_path):
     enable_packing(model)
     save_lm(model, tmp_path / "lm", CARD)
     ids = torch.randint(2, 32, (2, 7))
-    loaded = load_lm(tmp_path / "lm", tokenizer=SimpleNamespace(fingerprint="abc123"))
+    loaded = read_lm(tmp_path / "lm", tokenizer=SimpleNamespace(fingerprint="abc123"))
     assert loaded.card == CARD
     assert loaded.card.build_layout() == LAYOUT
     assert torch.equal(loaded.model(ids).logits, model(ids).logits)
@@ -51,25 +52,25 @@ def test_round_trip_and_plain_loading(make_model, architecture, tmp_path):
 def test_another_tokenizer_is_refused(make_model, tmp_path):
     save_lm(make_model("opt"), tmp_path / "lm", CARD)
     with pytest.raises(FingerprintError, match=r"(?s)abc123.*ffff99"):
-        load_lm(tmp_path / "lm", tokenizer=SimpleNamespace(fingerprint="ffff99"))
+        read_lm(tmp_path / "lm", tokenizer=SimpleNamespace(fingerprint="ffff99"))
 
 
 def test_dtype_on_loading(make_model, tmp_path):
     save_lm(make_model("opt"), tmp_path / "lm", CARD)
-    assert load_lm(tmp_path / "lm", dtype="bfloat16").model.dtype == torch.bfloat16
+    assert read_lm(tmp_path / "lm", dtype="bfloat16").model.dtype == torch.bfloat16
     with pytest.raises(ConfigError, match="dtype is 'bf16'; known: float32"):
-        load_lm(tmp_path / "lm", dtype="bf16")
+        read_lm(tmp_path / "lm", dtype="bf16")
 
 
 def test_missing_and_broken_cards(make_model, tmp_path):
     with pytest.raises(AssetError, match=r"vocable.json: missing"):
-        load_lm(tmp_path)
+        read_lm(tmp_path)
     (tmp_path / "vocable.json").write_text("{")
     with pytest.raises(AssetError, match="not a card of a Vocable language model"):
-        load_lm(tmp_path)
+        read_lm(tmp_path)
     (tmp_path / "vocable.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(AssetError, match="format 99, this version reads format 1"):
-        load_lm(tmp_path)
+        read_lm(tmp_path)
 
 
 def test_a_full_folder_is_not_overwritten(make_model, tmp_path):
@@ -79,7 +80,7 @@ def test_a_full_folder_is_not_overwritten(make_model, tmp_path):
         save_lm(make_model("opt"), tmp_path / "lm", CARD)
     assert (tmp_path / "lm" / "notes.txt").read_text() == "mine"
     save_lm(make_model("opt"), tmp_path / "lm", CARD, overwrite=True)
-    assert load_lm(tmp_path / "lm").card == CARD
+    assert read_lm(tmp_path / "lm").card == CARD
 
 
 def test_a_vocabulary_larger_than_the_table_is_refused(make_model, tmp_path):
@@ -99,13 +100,13 @@ def test_a_joint_model_keeps_its_text_tokenizer_and_subwords(tmp_path):
     card = LMCard(vocabulary=vocabulary, layout=layout.card(), tokenizer_fingerprint="abc123")
     model = cold_start(shape_config("tiny"), vocabulary)
     save_lm(model, tmp_path / "lm", card, text_tokenizer=tokenizer, subwords=subwords)
-    loaded = load_lm(tmp_path / "lm")
+    loaded = read_lm(tmp_path / "lm")
     assert loaded.card == card
-    bound = loaded.joint_layout()
+    bound = open_lm(loaded).layout
     tokens = SpeechTokens(codes=torch.tensor([[0, 1, 2, 0, 1]]))
     for part in (Part(text=" a cat"), Part(tokens=tokens)):
         ids = bound.ids_of(part)
         assert torch.equal(ids, layout.bind(tokenizer, subwords).ids_of(part))
     assert torch.equal(bound.revert(ids).tokens.codes, tokens.codes)
     with pytest.raises(ConfigError, match="reads units only"):
-        LoadedLM(model, CARD).joint_layout()
+        open_lm(LoadedLM(model, CARD)).prompt([Segment(text="a cat")])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vocable.errors import ConfigError
-from vocable.lm.checkpoint import LMCard, load_lm, save_lm
+from vocable.lm.checkpoint import LMCard, read_lm, save_lm
 from vocable.lm.frozen import JoinedEmbedding, has_new_rows, merge_new_rows, train_new_rows
 from vocable.lm.lora import LoraConfig, add_lora
 from vocable.lm.packed import enable_packing, packed_logits, token_losses
@@ -114,7 +114,7 @@ def test_training_merging_and_reloading(text_model, grow, name, tmp_path):
     assert (inputs[TEXT:] != outputs[TEXT:]).any(1).all()  # learnt apart, tied or not
 
     save_lm(merged, tmp_path / "lm", CARD)
-    loaded = load_lm(tmp_path / "lm").model
+    loaded = read_lm(tmp_path / "lm").model
     assert not loaded.config.tie_word_embeddings
     assert torch.equal(logits_of(loaded), logits_of(merged))
     _assert_kept(loaded, before)
@@ -187,7 +187,7 @@ def test_a_vocabulary_of_units_alone(text_model, name, tmp_path):
     assert losses[-1] < losses[0] - 0.1
     merged = merge_new_rows(model)
     save_lm(merged, tmp_path / "lm", CARD)
-    assert torch.equal(logits_of(load_lm(tmp_path / "lm").model), logits_of(model))
+    assert torch.equal(logits_of(read_lm(tmp_path / "lm").model), logits_of(model))
     for key, tensor in before.state_dict().items():
         if tensor.shape[:1] != (TEXT,):
             assert torch.equal(merged.state_dict()[key], tensor), key
@@ -205,7 +205,7 @@ def test_a_run_goes_on_after_a_stop(grow, name, tmp_path):
                 model, documents(), documents(count=2), SETTINGS, out, CARD, stop_at_step=stop, show=False
             )
         assert result.finished
-        runs[stops] = load_lm(result.last).model
+        runs[stops] = read_lm(result.last).model
         assert torch.equal(logits_of(runs[stops]), logits_of(merge_new_rows(model)))
         assert result.train_curve[-1]["loss"] < result.train_curve[0]["loss"] - 0.1
         _assert_kept(runs[stops], grow(name))

@@ -7,16 +7,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sequences.joint_examples import random_example, text_tokenizer
-from vocable.errors import ConfigError, ManifestError
+from vocable.errors import ConfigError
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.generation import GenerationConfig
-from vocable.lm.joint_generation import (
-    continue_examples,
-    generate_joint,
-    prompt_ids,
-    speakable,
-    speech_seconds,
-)
+from vocable.lm.joint_generation import generate_joint, speech_seconds
+from vocable.lm.spoken import Segment, open_lm
 from vocable.sequences.joint_layouts import JOINT_LAYOUTS, make_layout
 from vocable.sequences.joint_rows import JointExample
 from vocable.sequences.joint_vocabulary import joint_vocabulary
@@ -62,7 +57,15 @@ def card_of(layout, **settings):
 
 def loaded(model, name="cst", **settings):
     layout = make_layout(name, VOCABULARY, **settings)
-    return LoadedLM(model, card_of(layout), text_tokenizer())
+    return open_lm(LoadedLM(model, card_of(layout), text_tokenizer()))
+
+
+def segment(example, modality):
+    return Segment(text=example.text) if modality == "text" else Segment(tokens=example.tokens)
+
+
+def continue_examples(lm, examples, config, *, prompt, **settings):
+    return lm.continue_([[segment(example, prompt)] for example in examples], config, **settings)
 
 
 def prompts(*lengths):
@@ -219,28 +222,37 @@ U, T, U2T, T2U = range(VOCABULARY.text_size, VOCABULARY.text_size + 4)
     ],
 )
 def test_prompts_by_hand(layout, prompt, to, task, before, after):
-    bound = make_layout(layout, VOCABULARY, text_tokenizer=text_tokenizer())
+    lm = loaded(None, layout)
     content = [VOCABULARY.speech_offset + unit for unit in (4, 2, 7)]
     if prompt == "text":
         content = text_tokenizer().encode("The cat", add_special_tokens=False)
-    assert prompt_ids(bound, EXAMPLE, prompt=prompt, to=to, task=task).tolist() == before + content + after
+    assert lm.prompt([segment(EXAMPLE, prompt)], to=to, task=task).tolist() == before + content + after
 
 
 def test_a_layout_without_openers_opens_nothing():
-    bound = make_layout("ast", VOCABULARY, opener=False, text_tokenizer=text_tokenizer())
-    ids = prompt_ids(bound, EXAMPLE, prompt="speech", to="text")
+    lm = loaded(None, "ast", opener=False)
+    ids = lm.prompt([segment(EXAMPLE, "speech")], to="text")
     assert ids.tolist() == [VOCABULARY.speech_offset + unit for unit in (4, 2, 7)] + [U2T]
-    assert prompt_ids(bound, EXAMPLE, prompt="speech", to="text", task="transcribe")[0] == U
+    assert lm.prompt([segment(EXAMPLE, "speech")], to="text", task="transcribe")[0] == U
+
+
+def test_a_prompt_of_both_modalities_has_marks_between():
+    lm, spoken = loaded(None), Segment(tokens=EXAMPLE.tokens)
+    units = [VOCABULARY.speech_offset + unit for unit in (4, 2, 7)]
+    before, after = (text_tokenizer().encode(text, add_special_tokens=False) for text in ("The cat", " sat"))
+    ids = lm.prompt([Segment(text="The cat"), spoken, Segment(text=" sat ")], to="speech")
+    assert ids.tolist() == [T, *before, T2U, *units, U2T, *after, T2U]
 
 
 def test_prompts_that_make_no_sense_are_refused():
-    bound = make_layout("cst", VOCABULARY, text_tokenizer=text_tokenizer())
+    lm = loaded(None)
     with pytest.raises(ConfigError, match="'transcribe' goes from speech to text, but the prompt is text"):
-        prompt_ids(bound, EXAMPLE, prompt="text", to="text", task="transcribe")
-    with pytest.raises(ConfigError, match="The prompt 'e' is empty: there is nothing to speak"):
-        prompt_ids(bound, JointExample(id="e", text="  "), prompt="text", to="speech", task="speak")
-    with pytest.raises(ManifestError, match="'e' has no speech tokens"):
-        prompt_ids(bound, JointExample(id="e", text="a"), prompt="speech", to="text")
+        lm.prompt([segment(EXAMPLE, "text")], to="text", task="transcribe")
+    with pytest.raises(ConfigError, match="The prompt is empty: there is nothing to speak"):
+        lm.prompt([Segment(text="  ")], to="speech", task="speak")
+    for nothing in ({}, {"tokens": EXAMPLE.tokens, "text": "a"}):
+        with pytest.raises(ConfigError, match="either speech tokens or text"):
+            Segment(**nothing)
 
 
 @pytest.mark.parametrize("name", sorted(JOINT_LAYOUTS))
@@ -250,9 +262,9 @@ def test_prompts_start_the_rows_that_models_are_trained_on(name):
     bound = make_layout(name, VOCABULARY, text_tokenizer=text_tokenizer())
     row = bound.build_sequence(example)
     first = row.segments[0]
-    part = JointExample(id="p", tokens=first.tokens, text=first.text)
     other = {"speech": "text", "text": "speech"}[first.modality] if len(row.segments) > 1 else first.modality
-    ids = prompt_ids(bound, part, prompt=first.modality, to=other)
+    lm = open_lm(LoadedLM(None, card_of(bound), text_tokenizer()))
+    ids = lm.prompt([Segment(tokens=first.tokens, text=first.text)], to=other)
     assert ids.tolist() == row.token_ids[: len(ids)].tolist()
 
 
@@ -274,7 +286,7 @@ def test_rows_of_frames_last_as_long_as_frames():
     )
     with pytest.raises(ConfigError, match="no frame rate"):
         speech_seconds(layout, card_of(layout))
-    spoken = speakable(SpeechTokens(codes=torch.tensor([[5, 5, 5, 1]])), layout)
+    spoken = loaded(None, collapsed=False).speakable(SpeechTokens(codes=torch.tensor([[5, 5, 5, 1]])))
     assert (spoken.units.tolist(), spoken.durations.tolist()) == ([5, 1], [3, 1])
 
 
@@ -288,15 +300,14 @@ def test_examples_are_continued_in_the_modality_that_is_asked_for(model):
         for to in ("speech", "text", "both"):
             replies = continue_examples(lm, examples, config, prompt=prompt, to=to, max_text_tokens=12)
             for reply in replies:
-                kinds = {segment.modality for segment in reply.sequence.segments}
+                kinds = {segment.modality for segment in reply.segments}
                 assert kinds <= ({"speech", "text"} if to == "both" else {to})
-                assert not set(reply.continuation.token_ids.tolist()) & unwritten
-                heard = sum(0.02 * (unit + 1) for unit in reply.sequence.tokens.units.tolist())
-                assert reply.continuation.seconds == pytest.approx(heard, abs=1e-5)
-                bound = lm.joint_layout()
-                assert bound.revert(reply.prompt_ids).segments[0].modality == prompt
+                assert not set(reply.token_ids.tolist()) & unwritten
+                heard = sum(0.02 * (unit + 1) for unit in reply.tokens.units.tolist())
+                assert reply.seconds == pytest.approx(heard, abs=1e-5)
+                assert lm.revert(reply.prompt_ids).segments[0].modality == prompt
     seeded = [continue_examples(lm, examples[:1], config, prompt="text", to="text", seeds=[s])[0] for s in (1, 1, 2)]
-    assert seeded[0].sequence.text == seeded[1].sequence.text != seeded[2].sequence.text
+    assert seeded[0].text == seeded[1].text != seeded[2].text
 
 
 def test_silence_of_subwords_is_that_of_all_their_units(subwords):
@@ -307,11 +318,11 @@ def test_silence_of_subwords_is_that_of_all_their_units(subwords):
     )
     single = next(i for i in range(subwords.size) if subwords.decode(torch.tensor([i])).tolist() == [3])
     quiet = always(LlamaForCausalLM(config), vocabulary.speech_offset + single)
-    lm = LoadedLM(quiet, card_of(layout), text_tokenizer(), subwords)
+    lm = open_lm(LoadedLM(quiet, card_of(layout), text_tokenizer(), subwords))
     settings = GenerationConfig(temperature=0.0, guard="stop", max_silence_seconds=0.1, loop_repeats=None)
     (reply,) = continue_examples(lm, [EXAMPLE], settings, prompt="speech", to="speech")
     # unit 3 lasts 0.08 s: the guard acts once 0.1 s of silence is there
-    assert (reply.sequence.tokens.units.tolist(), reply.continuation.stopped) == ([3, 3], "silence")
+    assert (reply.tokens.units.tolist(), reply.stopped) == ([3, 3], "silence")
 
 
 def test_a_model_of_units_is_refused(make_model):
@@ -321,9 +332,7 @@ def test_a_model_of_units_is_refused(make_model):
     vocabulary = UnitVocabulary(codebook_size=30)
     card = LMCard(vocabulary=vocabulary, layout=UnitsLayout(vocabulary=vocabulary).card(), tokenizer_fingerprint="x")
     with pytest.raises(ConfigError, match="reads units only"):
-        continue_examples(
-            LoadedLM(make_model("llama_tied"), card), [EXAMPLE], GenerationConfig(), prompt="text", to="text"
-        )
+        open_lm(LoadedLM(make_model("llama_tied"), card)).continue_([[Segment(text="a")]], GenerationConfig())
 
 
 def test_a_model_that_learnt_pairs_transcribes_and_speaks_them():
@@ -348,15 +357,15 @@ def test_a_model_that_learnt_pairs_transcribes_and_speaks_them():
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    lm = LoadedLM(model.eval(), card_of(layout), text_tokenizer())
+    lm = open_lm(LoadedLM(model.eval(), card_of(layout), text_tokenizer()))
     greedy = GenerationConfig(temperature=0.0)
     examples = list(pairs.values())
     written = continue_examples(lm, examples, greedy, prompt="speech", to="text", task="transcribe")
-    assert [reply.sequence.text for reply in written] == list(pairs)
+    assert [reply.text for reply in written] == list(pairs)
     spoken = continue_examples(lm, examples, greedy, prompt="text", to="speech", task="speak")
     for reply, example in zip(spoken, examples):
-        assert reply.sequence.tokens.units.tolist() == example.tokens.units.tolist()
-    assert {reply.continuation.stopped for reply in (*written, *spoken)} == {"eos"}
+        assert reply.tokens.units.tolist() == example.tokens.units.tolist()
+    assert {reply.stopped for reply in (*written, *spoken)} == {"eos"}
     starts = [JointExample(id="s", text=sentence.split()[0]) for sentence in pairs]
     continued = continue_examples(lm, starts, greedy, prompt="text", to="text")
-    assert sum(start.text + reply.sequence.text in pairs for start, reply in zip(starts, continued)) >= 5
+    assert sum(start.text + reply.text in pairs for start, reply in zip(starts, continued)) >= 5

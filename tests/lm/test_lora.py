@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vocable.errors import ConfigError, MissingDependencyError
-from vocable.lm.checkpoint import LMCard, load_lm, save_lm
+from vocable.lm.checkpoint import LMCard, read_lm, save_lm
 from vocable.lm.lora import LoraConfig, add_lora, has_lora, merge_lora
 from vocable.lm.packed import enable_packing, packed_logits, token_losses
 from vocable.lm.surgery import append_vocabulary
@@ -88,7 +88,7 @@ def test_growing_training_merging_and_reloading(grow, name, tmp_path):
     vocabulary = UnitVocabulary(codebook_size=GROWN - TEXT - 1, unit_offset=TEXT + 1, bos_eos_id=TEXT, pad_id=0)
     card = LMCard(vocabulary=vocabulary, layout={"name": "units"}, tokenizer_fingerprint="x")
     save_lm(merged, tmp_path / "lm", card)
-    torch.testing.assert_close(logits_of(load_lm(tmp_path / "lm").model), logits_of(merged), atol=0.0, rtol=0.0)
+    torch.testing.assert_close(logits_of(read_lm(tmp_path / "lm").model), logits_of(merged), atol=0.0, rtol=0.0)
     assert not list((tmp_path / "lm").glob("adapter*"))
 
 

@@ -7,7 +7,7 @@ import pytest
 from tiny import save_tiny_encoder, save_tiny_lm, write_speech
 from vocable.cli import main
 from vocable.config import load_config, system_of
-from vocable.lm.checkpoint import load_lm
+from vocable.lm.checkpoint import read_lm
 from vocable.systems.last import LastConfig, LastTokenizer
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import load_tokenizer
@@ -56,7 +56,7 @@ def test_recipe_runs_two_steps(recipe: Path, tmp_path: Path, make_speechlike, ca
     reader = ["train", str(RECIPES[0].parents[1] / "twist" / "cpu.yaml"), "--tokens", str(shards), "--out"]
     reader += [str(tmp_path / "reader"), "--tokenizer", str(tmp_path / "run" / "tokenizer"), "training.max_steps=1"]
     assert main([*reader, f"lm.text_model={text_model}", "valid_share=0.3"]) == 0, capsys.readouterr().err
-    card = load_lm(tmp_path / "reader" / "lm" / "last").card
+    card = read_lm(tmp_path / "reader" / "lm" / "last").card
     assert (card.vocabulary.codebook_size, card.tokenizer_fingerprint) == (8, tokenizer.fingerprint)
     capsys.readouterr()
     assert main(command) == 0  # the same command again finds all of it done

@@ -7,7 +7,7 @@ import pytest
 from tiny import save_tiny_encoder, save_tiny_lm, write_speech
 from vocable.cli import main
 from vocable.config import load_config
-from vocable.lm.checkpoint import load_lm
+from vocable.lm.checkpoint import read_lm
 from vocable.systems.twist import TwistConfig
 from vocable.training.logs import read_metrics
 
@@ -39,7 +39,7 @@ def test_recipe_runs_two_steps(recipe: Path, tmp_path: Path, make_speechlike, ca
     assert main(command) == 0, capsys.readouterr().err
     lines = read_metrics(tmp_path / "run" / "lm")
     assert [line["step"] for line in lines if line["split"] == "train"] == [1, 2]
-    model, card, *_ = load_lm(tmp_path / "run" / "lm" / "last")
+    model, card, *_ = read_lm(tmp_path / "run" / "lm" / "last")
     assert card.vocabulary.codebook_size == 8
     assert model.get_input_embeddings().weight.shape[0] == 10
     assert main(command) == 0  # the same command again finds all of it done

@@ -7,7 +7,7 @@ import pytest
 from tiny import save_tiny_encoder, save_tiny_lm, write_speech
 from vocable.cli import main
 from vocable.config import load_config, system_of
-from vocable.lm.checkpoint import load_lm
+from vocable.lm.spoken import load_lm
 from vocable.sequences.text_tokenizers import fit_text_tokenizer
 from vocable.systems.sutlm import SutlmConfig
 from vocable.training.logs import read_metrics
@@ -54,6 +54,6 @@ def test_recipe_runs_two_steps(recipe: Path, tmp_path: Path, make_speechlike, ca
     lm = load_lm(tmp_path / "run" / "lm" / "last")
     assert lm.card.vocabulary.codebook_size == 8
     assert set(lm.card.training["sources"]) == set(config.sources)
-    assert lm.joint_layout().text_tokenizer is not None
+    assert lm.modalities == ("speech", "text") and lm.text_tokenizer is not None
     assert main(command) == 0  # the same command again finds all of it done
     assert read_metrics(tmp_path / "run" / "lm") == lines

@@ -13,9 +13,9 @@ from vocable.audio.manifest import read_manifest
 from vocable.cli import main
 from vocable.errors import ConfigError, FingerprintError, ManifestError
 from vocable.features import EncoderConfig
-from vocable.lm.checkpoint import load_lm
 from vocable.lm.generation import GenerationConfig
 from vocable.lm.lora import LoraConfig
+from vocable.lm.spoken import Segment, load_lm
 from vocable.lm.surgery import UnitLMConfig
 from vocable.sequences.joint_layouts import AlternatingLayout
 from vocable.sequences.joint_rows import JointExample
@@ -118,11 +118,12 @@ def test_train_then_use(speech, tmp_path, subwords):
     assert trained == set(TEXTS)
     example = sutlm.build_examples(shards)[0]
     sampling = GenerationConfig(max_seconds=0.5)
-    spoken, again = (sutlm.generate(lm, [example], sampling, prompt="text", to="speech") for _ in range(2))
-    assert torch.equal(spoken[0].continuation.token_ids, again[0].continuation.token_ids)
-    assert all(segment.modality == "speech" for segment in spoken[0].sequence.segments)
-    (written,) = sutlm.generate(lm, [example], sampling, prompt="speech", to="text", task="transcribe")
-    assert all(segment.modality == "text" for segment in written.sequence.segments)
+    written = [Segment(text=example.text)]
+    spoken, again = (lm.continue_([written], sampling, to="speech") for _ in range(2))
+    assert torch.equal(spoken[0].token_ids, again[0].token_ids)
+    assert all(segment.modality == "speech" for segment in spoken[0].segments)
+    (transcript,) = lm.continue_([[Segment(tokens=example.tokens)]], sampling, to="text", task="transcribe")
+    assert all(segment.modality == "text" for segment in transcript.segments)
     before = read_metrics(tmp_path / "run" / "lm")
     sutlm.train(config, shards, tmp_path / "run", tokenizer=tokenizer, texts=["more text"], report=said.append)
     assert read_metrics(tmp_path / "run" / "lm") == before  # a finished run is left as it is

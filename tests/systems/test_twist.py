@@ -12,8 +12,9 @@ from vocable.cli import main
 from vocable.config import load_config
 from vocable.errors import ConfigError, FingerprintError, OutputError
 from vocable.features import EncoderConfig, load_encoder
-from vocable.lm.checkpoint import load_lm
-from vocable.lm.generation import Continuation, GenerationConfig
+from vocable.lm.checkpoint import LoadedLM
+from vocable.lm.generation import GenerationConfig
+from vocable.lm.spoken import Segment, load_lm, open_lm
 from vocable.lm.surgery import UnitLMConfig
 from vocable.systems import twist
 from vocable.systems.from_speech import tokenize_manifest
@@ -87,9 +88,9 @@ def test_train_then_generate(tokenized, config, tmp_path):
     assert lm.card.unit_seconds[unit] == pytest.approx(sum(found) / len(found) / tokenizer.frame_rate, abs=1e-4)
     prompts = [tokens for _, tokens in list(shards)[:2]]
     settings = GenerationConfig(min_seconds=0.5, max_seconds=1.0, temperature=1.0)
-    first, again = (twist.generate(lm, prompts, settings) for _ in range(2))
+    first, again = (lm.continue_([[Segment(tokens=one)] for one in prompts], settings) for _ in range(2))
     assert all(c.seconds >= 0.5 for c in first)
-    assert [c.units.tolist() for c in first] == [c.units.tolist() for c in again]
+    assert [c.tokens.units.tolist() for c in first] == [c.tokens.units.tolist() for c in again]
 
 
 def test_a_frozen_network_learns_units(tokenized, config, tmp_path):
@@ -147,16 +148,16 @@ def test_marks_of_the_manifest_decide_what_is_trained_on(tokenized, config, tmp_
         assert losses[0] == losses[1] and losses[0]
 
 
-def test_a_continuation_behind_its_prompt_keeps_the_prompts_durations(tokenized, config, tmp_path):
+def test_a_continuation_after_its_prompt_keeps_the_prompts_durations(tokenized, config, tmp_path):
     tokenizer, shards, _ = tokenized
     card = twist.build_card(config, twist.build_layout(6), shards)
-    new = Continuation(units=torch.tensor([3, 1]), seconds=0.2, stopped="eos")
-    both = twist.spoken(runs([4, 2], [3, 4]), new, card)
+    lm = open_lm(LoadedLM(None, card))
+    both = lm.join(runs([4, 2], [3, 4]), SpeechTokens(codes=torch.tensor([[3, 1]])))
     assert both.units.tolist() == [4, 2, 3, 1]
     assert both.durations[:2].tolist() == [3, 4]
     expected = [max(1, round(card.unit_seconds[unit] * tokenizer.frame_rate)) for unit in (3, 1)]
     assert both.durations[2:].tolist() == expected
-    assert twist.spoken(runs([4], [1]), new, card, include_prompt=False).durations is None
+    assert lm.speakable(runs([4], [1])).durations is None  # the vocoder predicts them
 
 
 def published_checkpoint(folder: Path, **settings) -> Path:
@@ -183,8 +184,8 @@ def test_published_checkpoint_is_read_with_its_offset(tokenized, tmp_path):
     assert lm.card.vocabulary.unit_offset == 4
     layout = lm.card.build_layout()
     assert layout.build(runs([5, 0], [1, 1])).tolist() == [9, 4]  # no symbols around
-    (continuation,) = twist.generate(lm, [next(iter(shards))[1]], GenerationConfig(max_seconds=0.5))
-    assert set(continuation.units.tolist()) <= set(range(6))
+    (continuation,) = lm.continue_([[Segment(tokens=next(iter(shards))[1])]], GenerationConfig(max_seconds=0.5))
+    assert set(continuation.tokens.units.tolist()) <= set(range(6))
 
 
 def test_checkpoints_that_are_not_twist_or_too_small_are_refused(tokenized, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sequences.joint_examples import random_example, text_tokenizer
-from vocable.lm.checkpoint import LMCard, load_lm
+from vocable.lm.checkpoint import LMCard, read_lm
 from vocable.lm.shapes import shape_config
 from vocable.lm.surgery import cold_start
 from vocable.sequences.joint_layouts import make_layout
@@ -54,7 +54,7 @@ def run(out, stop=None, unpredicted=None, dropout=0.1):
 def test_losses_by_modality_and_source_are_those_of_the_documents(tmp_path):
     result = run(tmp_path / "run", dropout=0.0)
     line = result.valid_curve[-1]
-    model = load_lm(result.last).model
+    model = read_lm(result.last).model
     sums, sources = {}, {}
     for source, documents in validation().items():
         for document in documents:
@@ -82,7 +82,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     parts = run(tmp_path / "parts")
     assert [line["step"] for line in parts.train_curve] == list(range(1, 7))
     for name in ("last", "best"):
-        a, b = (load_lm(getattr(result, name)).model.state_dict() for result in (whole, parts))
+        a, b = (read_lm(getattr(result, name)).model.state_dict() for result in (whole, parts))
         assert all(torch.equal(a[key], b[key]) for key in a)
     kept = ("loss", "speech_loss", "text_loss", "symbols_loss")
     curves = [[[line[name] for name in kept] for line in result.train_curve] for result in (whole, parts)]

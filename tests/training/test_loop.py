@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from training.conftest import CONFIG, curve
 from vocable.errors import ConfigError, NumericsError, OutputError
-from vocable.lm.checkpoint import load_lm
+from vocable.lm.checkpoint import read_lm
 from vocable.lm.packed import enable_packing, token_losses
 from vocable.lm.scoring import document_nll
 from vocable.sequences import concatenate
@@ -34,7 +34,7 @@ def test_the_loss_falls_and_the_best_model_is_kept(run, make_documents):
     assert curve(result.valid_curve) == [(20,), (40,), (60,)]
     line = result.valid_curve[-1]
     # the logged numbers against scoring of the saved model; rows are packed otherwise, hence the tolerance of rounding
-    model = load_lm(result.best).model
+    model = read_lm(result.best).model
     scores = document_nll(model, [piece for d in make_documents(6, seed=1) for piece in _pieces(d)], "none")
     assert min(losses) == pytest.approx(float(scores.nll.sum() / scores.num_tokens.sum()), rel=1e-5)
     assert line["nll_per_second"] == pytest.approx(line["nll_per_token"] * int(scores.num_tokens.sum()) / 5.0)
@@ -56,7 +56,7 @@ def test_stopping_and_going_on_changes_nothing(run):
     assert curve(parts.train_curve, *names) == curve(whole.train_curve, *names)
     assert curve(parts.valid_curve, "loss") == curve(whole.valid_curve, "loss")
     for name in ("best", "last"):
-        a, b = (load_lm(getattr(result, name)).model.state_dict() for result in (whole, parts))
+        a, b = (read_lm(getattr(result, name)).model.state_dict() for result in (whole, parts))
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -157,7 +157,7 @@ def test_entries_of_a_codebook_do_not_decay():
 def test_bf16_trains_float32_weights(run):
     result = run("run", dataclasses.replace(CONFIG, max_steps=4, precision="bf16"))
     exact = run("exact", dataclasses.replace(CONFIG, max_steps=4))
-    assert load_lm(result.last).model.dtype == torch.float32
+    assert read_lm(result.last).model.dtype == torch.float32
     for a, b in zip(result.train_curve, exact.train_curve):
         assert a["loss"] != b["loss"]
         assert a["loss"] == pytest.approx(b["loss"], rel=0.02)  # bf16 keeps 8 bits

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from vocable.evaluation.continuation_config import Generate
-    from vocable.lm.checkpoint import LoadedLM
-    from vocable.lm.generation import Continuation, GenerationConfig
-    from vocable.types import SpeechTokens
+from typing import Any, Literal
 
 
 def evaluate_continuation_command(
@@ -80,8 +73,8 @@ def evaluate_continuation_command(
     from vocable.evaluation.continuation_report import write_continuation_page
     from vocable.evaluation.judges import load_judges
     from vocable.evaluation.results import check_output, save_result
-    from vocable.evaluation.text_lm import load_text_lm
     from vocable.lm.generation import GenerationConfig
+    from vocable.lm.text_lm import load_text_lm
     from vocable.progress import progress_steps
     from vocable.training.logs import quiet_transformers
 
@@ -157,7 +150,7 @@ def evaluate_judge_command(
     from vocable.evaluation.judge_endpoint import EndpointConfig
     from vocable.evaluation.llm_judge import LOCAL_QUESTION, QUESTION, EndpointJudge, LocalJudge, evaluate_judge
     from vocable.evaluation.results import check_output, load_result, save_result
-    from vocable.evaluation.text_lm import load_text_lm
+    from vocable.lm.text_lm import load_text_lm
     from vocable.progress import progress
     from vocable.training.logs import quiet_transformers
 
@@ -225,8 +218,8 @@ def evaluate_retention_command(
     from vocable.cli.showing import print_scores
     from vocable.devices import best_device
     from vocable.evaluation.results import check_output, save_result
-    from vocable.evaluation.text_lm import load_text_lm
     from vocable.evaluation.text_retention import evaluate_retention, read_plain_text, read_questions
+    from vocable.lm.text_lm import load_text_lm
     from vocable.progress import progress
     from vocable.training.logs import quiet_transformers
 
@@ -249,55 +242,20 @@ def evaluate_retention_command(
 
 def _model_of_run(name: str) -> str:
     """The folder of the model where `name` is that of a run; any other name as it is."""
-    from vocable.evaluation.trained_lms import find_lm
+    from vocable.lm.spoken import find_lm
 
     folder = Path(name)
     return str(find_lm(folder)) if folder.is_dir() and not (folder / "config.json").is_file() else name
 
 
 def _load_spoken_lm(model: Path, tokenizer: Path | None, vocoder: Path | None, device: str) -> Any:
-    """The language model with its tokenizer and a vocoder, after their fingerprints were compared."""
-    from vocable.errors import ConfigError
-    from vocable.evaluation.continuation_config import SpokenLM
-    from vocable.evaluation.trained_lms import find_lm, load_tokenizer_of
-    from vocable.lm.checkpoint import load_lm, read_card
+    """The language model, with a vocoder for its tokens."""
+    from vocable.lm.spoken import load_lm
     from vocable.synthesis.opening import load_synthesizer
-    from vocable.tokens.fingerprint import tensor_sha256
 
-    folder = find_lm(model)
-    units: Any = load_tokenizer_of(folder, read_card(folder), tokenizer, device)
-    loaded = load_lm(folder, device=device)
-    if loaded.card.unit_seconds is None:
-        raise ConfigError(f"{folder}: its card has no unit durations, so lengths in seconds cannot be kept.")
-    units.synthesizer = load_synthesizer(vocoder, units, device)
-    return SpokenLM(
-        generate=_continue_speech_with(loaded),
-        tokenizer=units,
-        unit_seconds=loaded.card.unit_seconds,
-        fingerprint=tensor_sha256(loaded.model.state_dict())[:16],
-        name=str(model),
-    )
-
-
-def _continue_speech_with(lm: LoadedLM) -> Generate:
-    """How a model of units, or of speech and text, continues speech with speech."""
-    import functools
-
-    from vocable.lm.generation import Continuation
-    from vocable.lm.joint_generation import continue_examples
-    from vocable.sequences.joint_rows import JointExample
-    from vocable.sequences.vocabulary import UnitVocabulary
-    from vocable.systems import twist
-
-    if isinstance(lm.card.vocabulary, UnitVocabulary):
-        return functools.partial(twist.generate, lm)
-
-    def speak_on(prompts: Sequence[SpeechTokens], config: GenerationConfig, seeds: Sequence[int]) -> list[Continuation]:
-        examples = [JointExample(tokens=prompt) for prompt in prompts]
-        replies = continue_examples(lm, examples, config, prompt="speech", to="speech", seeds=seeds)
-        return [Continuation(r.sequence.tokens.units, r.continuation.seconds, r.continuation.stopped) for r in replies]
-
-    return speak_on
+    lm = load_lm(model, tokenizer=tokenizer, device=device)
+    lm.tokenizer.synthesizer = load_synthesizer(vocoder, lm.tokenizer, device)
+    return lm
 
 
 def _print_beside_anchors(result: Any) -> None:

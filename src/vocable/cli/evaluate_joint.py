@@ -177,8 +177,8 @@ def evaluate_pelm_command(
     from vocable.evaluation.halves import CutConfig
     from vocable.evaluation.pelm import PelmConfig, directions_of, evaluate_pelm, pelm_steps
     from vocable.evaluation.results import check_output, save_result
-    from vocable.evaluation.text_lm import load_text_lm
     from vocable.lm.generation import GenerationConfig
+    from vocable.lm.text_lm import load_text_lm
     from vocable.progress import progress_bars
     from vocable.training.logs import quiet_transformers
 

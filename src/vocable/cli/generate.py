@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from vocable.lm.checkpoint import LoadedLM
-    from vocable.lm.generation import GenerationConfig
-    from vocable.lm.joint_generation import JointReply
+    from vocable.lm.spoken import Reply, SpokenLM
     from vocable.types import SpeechTokens
 
 
@@ -70,9 +68,8 @@ def generate(
     from vocable.devices import best_device
     from vocable.errors import ConfigError
     from vocable.lm.generation import GenerationConfig
-    from vocable.lm.joint_generation import continue_examples
-    from vocable.sequences.joint_rows import JointExample
-    from vocable.sequences.vocabulary import UnitVocabulary
+    from vocable.lm.spoken import Segment, load_lm
+    from vocable.synthesis.opening import load_synthesizer
     from vocable.training.logs import quiet_transformers
 
     if (audio is None) == (text is None):
@@ -81,30 +78,23 @@ def generate(
     config = load_config(GenerationConfig, None, (*likeliest, *overrides))
     target = to or _default_target(task, text)
     quiet_transformers()
-    only_speech = text is None and target == "speech" and task == "continue"
-    lm, units = _load(model, tokenizer, vocoder, best_device(device), audio is not None, target != "text", only_speech)
-    prompt = None
-    if audio is not None:
+    device = best_device(device)
+    lm = load_lm(model, tokenizer=tokenizer, device=device)
+    if audio is None:
+        prompt = Segment(text=text)
+    else:
         length = None if task == "transcribe" or prompt_seconds is None else prompt_seconds
         if length is not None and length >= audio_info(audio).duration:
             length = None
-        (prompt,) = units.encode([read_audio(audio, units.sample_rate, duration=length).waveform])
-    speaker = _Speaker(units, out, voice, num_samples)
-    if isinstance(lm.card.vocabulary, UnitVocabulary):
-        assert prompt is not None
-        _continue_units(lm, prompt, config, speaker, include_prompt)
-        return
-    replies = continue_examples(
-        lm,
-        [JointExample(id=str(audio or "text"), tokens=prompt, text=text)] * num_samples,
-        config,
-        prompt="speech" if text is None else "text",
-        to=target,
-        task=task,
-        max_text_tokens=max_text_tokens,
-    )
+        waveform = read_audio(audio, lm.tokenizer.sample_rate, duration=length).waveform
+        prompt = Segment(tokens=lm.tokenizer.encode([waveform])[0])
+    replies = lm.continue_([[prompt]] * num_samples, config, to=target, task=task, max_text_tokens=max_text_tokens)
+    if target != "text":
+        lm.tokenizer.synthesizer = load_synthesizer(vocoder, lm.tokenizer, device)
+    repeats_prompt = include_prompt and text is None and target == "speech" and task == "continue"
+    writer = _Writer(lm, out, voice, num_samples, prompt.tokens if repeats_prompt else None)
     for index, reply in enumerate(replies):
-        _write_reply(lm, reply, index, speaker, prompt if include_prompt and only_speech else None)
+        writer.write(reply, index)
 
 
 def _default_target(task: str, text: str | None) -> Literal["speech", "text"]:
@@ -113,112 +103,51 @@ def _default_target(task: str, text: str | None) -> Literal["speech", "text"]:
     return "text" if task == "transcribe" else "speech"
 
 
-def _load(
-    model: Path,
-    tokenizer: Path | None,
-    vocoder: Path | None,
-    device: str,
-    listens: bool,
-    speaks: bool,
-    only_speech: bool,
-) -> tuple[LoadedLM, Any]:
-    """The language model, and its tokenizer with a vocoder as far as they are needed, fingerprints compared."""
-    from vocable.evaluation.trained_lms import find_lm, load_tokenizer_of
-    from vocable.lm.checkpoint import load_lm, read_card
-    from vocable.synthesis.opening import load_synthesizer
+class _Writer(NamedTuple):
+    """Writes replies as files, and says what is in them."""
 
-    folder = find_lm(model)
-    units: Any = None
-    if listens or speaks:
-        units = load_tokenizer_of(folder, read_card(folder), tokenizer, device)
-    lm = load_lm(folder, device=device)
-    if not only_speech:
-        lm.joint_layout()  # says what is missing where a model reads units only
-    if speaks:
-        units.synthesizer = load_synthesizer(vocoder, units, device)
-    return lm, units
-
-
-class _Speaker(NamedTuple):
-    """Turns units into files."""
-
-    units: Any
-    """The tokenizer, with its vocoder."""
+    lm: SpokenLM
     out: Path
     voice: str | None
     num_samples: int
+    spoken_prompt: SpeechTokens | None
+    """Put before new speech."""
 
-    def path(self, index: int, segment: int | None = None, suffix: str | None = None) -> Path:
+    def write(self, reply: Reply, index: int) -> None:
+        """Write the segments of a reply; print its text, and the row as a table where it is mixed."""
+        import torch
+
+        from vocable.cli.showing import print_sequence
+
+        why = f"stopped: {reply.stopped}"
+        speech = [segment.tokens for segment in reply.segments if segment.tokens is not None]
+        for place, tokens in enumerate(speech):
+            path = self._path(index, place if len(speech) > 1 else None)
+            self._speak(tokens if self.spoken_prompt is None else self.lm.join(self.spoken_prompt, tokens), path)
+            length = f"{reply.seconds:.1f} s of new speech, " if len(speech) == 1 else ""
+            print(f"{path}: {length}{tokens.num_frames} units ({why})")
+        if reply.text:
+            path = self._path(index, suffix=".txt")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(reply.text.strip() + "\n", encoding="utf-8")
+            print(f"{path}: {reply.text.strip()} ({why})")
+        if not reply.segments:
+            print(f"The model ended at once; nothing was generated ({why}).")
+        if len(reply.segments) > 1:
+            whole = self.lm.revert(torch.cat([reply.prompt_ids, reply.token_ids]))
+            print_sequence(whole, self.lm.card.vocabulary, None, "prompt and continuation")
+
+    def _path(self, index: int, segment: int | None = None, suffix: str | None = None) -> Path:
         """The file of a sample, and of one of its segments."""
         numbers = [] if self.num_samples == 1 else [str(index + 1)]
         numbers += [] if segment is None else [f"segment{segment + 1}"]
         return self.out.with_name("-".join([self.out.stem, *numbers]) + (suffix or self.out.suffix))
 
-    def write(self, tokens: SpeechTokens, path: Path) -> None:
-        """Write speech."""
+    def _speak(self, tokens: SpeechTokens, path: Path) -> None:
         from vocable.audio.io import write_audio
 
-        (speech,) = self.units.decode([tokens], voice=self.voice)
-        write_audio(path, speech.cpu(), self.units.decode_rate)
-
-
-def _continue_units(
-    lm: LoadedLM, prompt: SpeechTokens, config: GenerationConfig, speaker: _Speaker, include_prompt: bool
-) -> None:
-    """Continue speech with a model of units."""
-    from vocable.systems import twist
-
-    for index, continuation in enumerate(twist.generate(lm, [prompt] * speaker.num_samples, config)):
-        path = speaker.path(index)
-        speaker.write(twist.spoken(prompt, continuation, lm.card, include_prompt), path)
-        count, why = len(continuation.units), continuation.stopped
-        print(f"{path}: {continuation.seconds:.1f} s of new speech, {count} units (stopped: {why})")
-
-
-def _write_reply(
-    lm: LoadedLM, reply: JointReply, index: int, speaker: _Speaker, spoken_prompt: SpeechTokens | None
-) -> None:
-    """Write the segments of a continuation as files; print its text, and the row as a table where it is mixed."""
-    import torch
-
-    from vocable.cli.showing import print_sequence
-    from vocable.lm.joint_generation import speakable
-
-    layout, (ids, continuation, sequence) = lm.joint_layout(), reply
-    why = f"stopped: {continuation.stopped}"
-    speech = [segment.tokens for segment in sequence.segments if segment.tokens is not None]
-    for place, tokens in enumerate(speech):
-        path = speaker.path(index, place if len(speech) > 1 else None)
-        ready = speakable(tokens, layout)
-        speaker.write(ready if spoken_prompt is None else _behind(spoken_prompt, ready, reply, lm), path)
-        length = f"{continuation.seconds:.1f} s of new speech, " if len(speech) == 1 else ""
-        print(f"{path}: {length}{tokens.codes.shape[1]} units ({why})")
-    if sequence.text:
-        path = speaker.path(index, suffix=".txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(sequence.text.strip() + "\n", encoding="utf-8")
-        print(f"{path}: {sequence.text.strip()} ({why})")
-    if not sequence.segments:
-        print(f"The model ended at once; nothing was generated ({why}).")
-    if len(sequence.segments) > 1:
-        whole = layout.revert(torch.cat([ids, continuation.token_ids]))
-        print_sequence(whole, layout.vocabulary, None, "prompt and continuation")
-
-
-def _behind(prompt: SpeechTokens, new: SpeechTokens, reply: JointReply, lm: LoadedLM) -> SpeechTokens:
-    """New speech behind its prompt: in rows of runs each unit with its mean duration, in rows of frames as they are."""
-    import torch
-
-    from vocable.lm.generation import Continuation
-    from vocable.systems import twist
-    from vocable.types import SpeechTokens
-
-    if new.durations is None:
-        made = reply.continuation
-        return twist.spoken(prompt, Continuation(new.units, made.seconds, made.stopped), lm.card)
-    old = torch.ones_like(prompt.units) if prompt.durations is None else prompt.durations
-    codes = torch.cat([prompt.codes, new.codes.to(prompt.codes.dtype)], dim=1)
-    return SpeechTokens(codes=codes, durations=torch.cat([old, new.durations.to(old.dtype)]))
+        (speech,) = self.lm.tokenizer.decode([tokens], voice=self.voice)
+        write_audio(path, speech.cpu(), self.lm.tokenizer.decode_rate)
 
 
 COMMANDS = {"generate": generate}

@@ -32,7 +32,7 @@ from torch import Tensor
 from vocable.assets.weights import weights_key
 from vocable.audio.io import encode_audio, read_utterance, resample
 from vocable.errors import ConfigError
-from vocable.evaluation.continuation_config import ContinuationConfig, SpokenLM
+from vocable.evaluation.continuation_config import ContinuationConfig
 from vocable.evaluation.continuation_prompts import Prompt, choose_prompts, derangement, read_prompts
 from vocable.evaluation.continuation_summary import (
     TEXT_CONVENTIONS,
@@ -46,8 +46,9 @@ from vocable.evaluation.judges import JUDGE_RATE, Judges, check_judge, encoder_n
 from vocable.evaluation.keyed_store import KeyedStore
 from vocable.evaluation.results import EvaluationResult
 from vocable.evaluation.resynthesis import vocoder_fingerprint
-from vocable.evaluation.text_lm import TextLM
 from vocable.lm.generation import Continuation
+from vocable.lm.spoken import Segment, SpokenLM
+from vocable.lm.text_lm import TextLM
 from vocable.tokens.fingerprint import fingerprint
 from vocable.types import SpeechTokens
 
@@ -84,6 +85,8 @@ class _Run:
     """What the steps share."""
 
     lm: SpokenLM
+    lm_fingerprint: str
+    """Names its weights: kept units belong to them."""
     judges: Judges
     config: ContinuationConfig
     units: KeyedStore
@@ -107,7 +110,7 @@ def evaluate_continuation(
 
     Args:
         utterances: of a manifest; `config` says how many of them.
-        lm: the model with tokenizer and vocoder.
+        lm: the model; its tokenizer has a vocoder.
         judges: the recogniser and, optionally, a predictor of opinion scores.
         text_lm: scores transcripts; None leaves perplexities out.
         folder: tokens, units and transcripts are kept in its `kept/`, each under what it was made from, so that a run
@@ -124,7 +127,10 @@ def evaluate_continuation(
     if lm.tokenizer.num_codebooks != 1:
         raise ConfigError(f"{lm.tokenizer.name!r} has {lm.tokenizer.num_codebooks} codebooks; units have one.")
     kept = Path(folder) / "kept"
-    run = _Run(lm, judges, config, KeyedStore(kept / "units.jsonl"), KeyedStore(kept / "heard.jsonl"), on_progress)
+    if lm.card.unit_seconds is None:
+        raise ConfigError(f"{lm.name}: its card has no unit durations, so lengths in seconds cannot be kept.")
+    stores = KeyedStore(kept / "units.jsonl"), KeyedStore(kept / "heard.jsonl")
+    run = _Run(lm, lm.fingerprint[:16], judges, config, *stores, on_progress)
     chosen, left_out = choose_prompts(utterances, config.num_prompts, config.min_seconds, config.language, config.seed)
     prompts = _timed(run, "encode", lambda: _read(run, chosen, left_out))
     made = _timed(run, "generate", lambda: _continue(run, prompts))
@@ -135,7 +141,11 @@ def evaluate_continuation(
         benchmark="continuation",
         scores=scores,
         conventions=_conventions(run, text_lm, relation),
-        fingerprints={"tokenizer": lm.tokenizer.fingerprint, "lm": lm.fingerprint, **vocoder_fingerprint(lm.tokenizer)},
+        fingerprints={
+            "tokenizer": lm.tokenizer.fingerprint,
+            "lm": run.lm_fingerprint,
+            **vocoder_fingerprint(lm.tokenizer),
+        },
         weights={**judges.weights(), **({"text_lm": dict(text_lm.weights)} if text_lm else {})},
         seed=config.seed,
         seconds=time.perf_counter() - started,
@@ -196,7 +206,7 @@ def _continue(run: _Run, prompts: Sequence[Prompt]) -> list[Continuation]:
         del settings[not_of_the_units]
     seeds = [stable_seed(run.config.seed, prompt.utterance.id) for prompt in prompts]
     keys = [
-        fingerprint({"lm": run.lm.fingerprint, "prompt": p.prompt.units.tolist(), "sampling": settings, "seed": seed})
+        fingerprint({"lm": run.lm_fingerprint, "prompt": p.prompt.units.tolist(), "sampling": settings, "seed": seed})
         for p, seed in zip(prompts, seeds)
     ]
     missing = [index for index, key in enumerate(keys) if key not in run.units]
@@ -205,11 +215,13 @@ def _continue(run: _Run, prompts: Sequence[Prompt]) -> list[Continuation]:
     size = run.config.generation.batch_size
     for start in range(0, len(missing), size):
         batch = missing[start : start + size]
-        made = run.lm.generate(
-            [prompts[index].prompt for index in batch], run.config.generation, [seeds[index] for index in batch]
+        made = run.lm.continue_(
+            [[Segment(tokens=prompts[index].prompt)] for index in batch],
+            run.config.generation,
+            seeds=[seeds[index] for index in batch],
         )
         for index, one in zip(batch, made, strict=True):
-            run.units.put(keys[index], [one.units.tolist(), one.seconds, one.stopped])
+            run.units.put(keys[index], [one.tokens.units.tolist(), one.seconds, one.stopped])
             run.num_made["continuations generated"] += 1
         run.on_progress("Generating", len(batch), len(prompts))
     found = [run.units[key] for key in keys]
@@ -260,7 +272,7 @@ def _sounds(run: _Run, prompt: Prompt, made: Continuation, counts: Tensor) -> di
         generator = torch.Generator().manual_seed(stable_seed("random", config.seed, prompt.utterance.id))
         seconds = prompt.rest.num_frames / (tokenizer.frame_rate or 1.0)
         collapsed = prompt.rest.durations is not None
-        units = random_units(counts, torch.tensor(run.lm.unit_seconds), seconds, collapsed, generator)
+        units = random_units(counts, torch.tensor(run.lm.card.unit_seconds), seconds, collapsed, generator)
         sounds["random"] = _spoken(run, units)
     return sounds
 

@@ -1,14 +1,11 @@
-"""What is continued, by whom, and what stands beside it; continuation.py does it."""
+"""What is continued, and what stands beside it; continuation.py does it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 
 from vocable.errors import ConfigError
-from vocable.lm.generation import Continuation, GenerationConfig
+from vocable.lm.generation import GenerationConfig
 from vocable.registry import look_up
-from vocable.tokens.tokenizer import SpeechTokenizer
-from vocable.types import SpeechTokens
 
 ANCHORS = ("true", "resynthesised", "shuffled", "copy", "random")
 
@@ -49,27 +46,3 @@ class ContinuationConfig:
             )
         if self.num_examples < 0 or self.num_resamples < 1:
             raise ConfigError("num_examples must not be negative, and num_resamples at least 1.")
-
-
-class Generate(Protocol):
-    """Continues prompts: what a system's `generate` is once its language model is bound."""
-
-    def __call__(
-        self, prompts: Sequence[SpeechTokens], config: GenerationConfig, seeds: Sequence[int], /
-    ) -> list[Continuation]:
-        """Return new units for each prompt, drawn with that prompt's seed."""
-        ...
-
-
-class SpokenLM(NamedTuple):
-    """A language model that can be heard."""
-
-    generate: Generate
-    tokenizer: SpeechTokenizer
-    """With a vocoder attached."""
-    unit_seconds: tuple[float, ...]
-    """Mean duration of each unit, for the length of random units."""
-    fingerprint: str
-    """Of the language model's weights: kept units belong to it."""
-    name: str
-    """How results call it."""

@@ -23,7 +23,7 @@ from vocable.evaluation.metrics.repetition import (
     vert,
 )
 from vocable.evaluation.results import Score, mean_score
-from vocable.evaluation.text_lm import TextLM
+from vocable.lm.text_lm import TextLM
 
 Items = Sequence[Mapping[str, Any]]
 Settings = Mapping[str, int]

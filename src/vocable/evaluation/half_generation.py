@@ -11,15 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from vocable.errors import ConfigError
 from vocable.evaluation.continuation import stable_seed
 from vocable.evaluation.half_models import HalfModel
-from vocable.evaluation.half_rows import MODALITIES, Cell, TextHalfRows, UnitHalfRows
+from vocable.evaluation.half_rows import MODALITIES, Cell, TextHalfRows
 from vocable.evaluation.halves import CutUtterance
-from vocable.lm.checkpoint import LoadedLM
-from vocable.lm.generation import GenerationConfig, TokenRules, continue_rows, generate_units, start_rows
-from vocable.lm.joint_generation import continue_examples
-from vocable.sequences.joint_rows import JointExample
+from vocable.lm.generation import GenerationConfig, TokenRules, continue_rows, start_rows
+from vocable.lm.spoken import Segment, SpokenLM
 from vocable.types import SpeechTokens
 
 
@@ -65,10 +62,8 @@ def continue_halves(
         seeds = [stable_seed(seed, one.id, cell) for one in block]
         if model.loaded is None:
             found = _continue_text(model, block, config, max_text_tokens, seeds)
-        elif isinstance(model.rows, UnitHalfRows):
-            found = _continue_units(model.loaded, model.rows, block, config, seeds)
         else:
-            found = _continue_jointly(model.loaded, block, cell, config, max_text_tokens, seeds)
+            found = _continue_spoken(model.loaded, block, cell, config, max_text_tokens, seeds)
         batch = {one.id: new for one, new in zip(block, found, strict=True)}
         made |= batch
         on_made(batch)
@@ -92,47 +87,26 @@ def _size(one: CutUtterance, cell: Cell) -> int:
     return len(one.prompt.text)
 
 
-def _continue_jointly(
-    lm: LoadedLM,
+def _continue_spoken(
+    lm: SpokenLM,
     block: Sequence[CutUtterance],
     cell: Cell,
     config: GenerationConfig,
     max_text_tokens: int,
     seeds: Sequence[int],
 ) -> list[Made]:
-    examples = [JointExample(id=one.id, tokens=one.prompt.tokens, text=one.prompt.text) for one in block]
-    prompt, to = MODALITIES[cell[0]], MODALITIES[cell[2]]
-    replies = continue_examples(
-        lm, examples, config, prompt=prompt, to=to, max_text_tokens=max_text_tokens, seeds=seeds
-    )
+    reads, writes = cell[0] == "t", cell[2] == "t"
+    prompts = [[Segment(text=one.prompt.text) if reads else Segment(tokens=one.prompt.tokens)] for one in block]
+    replies = lm.continue_(prompts, config, to=MODALITIES[cell[2]], max_text_tokens=max_text_tokens, seeds=seeds)
     return [
         Made(
-            reply.sequence.text if to == "text" else None,
-            reply.sequence.tokens if to == "speech" else None,
-            len(reply.continuation.token_ids),
-            reply.continuation.stopped,
+            reply.text if writes else None,
+            None if writes else reply.tokens,
+            len(reply.token_ids),
+            reply.stopped,
         )
         for reply in replies
     ]
-
-
-def _continue_units(
-    lm: LoadedLM, rows: UnitHalfRows, block: Sequence[CutUtterance], config: GenerationConfig, seeds: Sequence[int]
-) -> list[Made]:
-    if lm.card.unit_seconds is None:
-        raise ConfigError("The language model's card has no unit durations, so lengths in seconds cannot be kept.")
-    layout = rows.layout
-    found = generate_units(
-        lm.model,
-        [layout.vocabulary.units(rows.continuation(one.prompt, "u2u")) for one in block],
-        config,
-        layout.vocabulary,
-        torch.tensor(lm.card.unit_seconds),
-        silence_units=lm.card.silence_units,
-        seeds=seeds,
-        bos=layout.bos,
-    )
-    return [Made(None, SpeechTokens(codes=one.units[None]), len(one.units), one.stopped) for one in found]
 
 
 def _continue_text(

@@ -24,12 +24,10 @@ from vocable.evaluation.halves import (
     reasons,
     without_words,
 )
-from vocable.evaluation.once import Progress, encode_once
-from vocable.evaluation.text_lm import load_text_lm
-from vocable.evaluation.trained_lms import default_cache, find_lm, lm_record, load_tokenizer_of
-from vocable.lm.checkpoint import LoadedLM, load_lm, read_card
+from vocable.evaluation.once import Progress, default_cache, encode_once
+from vocable.lm.spoken import SpokenLM, load_lm
+from vocable.lm.text_lm import load_text_lm
 from vocable.registry import look_up
-from vocable.sequences.joint_vocabulary import JointVocabulary
 from vocable.tokens.tokenizer import SpeechTokenizer
 from vocable.types import Utterance
 
@@ -57,7 +55,7 @@ class HalfModel(NamedTuple):
     rows: HalfRows | None
     """None: the random control."""
     model: nn.Module | None
-    loaded: LoadedLM | None
+    loaded: SpokenLM | None
     """Where the model is one of Vocable."""
     tokenizer: SpeechTokenizer | None
     """Where the model reads speech."""
@@ -141,18 +139,16 @@ def readable(model: HalfModel, utterances: Sequence[CutUtterance], excluded: dic
 
 
 def _load_folder(config: HalfModelConfig) -> HalfModel:
-    folder = find_lm(Path(config.model))
-    tokenizer = load_tokenizer_of(folder, read_card(folder), config.tokenizer, config.device)
-    loaded = load_lm(folder, dtype=config.dtype, device=config.device)
-    joint = isinstance(loaded.card.vocabulary, JointVocabulary)
-    rows = JointHalfRows(loaded.joint_layout()) if joint else UnitHalfRows(loaded.card)
+    loaded = load_lm(config.model, tokenizer=config.tokenizer, dtype=config.dtype, device=config.device)
+    tokenizer = loaded.tokenizer
+    rows = JointHalfRows(loaded.layout) if "text" in loaded.modalities else UnitHalfRows(loaded.card)
     return HalfModel(
         rows,
         loaded.model,
         loaded,
         tokenizer,
         {"tokenizer": tokenizer.fingerprint},
-        {"model": {**lm_record(folder, loaded), "rows": rows.description()}},
+        {"model": {**loaded.record(), "rows": rows.description()}},
     )
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from vocable.errors import ConfigError
 from vocable.evaluation.halves import Half
-from vocable.lm.checkpoint import LMCard
-from vocable.lm.joint_generation import prompt_ids
+from vocable.lm.checkpoint import LMCard, LoadedLM
+from vocable.lm.joint_lm import JointLM
 from vocable.sequences.joint_layouts import JointLayout
-from vocable.sequences.joint_rows import JointExample, Part
+from vocable.sequences.joint_rows import Part, Segment
 from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.spans import Modality
 from vocable.types import SpeechTokens
@@ -79,8 +79,10 @@ class JointHalfRows:
 
     def prompt(self, half: Half, cell: Cell) -> Int[Tensor, " prompt"]:
         """See `HalfRows`."""
-        example = JointExample(tokens=half.tokens, text=half.text)
-        return prompt_ids(self.layout, example, prompt=MODALITIES[cell[0]], to=MODALITIES[cell[2]])
+        card = LMCard(vocabulary=self.layout.vocabulary, layout=self.layout.card(), tokenizer_fingerprint="")
+        lm = JointLM(LoadedLM(None, card, self.layout.text_tokenizer, self.layout.subwords))  # type: ignore[arg-type]
+        segment = Segment(tokens=half.tokens) if cell[0] == "u" else Segment(text=half.text)
+        return lm.prompt([segment], to=MODALITIES[cell[2]])
 
     def continuation(self, half: Half, cell: Cell) -> Int[Tensor, " continuation"]:
         """See `HalfRows`."""

@@ -30,7 +30,7 @@ from vocable.evaluation.continuation_summary import column, score_name
 from vocable.evaluation.judge_endpoint import EndpointConfig, ask, reply_text
 from vocable.evaluation.keyed_store import KeyedStore
 from vocable.evaluation.results import EvaluationResult, Score, mean_score
-from vocable.evaluation.text_lm import TextLM
+from vocable.lm.text_lm import TextLM
 
 QUESTION = """\
 Below are transcripts of two stretches of speech: the beginning of a recording, and something that is offered as its

@@ -35,9 +35,9 @@ from vocable.evaluation.halves import CutConfig, CutUtterance, reasons
 from vocable.evaluation.pelm_kept import KeptContinuations, KeptMeasures, KeptTranscripts, count_made
 from vocable.evaluation.pelm_summary import Empty, pelm_exclusions, pelm_notes, pelm_scores
 from vocable.evaluation.results import EvaluationResult
-from vocable.evaluation.text_lm import TextLM
 from vocable.evaluation.units_to_text import UnitsToText
 from vocable.lm.generation import GenerationConfig
+from vocable.lm.text_lm import TextLM
 from vocable.registry import look_up
 from vocable.types import SpeechTokens
 

@@ -21,9 +21,9 @@ from vocable.evaluation.half_rows import Cell
 from vocable.evaluation.halves import CutUtterance
 from vocable.evaluation.keyed_store import KeyedStore, tokens_as_json, tokens_from_json
 from vocable.evaluation.pelm_summary import Empty, measure
-from vocable.evaluation.text_lm import TextLM
 from vocable.evaluation.units_to_text import UnitsToText
 from vocable.lm.generation import GenerationConfig
+from vocable.lm.text_lm import TextLM
 from vocable.tokens.fingerprint import fingerprint, tensor_sha256
 from vocable.types import SpeechTokens
 

@@ -13,7 +13,7 @@ from vocable.evaluation.continuation_summary import MEANS, score_name
 from vocable.evaluation.metrics.perplexity import TextNLL, continuation_nll, perplexity_scores, text_nll
 from vocable.evaluation.metrics.repetition import auto_bleu_gslm, auto_bleu_slam, copy_rate, nltk_words, plain_words
 from vocable.evaluation.results import Score, mean_score, ratio_score
-from vocable.evaluation.text_lm import TextLM
+from vocable.lm.text_lm import TextLM
 
 Items = Sequence[Mapping[str, Any]]
 Empty = Literal["excluded", "prompt_alone"]

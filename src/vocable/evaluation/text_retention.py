@@ -22,8 +22,8 @@ import torch
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.metrics.perplexity import BATCH_TOKENS, TextNLL, map_score
 from vocable.evaluation.results import EvaluationResult, Score, ratio_score
-from vocable.evaluation.text_lm import TextLM
 from vocable.lm.scoring import token_nll
+from vocable.lm.text_lm import TextLM
 
 NORMALISATIONS = {
     "sum": "log-likelihood of the whole answer",

@@ -22,13 +22,11 @@ from vocable.errors import ConfigError
 from vocable.evaluation.half_models import HalfModel
 from vocable.evaluation.judges import check_judge
 from vocable.evaluation.resynthesis import vocoder_fingerprint
-from vocable.evaluation.trained_lms import find_lm
-from vocable.lm.checkpoint import LoadedLM, load_lm
 from vocable.lm.generation import GenerationConfig
-from vocable.lm.joint_generation import continue_examples
+from vocable.lm.model import UNITS_ONLY
+from vocable.lm.spoken import Segment, SpokenLM, load_lm
 from vocable.recognition.transcribe import Transcriber
-from vocable.sequences.joint_rows import JointExample
-from vocable.tokens.runs import collapse_runs
+from vocable.sequences.subwords import units_over
 from vocable.tokens.tokenizer import SpeechTokenizer
 from vocable.types import SpeechTokens
 
@@ -51,13 +49,14 @@ class UnitsToText(Protocol):
 class JointUnitsToText:
     """Transcription by a model of speech and text, which must have seen `<U> units <U2T> text` in training."""
 
-    def __init__(self, lm: LoadedLM, name: str, weights: Mapping[str, Any], max_text_tokens: int, batch_size: int):
+    def __init__(self, lm: SpokenLM, name: str, weights: Mapping[str, Any], max_text_tokens: int, batch_size: int):
         """Take a loaded model.
 
         Raises:
             ConfigError: it reads units only.
         """
-        lm.joint_layout()
+        if "text" not in lm.modalities:
+            raise ConfigError(UNITS_ONLY)
         self.lm, self.name, self.weights, self.max_text_tokens = lm, name, weights, max_text_tokens
         self.config = GenerationConfig(temperature=0.0, batch_size=batch_size)
         self.conventions: Mapping[str, Any] = {
@@ -70,20 +69,17 @@ class JointUnitsToText:
     def __call__(self, tokens: Sequence[SpeechTokens]) -> list[str]:
         """See `UnitsToText`."""
         said = [index for index, one in enumerate(tokens) if one.codes.shape[1]]
-        examples = [JointExample(id=str(index), tokens=tokens[index]) for index in said]
         texts = [""] * len(tokens)
-        if examples:
-            replies = continue_examples(
-                self.lm,
-                examples,
+        if said:
+            replies = self.lm.continue_(
+                [[Segment(tokens=tokens[index])] for index in said],
                 self.config,
-                prompt="speech",
                 to="text",
                 task="transcribe",
                 max_text_tokens=self.max_text_tokens,
             )
             for index, reply in zip(said, replies, strict=True):
-                texts[index] = reply.sequence.text.strip()
+                texts[index] = reply.text.strip()
         return texts
 
 
@@ -129,11 +125,10 @@ class SpokenUnitsToText:
         return texts
 
     def _speak(self, tokens: SpeechTokens) -> Tensor:
-        units = tokens.units.long()
-        spoken = SpeechTokens(codes=units[None])
-        if not self.collapsed:
-            runs = collapse_runs(units)
-            spoken = SpeechTokens(codes=runs.units[None], durations=runs.durations)
+        runs = units_over(tokens, "runs")
+        spoken = SpeechTokens(codes=runs.units[None], durations=runs.durations)
+        if self.collapsed:
+            spoken = SpeechTokens(codes=tokens.units.long()[None])
         with torch.inference_mode():
             (waveform,) = self.tokenizer.decode([spoken], voice=self.voice)
         rate = self.tokenizer.decode_rate
@@ -150,7 +145,7 @@ def load_joint_units_to_text(
         FingerprintError: the other model reads units of another tokenizer.
     """
     if how == "own":
-        if model.loaded is None or model.loaded.text_tokenizer is None:
+        if model.loaded is None or "text" not in model.loaded.modalities:
             raise ConfigError(
                 "This model writes no text, so it cannot transcribe its own units. Name another way: asr, or the "
                 "folder of a joint model that reads the same units."
@@ -160,6 +155,6 @@ def load_joint_units_to_text(
         )
     if not Path(how).is_dir():
         raise ConfigError(f"units_to_text is {how!r}; it must be own, asr, or the folder of a joint language model.")
-    folder = find_lm(Path(how))
-    loaded = load_lm(folder, tokenizer=model.tokenizer, device=device)
-    return JointUnitsToText(loaded, str(folder), weights_record(str(folder), folder), max_text_tokens, batch_size)
+    loaded = load_lm(Path(how), tokenizer=model.tokenizer, device=device)
+    folder = str(loaded.folder)
+    return JointUnitsToText(loaded, folder, weights_record(folder, loaded.folder), max_text_tokens, batch_size)

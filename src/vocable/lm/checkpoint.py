@@ -24,11 +24,9 @@ from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError, OutputError
 from vocable.files import replace_folder, restore_folder, write_text
 from vocable.lm.surgery import DTYPES
-from vocable.sequences.joint_layouts import JointLayout
-from vocable.sequences.joint_vocabulary import JointVocabulary
-from vocable.sequences.layouts import Layout, layout_from_card
+from vocable.sequences.layouts import Layout, layout_from_card, vocabulary_from_card
 from vocable.sequences.subwords import UnitSubwords
-from vocable.sequences.vocabulary import UnitVocabulary
+from vocable.sequences.vocabulary import Vocabulary
 from vocable.tokens.fingerprint import check_fingerprint
 
 CARD_NAME = "vocable.json"
@@ -40,7 +38,7 @@ FORMAT = 1
 class LMCard:
     """What a language model's token ids mean."""
 
-    vocabulary: UnitVocabulary | JointVocabulary
+    vocabulary: Vocabulary
     """Where units and special symbols are in the embedding table."""
     layout: Mapping[str, Any]
     """The card of the layout that rows were built with; where several were mixed, of one of them."""
@@ -62,29 +60,14 @@ class LMCard:
 
 
 class LoadedLM(NamedTuple):
-    """A language model and its card."""
+    """A language model, its card, and what it reads text and subwords with; `lm.spoken` makes it usable."""
 
     model: PreTrainedModel
     card: LMCard
     text_tokenizer: Any = None
-    """Of a model that reads text."""
+    """None for a model that reads no text."""
     subwords: UnitSubwords | None = None
-    """Of a model that reads unit subwords."""
-
-    def joint_layout(self) -> JointLayout:
-        """Return the layout of a model of speech and text, with its text tokenizer and its subwords.
-
-        Raises:
-            ConfigError: the model reads units only.
-            FingerprintError: text tokenizer or subwords are not those of its vocabulary.
-        """
-        layout = self.card.build_layout()
-        if not isinstance(layout, JointLayout):
-            raise ConfigError(
-                "The language model reads units only; what was asked for needs one that reads text too. Train one with "
-                "a recipe of recipes/sutlm."
-            )
-        return layout.bind(self.text_tokenizer, self.subwords)
+    """None for a model that reads single units."""
 
 
 def save_lm(
@@ -124,10 +107,10 @@ def save_lm(
         raise OutputError(f"{folder}: could not write the model ({error}). Is the disk full?") from error
 
 
-def load_lm(
+def read_lm(
     folder: Path, *, tokenizer: Any = None, dtype: str | None = None, device: torch.device | str = "cpu"
 ) -> LoadedLM:
-    """Read a model and its card, in evaluation mode.
+    """Read a model and its card, in evaluation mode; `lm.spoken.load_lm` returns the object that uses them.
 
     Args:
         folder: as written by `save_lm`.
@@ -156,7 +139,7 @@ def load_lm(
     return LoadedLM(
         model.eval(),
         card,
-        AutoTokenizer.from_pretrained(folder) if isinstance(card.vocabulary, JointVocabulary) else None,
+        AutoTokenizer.from_pretrained(folder) if "text" in card.vocabulary.modalities else None,
         UnitSubwords.load(subwords) if subwords.is_dir() else None,
     )
 
@@ -186,6 +169,7 @@ def read_card(folder: Path) -> LMCard:
         raise AssetError(f"{path}: not a card of a Vocable language model ({error}).") from error
     if found != FORMAT:
         raise AssetError(f"{path}: format {found}, this version reads format {FORMAT}. Update vocable.")
+    values["vocabulary"] = vocabulary_from_card(values.get("vocabulary") or {})
     return config_from_dict(LMCard, values, source=str(path))
 
 

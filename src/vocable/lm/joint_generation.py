@@ -1,16 +1,16 @@
-"""Continue prompts with a model of speech and text: in one modality, in the other, or in whichever it likes.
+"""Continue rows of speech and text: in one modality, in the other, or in whichever the model likes.
 
     <U> units        ->  units          <U> units <U2T>  ->  text       what was said, or how it goes on
     <T> text         ->  text           <T> text <T2U>   ->  units
 
-A switch symbol behind the prompt asks for the other modality. Concatenated rows (CST) teach a model to say the same
+A switch symbol after the prompt asks for the other modality. Concatenated rows (CST) teach a model to say the same
 again there, alternating rows (AST) to go on; after training on both, the prompt alone does not say which. The loop, its
-guards and its random streams are those of generation.py. Next stage: synthesis/, for what is spoken.
+guards and its random streams are those of generation.py. Token ids in, token ids out; spoken.py speaks of segments.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -18,19 +18,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vocable.errors import ConfigError
-from vocable.lm.checkpoint import LMCard, LoadedLM
+from vocable.lm.checkpoint import LMCard
 from vocable.lm.generation import GenerationConfig, StopReason, TokenRules, continue_rows, start_rows
-from vocable.sequences.joint_layouts import AlternatingLayout, JointLayout, TextOnlyLayout, UnitOnlyLayout
-from vocable.sequences.joint_rows import JointExample, JointSequence
+from vocable.sequences.joint_layouts import JointLayout
 from vocable.sequences.joint_vocabulary import JointVocabulary
-from vocable.sequences.spans import Modality
-from vocable.tokens.runs import collapse_runs
-from vocable.types import SpeechTokens
-
-Target = Literal["speech", "text", "both"]
-"""What a continuation may hold; with both, the model switches by itself."""
-Task = Literal["continue", "transcribe", "speak"]
-"""Go on; say the same in text (of a spoken prompt); say the same in speech (of a written one)."""
 
 
 class JointContinuation(NamedTuple):
@@ -42,16 +33,6 @@ class JointContinuation(NamedTuple):
     """Expected length of the new speech."""
     stopped: StopReason
     """Why generation ended; `eos` is the end symbol."""
-
-
-class JointReply(NamedTuple):
-    """A prompt, and what a model made of it."""
-
-    prompt_ids: Int[Tensor, " positions"]
-    """Symbols included."""
-    continuation: JointContinuation
-    sequence: JointSequence
-    """The new tokens as segments of speech and text."""
 
 
 def generate_joint(
@@ -72,7 +53,7 @@ def generate_joint(
 
     Args:
         model: a Hugging Face causal LM over `vocabulary`.
-        prompts: token ids, with opener and switch symbol as in training (`prompt_ids`).
+        prompts: token ids, with opener and switch symbol as in training (`JointLM.prompt`).
         config: sampling, lengths of speech, guards. `min_seconds` holds where speech alone is allowed.
         vocabulary: token ids of text, speech and symbols.
         speech: whether units (or subwords) may be drawn.
@@ -112,91 +93,6 @@ def generate_joint(
     ]
 
 
-def continue_examples(
-    lm: LoadedLM,
-    examples: Sequence[JointExample],
-    config: GenerationConfig,
-    *,
-    prompt: Modality,
-    to: Target,
-    task: Task = "continue",
-    max_text_tokens: int = 128,
-    seeds: Sequence[int] | None = None,
-) -> list[JointReply]:
-    """Continue utterances, or say them in the other modality.
-
-    Args:
-        lm: a model of speech and text, as `load_lm` returns it.
-        examples: with the tokens, or the text, of the prompts.
-        config: sampling, lengths of speech, guards.
-        prompt: which of an example's two forms is read.
-        to: what the continuation may hold; for the tasks transcribe and speak, text and speech.
-        task: decides the symbol behind the prompt; see `prompt_ids`.
-        max_text_tokens: stop after this many tokens that are not speech.
-        seeds: one per example, instead of `config.seed` + position.
-
-    Raises:
-        ConfigError: the model reads units only, its card lacks what lengths in seconds need, or task and modalities do
-            not fit; and as `generate_joint`.
-        ManifestError: an example lacks the form that is read.
-    """
-    layout = lm.joint_layout()
-    prompts = [prompt_ids(layout, example, prompt=prompt, to=to, task=task) for example in examples]
-    speech = to != "text"
-    continuations = generate_joint(
-        lm.model,
-        prompts,
-        config,
-        layout.vocabulary,
-        speech=speech,
-        text=to != "speech",
-        unit_seconds=speech_seconds(layout, lm.card) if speech else None,
-        max_text_tokens=max_text_tokens,
-        silence=_silent_speech(layout, lm.card.silence_units) if speech else (),
-        never=_unwritten(layout) if to != "speech" else (),
-        seeds=seeds,
-    )
-    return [
-        JointReply(ids, continuation, layout.revert(continuation.token_ids))
-        for ids, continuation in zip(prompts, continuations)
-    ]
-
-
-def prompt_ids(
-    layout: JointLayout, example: JointExample, *, prompt: Modality, to: Target, task: Task = "continue"
-) -> Int[Tensor, " positions"]:
-    """Write a prompt: opener, content, and the symbol that asks for the other modality, where one is asked for.
-
-    Transcribe and speak are the concatenated rows, `<U> units <U2T>` and `<T> text <T2U>`. Continue does as the
-    model's layout: one whose marks are openers (SIMS) asks for the other modality with an opener.
-
-    Raises:
-        ConfigError: task and modalities do not fit, or there is nothing to transcribe or speak.
-        ManifestError: the example lacks the form that is read.
-    """
-    expected = {"transcribe": ("speech", "text"), "speak": ("text", "speech")}.get(task)
-    if expected is not None and (prompt, to) != expected:
-        raise ConfigError(
-            f"Task {task!r} goes from {expected[0]} to {expected[1]}, but the prompt is {prompt} and {to} is asked for."
-        )
-    known = layout.vocabulary
-    alternating = layout if isinstance(layout, AlternatingLayout) and task == "continue" else None
-    kind = UnitOnlyLayout if prompt == "speech" else TextOnlyLayout
-    opener, content = kind(vocabulary=known, text_form=layout.text_form).parts(example, 0)
-    if content.text is not None:
-        content = content._replace(text=content.text.strip())
-    ids = layout.ids_of(content)
-    if task != "continue" and len(ids) == 0:
-        raise ConfigError(f"The prompt {example.id!r} is empty: there is nothing to {task}.")
-    pieces = [ids] if alternating is not None and not alternating.opener else [layout.ids_of(opener), ids]
-    if to not in (prompt, "both"):
-        marks = (known.text_open_id, known.unit_open_id)
-        if alternating is None or alternating.marks == "switch":
-            marks = (known.unit_to_text_id, known.text_to_unit_id)
-        pieces.append(torch.tensor([marks[0] if to == "text" else marks[1]]))
-    return torch.cat(pieces)
-
-
 def speech_seconds(layout: JointLayout, card: LMCard) -> Float[Tensor, " speech"]:
     """Return how long each unit, or each subword, of the speech block lasts: a subword as long as its units together.
 
@@ -216,14 +112,6 @@ def speech_seconds(layout: JointLayout, card: LMCard) -> Float[Tensor, " speech"
     else:
         seconds = torch.tensor(card.unit_seconds, dtype=torch.float32)
     return _sum_over_subwords(layout, seconds)
-
-
-def speakable(tokens: SpeechTokens, layout: JointLayout) -> SpeechTokens:
-    """Make a generated segment ready for a vocoder: runs without durations, which it predicts; of frames, with them."""
-    if layout.collapsed:
-        return tokens
-    runs = collapse_runs(tokens.units)
-    return SpeechTokens(codes=runs.units[None], durations=runs.durations)
 
 
 def _check_vocabulary(model: PreTrainedModel, vocabulary: JointVocabulary, prompts: Sequence[Tensor]) -> None:
@@ -274,14 +162,14 @@ def _sum_over_subwords(layout: JointLayout, values: Float[Tensor, " units"]) -> 
     return torch.zeros(size).index_add_(0, owners, values[units])
 
 
-def _silent_speech(layout: JointLayout, silence_units: Collection[int]) -> list[int]:
+def silent_speech(layout: JointLayout, silence_units: Collection[int]) -> list[int]:
     """Units, or subwords all of whose units, stand for silence."""
     sounding = torch.ones(layout.vocabulary.codebook_size)
     sounding[list(silence_units)] = 0.0
     return (_sum_over_subwords(layout, sounding) == 0).nonzero()[:, 0].tolist()
 
 
-def _unwritten(layout: JointLayout) -> list[int]:
+def unwritten(layout: JointLayout) -> list[int]:
     """Ids of the text part that write nothing: the tokenizer's own symbols, and rows that it never uses."""
     tokenizer = layout.text_tokenizer
     if tokenizer is None:

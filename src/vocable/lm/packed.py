@@ -191,6 +191,19 @@ def token_losses(model: nn.Module, batch: PackedBatch) -> Float[Tensor, " target
     return F.cross_entropy(logits[:-1][wanted].float(), labels[wanted], reduction="none")
 
 
+def hidden_states(model: nn.Module, documents: Sequence[Int[Tensor, " _"]]) -> list[Float[Tensor, "positions dim"]]:
+    """Return the final hidden states of each document (after the last norm), read side by side in one pass."""
+    reads_packed = enable_packing(model)
+    batch = concatenate(documents).to(next(model.parameters()).device)
+    network: Any = getattr(model, "base_model", model)
+    if reads_packed:
+        states = network(**packed_inputs(batch), use_cache=False).last_hidden_state[0]
+    else:
+        token_ids, mask = padded_rows(batch)
+        states = network(input_ids=token_ids, attention_mask=mask, use_cache=False).last_hidden_state[mask.bool()]
+    return list(states.split(list(batch.lengths)))
+
+
 def _causal_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None, dropout: float, window: int | None
 ) -> Tensor:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vocable.evaluation.bootstrap import Interval, bootstrap_ratio
-from vocable.lm.checkpoint import LoadedLM
 from vocable.lm.ngram import NgramLM
 from vocable.lm.packed import enable_packing
 from vocable.lm.scoring import document_nll
+from vocable.lm.spoken import SpokenLM
 from vocable.systems import twist
 from vocable.tokens.shards import TokenShards
 from vocable.types import Utterance
@@ -33,7 +33,7 @@ class HeldOutLoss:
 
 
 def held_out_losses(
-    lms: Mapping[str, LoadedLM],
+    lms: Mapping[str, SpokenLM],
     train_shards: TokenShards,
     test_shards: TokenShards,
     is_new_voice: Callable[[Utterance], bool],

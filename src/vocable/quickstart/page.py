@@ -15,7 +15,6 @@ from vocable.features.log_mel import LogMelConfig, log_mel
 from vocable.quickstart import plots
 from vocable.quickstart.report import Listening, Player, Report, Table, write_report
 from vocable.quickstart.run import RECOGNISER, Heard, QuickstartConfig, QuickstartResult
-from vocable.systems import twist
 from vocable.types import Word
 
 
@@ -81,7 +80,7 @@ def _listening(heard: Heard, result: QuickstartResult) -> Listening:
         Player(title="resynthesis", audio=_mp3(again, tokenizer.decode_rate), note="recording → units → speech"),
     ]
     for start, continuation in heard.continuations.items():
-        tokens = twist.spoken(heard.prompt, continuation, result.lms[start].card)
+        tokens = result.lms[start].join(heard.prompt, continuation.tokens)
         (speech,) = tokenizer.decode([tokens], voice=voice)
         note = f"prompt, then {continuation.seconds:.1f} s of new units (stopped: {continuation.stopped})"
         players.append(

@@ -21,8 +21,8 @@ from vocable.evaluation.resynthesis import Resynthesis, ResynthesisConfig
 from vocable.evaluation.runner import run_benchmark
 from vocable.features import EncoderConfig
 from vocable.files import claim_folder
-from vocable.lm.checkpoint import LoadedLM, load_lm
-from vocable.lm.generation import Continuation, GenerationConfig
+from vocable.lm.generation import GenerationConfig
+from vocable.lm.spoken import Reply, Segment, SpokenLM, load_lm
 from vocable.lm.surgery import UnitLMConfig
 from vocable.quickstart.data import Splits, choose_prompts, load_own_speech, load_stories
 from vocable.quickstart.measure import HeldOutLoss, held_out_losses
@@ -96,7 +96,7 @@ class Heard:
     utterance: Utterance
     prompt: SpeechTokens
     whole: SpeechTokens
-    continuations: dict[str, Continuation]
+    continuations: dict[str, Reply]
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ class QuickstartResult:
     splits: Splits
     tokenizer: UnitTokenizer
     shards: TokenShards
-    lms: dict[str, LoadedLM]
+    lms: dict[str, SpokenLM]
     training: dict[str, TrainingResult]
     losses: list[HeldOutLoss]
     heard: list[Heard]
@@ -281,7 +281,7 @@ def _judge_resynthesis(
 
 
 def _continue_prompts(
-    config: QuickstartConfig, tokenizer: UnitTokenizer, lms: dict[str, LoadedLM], splits: Splits
+    config: QuickstartConfig, tokenizer: UnitTokenizer, lms: dict[str, SpokenLM], splits: Splits
 ) -> list[Heard]:
     """Let every model continue the first seconds of the same held-out utterances, with the same seeds."""
     chosen = choose_prompts(splits.test, config.num_prompts, config.prompt_seconds + 1.5, splits.is_new_voice)
@@ -289,7 +289,7 @@ def _continue_prompts(
     short = [replace(u, duration=min(config.prompt_seconds, u.duration or config.prompt_seconds)) for u in chosen]
     prompts = tokenizer.encode([read_utterance(utterance, tokenizer.sample_rate) for utterance in short])
     settings = twist_config(config, "warm").generation
-    made = {start: twist.generate(lm, prompts, settings) for start, lm in lms.items()}
+    made = {start: lm.continue_([[Segment(tokens=one)] for one in prompts], settings) for start, lm in lms.items()}
     return [
         Heard(utterance, prompts[i], whole[i], {start: made[start][i] for start in lms})
         for i, utterance in enumerate(chosen)

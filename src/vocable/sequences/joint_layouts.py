@@ -103,9 +103,8 @@ class JointLayout:
             pieces.append(self.ids_of(part))
             stop = start + len(pieces[-1])
             if part.special is None:
-                modality: Modality = "text" if part.tokens is None else "speech"
                 found = {"tokens": part.tokens, "text": part.text, "words": part.words, "frames": part.frames}
-                segments.append(Segment(modality=modality, start=start, stop=stop, **found))
+                segments.append(Segment(start=start, stop=stop, **found))
             start = stop
         return JointSequence(token_ids=torch.cat(pieces), segments=tuple(segments))
 
@@ -133,9 +132,9 @@ class JointLayout:
             ids = token_ids[start:stop]
             if bool(known.is_speech(ids[:1])):
                 tokens = SpeechTokens(codes=self._units(known.speech(ids))[None])
-                segments.append(Segment(modality="speech", start=start, stop=stop, tokens=tokens))
+                segments.append(Segment(start=start, stop=stop, tokens=tokens))
             elif bool(known.is_text(ids[:1])):
-                segments.append(Segment(modality="text", start=start, stop=stop, text=self._text(ids)))
+                segments.append(Segment(start=start, stop=stop, text=self._text(ids)))
         return JointSequence(token_ids=token_ids, segments=tuple(segments))
 
     def card(self) -> dict[str, Any]:

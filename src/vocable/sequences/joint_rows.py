@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from vocable.errors import ConfigError
 from vocable.sequences.spans import Modality
 from vocable.types import SpeechTokens, Split, Utterance, Word
 
@@ -38,21 +39,29 @@ class JointExample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A stretch of a row in one modality, without the symbols around it."""
+    """A stretch of speech or of text, without the symbols around it; in a row, where it stands there."""
 
-    modality: Modality
-    start: int
-    """Its first position in the row."""
-    stop: int
-    """One past its last."""
     tokens: SpeechTokens | None = None
-    """Of a speech segment. Built: as in the utterance, with durations; reverted: what the row says, so without."""
+    """Speech. Built: as in the utterance, with durations; reverted: the row's own, so without."""
     text: str | None = None
-    """Of a text segment; begins with the blank that divides it from the word before."""
+    """Writing. Inside a row it begins with the blank that divides it from the word before."""
+    start: int = 0
+    """First position in the row."""
+    stop: int = 0
+    """One past its last."""
     words: tuple[Word, ...] | None = None
     """Which words it holds, where a layout cuts at words; None for a reverted row."""
     frames: tuple[int, int] | None = None
     """First frame of a built speech segment, and one past its last."""
+
+    def __post_init__(self) -> None:
+        if (self.tokens is None) == (self.text is None):
+            raise ConfigError("A segment holds either speech tokens or text, and never both.")
+
+    @property
+    def modality(self) -> Modality:
+        """Which of the two it holds."""
+        return "text" if self.tokens is None else "speech"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

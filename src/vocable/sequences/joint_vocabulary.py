@@ -11,7 +11,7 @@ text, switch symbols, an end symbol. Next: joint_layouts.py.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -19,11 +19,10 @@ from torch import Tensor
 
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import ConfigError
+from vocable.sequences.spans import Modality
 from vocable.sequences.subwords import UnitSubwords
+from vocable.sequences.vocabulary import SPECIAL, SPEECH, TEXT, Vocabulary
 from vocable.tokens.fingerprint import fingerprint
-
-TEXT, SPEECH, SPECIAL = 0, 1, 2
-"""Classes of token ids (`JointVocabulary.classes`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +46,10 @@ class SpecialNames:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JointVocabulary:
+class JointVocabulary(Vocabulary):
     """Which token id each piece of text, special symbol and speech token has."""
+
+    modalities: ClassVar[tuple[Modality, ...]] = ("speech", "text")
 
     kind: Literal["joint"] = "joint"
     text_size: int

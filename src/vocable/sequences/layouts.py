@@ -18,7 +18,8 @@ from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import ConfigError
 from vocable.registry import look_up
 from vocable.sequences.joint_layouts import JOINT_LAYOUTS
-from vocable.sequences.vocabulary import UnitVocabulary
+from vocable.sequences.joint_vocabulary import JointVocabulary
+from vocable.sequences.vocabulary import UnitVocabulary, Vocabulary
 from vocable.tokens.runs import Runs, collapse_runs, expand_runs
 from vocable.types import SpeechTokens
 
@@ -89,6 +90,8 @@ class UnitsLayout:
 
 
 LAYOUTS: dict[str, Callable[..., Layout]] = {"units": UnitsLayout, **JOINT_LAYOUTS}
+VOCABULARIES: dict[str, type[Vocabulary]] = {"units": UnitVocabulary, "joint": JointVocabulary}
+"""By the `kind` in a language model's card."""
 
 
 def layout_from_card(card: Mapping[str, Any]) -> Layout:
@@ -101,6 +104,16 @@ def layout_from_card(card: Mapping[str, Any]) -> Layout:
     settings = {key: value for key, value in card.items() if key != "name"}
     kind = look_up("layout", card["name"], LAYOUTS)
     return config_from_dict(kind, settings, source="layout card")  # type: ignore[arg-type]  # every entry is a dataclass
+
+
+def vocabulary_from_card(card: Mapping[str, Any]) -> Vocabulary:
+    """Make the vocabulary that a language model's card describes.
+
+    Raises:
+        UnknownNameError: no vocabulary is of this kind.
+        ConfigError: a setting is unknown or out of range.
+    """
+    return config_from_dict(look_up("vocabulary", card.get("kind", "units"), VOCABULARIES), card, source="vocabulary")
 
 
 def change_layout(layout: Layout, settings: Mapping[str, Any]) -> Layout:

@@ -1,4 +1,4 @@
-"""The token ids of a language model that reads nothing but units.
+"""What the token ids of a language model mean; here for one that reads nothing but units.
 
     id   0     1         2       3       ...
          pad   bos/eos   unit 0  unit 1  ...
@@ -7,18 +7,49 @@ One symbol opens and closes a document, as in TWIST's training code and slamkit.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from vocable.errors import ConfigError
+from vocable.sequences.spans import Modality
+
+TEXT, SPEECH, SPECIAL = 0, 1, 2
+"""Classes of token ids (`Vocabulary.classes`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnitVocabulary:
+class Vocabulary:
+    """What every vocabulary offers. `layouts.VOCABULARIES` lists the kinds, by the name that a model's card has."""
+
+    modalities: ClassVar[tuple[Modality, ...]] = ()
+    """What a model of this kind reads and generates."""
+
+    kind: str
+
+    @property
+    def size(self) -> int:
+        """Rows of the embedding table."""
+        raise NotImplementedError
+
+    @property
+    def end_id(self) -> int:
+        """Closes every document."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> Int[Tensor, " vocabulary"]:
+        """Class of each id: `TEXT`, `SPEECH` or `SPECIAL`, as `lm.branches.tree_nll` takes them."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitVocabulary(Vocabulary):
     """Which token id each unit has, and which ids pad, open and close a document."""
+
+    modalities: ClassVar[tuple[Modality, ...]] = ("speech",)
 
     kind: Literal["units"] = "units"
     codebook_size: int
@@ -58,6 +89,13 @@ class UnitVocabulary:
     def size(self) -> int:
         """Rows of the embedding table."""
         return max(self.unit_offset + self.codebook_size, self.pad_id + 1, self.bos_eos_id + 1)
+
+    @property
+    def classes(self) -> Int[Tensor, " vocabulary"]:
+        """`SPEECH` for units and the symbol around them, `TEXT` for all other ids, which a text model left there."""
+        classes = self.is_unit(torch.arange(self.size)).long()
+        classes[self.bos_eos_id] = SPEECH
+        return classes
 
     def token_ids(self, units: Int[Tensor, " positions"]) -> Int[Tensor, " positions"]:
         """Shift units to token ids.

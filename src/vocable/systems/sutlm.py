@@ -22,9 +22,8 @@ from transformers import PreTrainedModel
 from vocable.errors import ConfigError, ManifestError
 from vocable.files import read_lines
 from vocable.lm import surgery
-from vocable.lm.checkpoint import LMCard, LoadedLM
+from vocable.lm.checkpoint import LMCard
 from vocable.lm.generation import GenerationConfig
-from vocable.lm.joint_generation import JointReply, Target, Task, continue_examples
 from vocable.lm.lora import LoraConfig, add_lora
 from vocable.lm.packed import token_losses
 from vocable.lm.surgery import UnitLMConfig
@@ -35,7 +34,6 @@ from vocable.sequences.joint_vocabulary import JointVocabulary, joint_vocabulary
 from vocable.sequences.layouts import change_layout
 from vocable.sequences.mixing import BuiltDocuments, Mixture, MixtureConfig, assign_roles
 from vocable.sequences.packing import PackedBatch
-from vocable.sequences.spans import Modality
 from vocable.sequences.subwords import SubwordConfig, UnitSubwords
 from vocable.sequences.text_tokenizers import fit_text_tokenizer, load_text_tokenizer
 from vocable.splits import divide, plain_text, split_key, training_items, validation_items
@@ -345,20 +343,6 @@ def train(
             unpredicted=None if config.predict_switches else readers.vocabulary.is_switch(symbols),
         ),
     )
-
-
-def generate(
-    lm: LoadedLM,
-    examples: Sequence[JointExample],
-    config: GenerationConfig,
-    *,
-    prompt: Modality,
-    to: Target,
-    task: Task = "continue",
-    seeds: Sequence[int] | None = None,
-) -> list[JointReply]:
-    """Continue speech or text in either modality, transcribe, or speak; see `lm.joint_generation.continue_examples`."""
-    return continue_examples(lm, examples, config, prompt=prompt, to=to, task=task, seeds=seeds)
 
 
 def _layout(name: str, settings: Mapping[str, Any], seed: int, readers: Readers) -> JointLayout:

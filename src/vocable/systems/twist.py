@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -20,8 +19,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from vocable.errors import ConfigError
 from vocable.lm import surgery
 from vocable.lm.checkpoint import LMCard, LoadedLM
-from vocable.lm.generation import Continuation, GenerationConfig, generate_units
+from vocable.lm.generation import GenerationConfig
 from vocable.lm.packed import token_losses
+from vocable.lm.spoken import SpokenLM, open_lm
 from vocable.lm.surgery import UnitLMConfig
 from vocable.lm.unit_facts import measure_units
 from vocable.sequences.layouts import UnitsLayout
@@ -187,47 +187,7 @@ def train(
     )
 
 
-def generate(
-    lm: LoadedLM,
-    prompts: Sequence[SpeechTokens],
-    config: GenerationConfig,
-    seeds: Sequence[int] | None = None,
-) -> list[Continuation]:
-    """Continue spoken prompts; each result holds new units only."""
-    layout = lm.card.build_layout()
-    assert isinstance(layout, UnitsLayout)
-    if lm.card.unit_seconds is None:
-        raise ConfigError("The language model's card has no unit durations, so lengths in seconds cannot be kept.")
-    return generate_units(
-        lm.model,
-        [layout.vocabulary.units(layout.build(prompt)) for prompt in prompts],
-        config,
-        layout.vocabulary,
-        torch.tensor(lm.card.unit_seconds),
-        silence_units=lm.card.silence_units,
-        seeds=seeds,
-        bos=layout.bos,
-    )
-
-
-def spoken(prompt: SpeechTokens, continuation: Continuation, card: LMCard, include_prompt: bool = True) -> SpeechTokens:
-    """Make a continuation ready for a vocoder: alone without durations, which it predicts, or behind its prompt.
-
-    Behind the prompt, whose durations are true, each new unit gets its mean duration in the training data.
-    """
-    if not include_prompt:
-        return SpeechTokens(codes=continuation.units[None])
-    frame_rate = card.tokenizer_card["frame_rate"]
-    seconds = torch.tensor(card.unit_seconds)[continuation.units] if len(continuation.units) else torch.zeros(0)
-    new = (seconds * frame_rate).round().long().clamp(min=1)
-    old = torch.ones_like(prompt.units) if prompt.durations is None else prompt.durations
-    return SpeechTokens(
-        codes=torch.cat([prompt.codes, continuation.units[None].to(prompt.codes.dtype)], dim=1),
-        durations=torch.cat([old, new.to(old.dtype)]),
-    )
-
-
-def load_published(folder: Path, tokenizer: SpeechTokenizer, seconds_per_unit: float = 1 / 19.4) -> LoadedLM:
+def load_published(folder: Path, tokenizer: SpeechTokenizer, seconds_per_unit: float = 1 / 19.4) -> SpokenLM:
     """Read a published TWIST checkpoint: a causal LM whose config field `offset` is the token id of unit 0.
 
     The published folder does not say which tokenizer it was trained on: the caller vouches for `tokenizer`. Prompts get
@@ -262,7 +222,7 @@ def load_published(folder: Path, tokenizer: SpeechTokenizer, seconds_per_unit: f
         unit_seconds=(seconds_per_unit,) * size,
         training={"system": "twist", "published": str(folder)},
     )
-    return LoadedLM(model, card)
+    return open_lm(LoadedLM(model, card), folder, tokenizer)
 
 
 def _train_stage(

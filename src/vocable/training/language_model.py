@@ -21,10 +21,10 @@ from vocable.lm.checkpoint import LMCard, save_lm
 from vocable.lm.frozen import has_new_rows, merge_new_rows
 from vocable.lm.lora import has_lora, merge_lora
 from vocable.lm.packed import enable_packing, token_losses
-from vocable.sequences.joint_vocabulary import SPECIAL, SPEECH, TEXT, JointVocabulary
 from vocable.sequences.lazy import Lazy
 from vocable.sequences.packing import IGNORED_LABEL, PackedBatch, pack_documents
 from vocable.sequences.subwords import UnitSubwords
+from vocable.sequences.vocabulary import SPECIAL, SPEECH, TEXT
 from vocable.training.config import AdamWTrainingConfig
 from vocable.training.data import EpochStream, PackedStream, RowStream
 from vocable.training.loop import TrainingResult, train
@@ -148,7 +148,7 @@ class LanguageModelTask(AdamWTask):
             if callable(train_documents)
             else PackedStream(train_documents, **limits, seed=config.seed)
         )
-        self.classes = card.vocabulary.classes if isinstance(card.vocabulary, JointVocabulary) else None
+        self.classes = card.vocabulary.classes if len(card.vocabulary.modalities) > 1 else None
         self.num_tokens = len(cast(Tensor, model.get_input_embeddings().weight))
         sources: Mapping[str | None, Sequence[Tensor]] = (
             {**valid_documents} if isinstance(valid_documents, Mapping) else {None: valid_documents}

@@ -9,7 +9,7 @@ import torch
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from vocable.errors import AssetError, ConfigError
 from vocable.evaluation.metrics.perplexity import TextNLL, continuation_nll, perplexity_scores, text_nll
-from vocable.evaluation.text_lm import load_text_lm
+from vocable.lm.text_lm import load_text_lm
 
 TEXTS = ["on the mat", "", "a", "  then he went out, and on, and on\n", "don't"]
 

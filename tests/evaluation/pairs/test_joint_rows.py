@@ -6,10 +6,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from vocable.evaluation.pairs import PairItem, PairSet, Segment
-from vocable.evaluation.pairs.joint_rows import JointRows
-from vocable.evaluation.pairs.scoring import NeuralScorer, PairScoringConfig, evaluate_pairs
+from vocable.evaluation.pairs.models import PairModel
+from vocable.evaluation.pairs.scoring import PairScoringConfig, evaluate_pairs
 from vocable.evaluation.storycloze import storycloze_scores, with_modalities
 from vocable.evaluation.unusable import UnusableError
+from vocable.lm.checkpoint import LMCard, LoadedLM
+from vocable.lm.joint_lm import JointLM
 from vocable.sequences.joint_layouts import UnitOnlyLayout
 from vocable.sequences.joint_vocabulary import joint_vocabulary
 from vocable.types import SpeechTokens, Utterance
@@ -60,6 +62,12 @@ def row_by_hand(layout, tokenizer, ending, modalities, boundary):
     return ids + ([known.end_id] if boundary == "bos_eos" else []), first
 
 
+def reading(model, layout):
+    """The language model of a bound layout."""
+    card = LMCard(vocabulary=layout.vocabulary, layout=layout.card(), tokenizer_fingerprint="")
+    return JointLM(LoadedLM(model, card, layout.text_tokenizer))
+
+
 @pytest.mark.parametrize("modalities", ["S", "S->T", "T->S", "T"])
 @pytest.mark.parametrize("boundary", ["none", "bos", "bos_eos"])
 @pytest.mark.parametrize("text_logits", ["kept", "masked"])
@@ -74,10 +82,8 @@ def test_every_pairing_of_modalities(layout, tokenizer, tokens, pair_set, modali
     crossed = with_modalities(pair_set, modalities)
     classes = known.classes if text_logits == "masked" else None
     scoring = PairScoringConfig(scored="ending", text_logits=text_logits)
-    result = evaluate_pairs(
-        crossed, JointRows(layout, tokens, boundary), NeuralScorer(model=model, classes=classes), storycloze_scores,
-        scoring, fingerprints={}, weights={}, boundary=boundary,
-    )  # fmt: skip
+    reader = PairModel(lm=reading(model, layout), tokens=tokens)
+    result = evaluate_pairs(crossed, reader, storycloze_scores, scoring, boundary=boundary)
     for side, ending in (("positive", "r"), ("negative", "w")):
         ids, first = row_by_hand(layout, tokenizer, ending, modalities, boundary)
         with torch.no_grad():
@@ -94,7 +100,7 @@ def test_every_pairing_of_modalities(layout, tokenizer, tokens, pair_set, modali
 
 
 def test_what_cannot_be_read_is_named(layout, tokens):
-    rows = JointRows(layout, tokens, "bos")
+    model = PairModel(lm=reading(None, layout), tokens=tokens)
     cases = [
         ((Segment(speech="c"),), True, "no context before it"),
         ((Segment(speech="ghost"),), False, "an utterance has no tokens"),
@@ -102,4 +108,4 @@ def test_what_cannot_be_read_is_named(layout, tokens):
     ]
     for segments, ending_only, reason in cases:
         with pytest.raises(UnusableError, match=reason):
-            rows(segments, ending_only)
+            model.row(segments, "bos", ending_only)

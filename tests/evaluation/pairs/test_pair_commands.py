@@ -16,7 +16,8 @@ from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.once import encode_once, transcribe_once
 from vocable.evaluation.pairs import PairItem, PairSet, Segment, write_pair_set
 from vocable.evaluation.results import load_result
-from vocable.lm.checkpoint import LMCard, load_lm, save_lm
+from vocable.lm.checkpoint import LMCard, save_lm
+from vocable.lm.spoken import load_lm
 from vocable.lm.surgery import UnitLMConfig, build_lm
 from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.vocabulary import UnitVocabulary

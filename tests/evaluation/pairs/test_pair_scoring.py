@@ -10,22 +10,18 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.pairs import PairItem, PairSet, Segment, scoring
-from vocable.evaluation.pairs.rows import EmptyRows, Row, TextRows, UnitRows
-from vocable.evaluation.pairs.scoring import (
-    HalfNLL,
-    NeuralScorer,
-    NgramScorer,
-    PairScoringConfig,
-    RandomScorer,
-    credit,
-    evaluate_pairs,
-    share_rows,
-)
+from vocable.evaluation.pairs import PairItem, PairSet, Segment
+from vocable.evaluation.pairs.models import CountingLM, PairModel, RandomLM
+from vocable.evaluation.pairs.scoring import PairScoringConfig, credit, evaluate_pairs
 from vocable.evaluation.storycloze import storycloze_scores
-from vocable.lm.checkpoint import LMCard
+from vocable.evaluation.unusable import UnusableError
+from vocable.lm import rows as rows_module
+from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.ngram import NgramLM
 from vocable.lm.packed import enable_packing
+from vocable.lm.rows import RowScore, scored_from, share_rows
+from vocable.lm.text_lm import TextLM
+from vocable.lm.unit_lm import UnitLM
 from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.vocabulary import UnitVocabulary
 from vocable.types import SpeechTokens, Utterance
@@ -72,12 +68,8 @@ def slow_nll(model, row, first_scored):
 
 
 def evaluate(pair_set, tokens, model, boundary="bos", **settings):
-    config = PairScoringConfig(**settings)
-    scorer = NeuralScorer(model=model, share_prefixes=config.share_prefixes, max_tokens=config.max_tokens)
-    rows = UnitRows(tokens, CARD, boundary)
-    return evaluate_pairs(
-        pair_set, rows, scorer, storycloze_scores, config, fingerprints={}, weights={}, boundary=boundary
-    )
+    reader = PairModel(lm=UnitLM(LoadedLM(model, CARD)), tokens=tokens)
+    return evaluate_pairs(pair_set, reader, storycloze_scores, PairScoringConfig(**settings), boundary=boundary)
 
 
 @pytest.mark.parametrize("boundary", ["none", "bos", "bos_eos"])
@@ -143,29 +135,25 @@ def test_a_context_is_read_once_for_all_its_pairs(model, tmp_path, monkeypatch, 
     for shared in (False, True):
         read.clear()
         told: list[tuple[int, int]] = []
-        scorer = NeuralScorer(
-            model=model,
-            share_prefixes=shared,
-            max_tokens=max_tokens,
-            on_progress=lambda *counts, told=told: told.append(counts),
-        )
-        rows = UnitRows(tokens, CARD, "bos")
-        found[shared] = scorer([(rows(item.positive, False), rows(item.negative, False)) for item in pair_set.items])
-        assert sum(count for count, _ in told) == told[0][1]
+        lm = UnitLM(LoadedLM(model, CARD))
+        reader = PairModel(lm=lm, tokens=tokens)
         halves = [half for item in pair_set.items for half in (item.positive, item.negative)]
-        distinct = {tuple(rows(half, False).token_ids.tolist()) for half in halves}
+        rows = [reader.row(half, "bos", False) for half in halves]
+        watch = lambda *counts, told=told: told.append(counts)  # noqa: E731
+        found[shared] = lm.score(rows, share_prefixes=shared, max_tokens=max_tokens, on_progress=watch)
+        assert sum(count for count, _ in told) == told[0][1]
+        distinct = {tuple(row.token_ids.tolist()) for row in rows}
         assert max(read) <= max(max_tokens, *map(len, distinct))
         if not shared:
             assert sum(read) == sum(map(len, distinct))
         elif max_tokens == 4096:
             assert sum(read) == tokens_to_read(distinct) < 0.8 * sum(map(len, distinct))
-    for one, other in zip(found[True], found[False], strict=True):
-        for half, apart in zip(one, other):
-            assert half.num_tokens == apart.num_tokens
-            # float32 products of other sizes, as against the slow way
-            assert half.nll == pytest.approx(apart.nll, abs=2e-4)
-    for spoken, topic in zip(found[True][::2], found[True][1::2]):
-        assert spoken[0] == topic[0]  # the right half is one row
+    for half, apart in zip(found[True], found[False], strict=True):
+        assert half.num_tokens == apart.num_tokens
+        # float32 products of other sizes, as against the slow way
+        assert half.nll == pytest.approx(apart.nll, abs=2e-4)
+    for spoken, topic in zip(found[True][::4], found[True][2::4]):
+        assert spoken == topic  # the right half is one row
 
 
 def tokens_to_read(rows):
@@ -200,7 +188,7 @@ def num_tokens(run):
     max_tokens=st.integers(1, 20),
 )
 def test_rows_are_shared_in_the_best_way(rows, max_tokens):
-    with mock.patch.object(scoring, "MIN_SHARED_TOKENS", 2):
+    with mock.patch.object(rows_module, "MIN_SHARED_TOKENS", 2):
         runs = share_rows(list(rows), max_tokens)
     assert sorted(row for run in runs for row in run) == sorted(rows)
     ways = []
@@ -212,27 +200,26 @@ def test_rows_are_shared_in_the_best_way(rows, max_tokens):
     assert all(size <= max_tokens or len(run) == 1 for size, run in zip(sizes, runs)) and sum(sizes) == min(ways)
 
 
+class Planted(RandomLM):
+    """Has these scores for its rows."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def score(self, rows, **_):
+        return self.scores
+
+
 def test_sum_and_mean_disagree_on_halves_of_unequal_length():
     """Two tokens at 1 nat each against six at 0.5: the sum prefers the short half, the mean the long one."""
-
-    def scorer(pairs):
-        return [(HalfNLL(2.0, 2), HalfNLL(3.0, 6)) for _ in pairs]
 
     item = PairItem(id="p", positive=(Segment(text="a"),), negative=(Segment(text="b"),))
     pair_set = PairSet(benchmark="storycloze", items=[item], utterances={})
 
-    class Rows:
-        def __call__(self, segments, ending_only):
-            return Row(torch.tensor([1, 2]), 1)
-
-        def description(self):
-            return {}
-
     for normalise, headline in (("sum", 1.0), ("mean", 0.0)):
         config = PairScoringConfig(normalise=normalise)
-        result = evaluate_pairs(
-            pair_set, Rows(), scorer, storycloze_scores, config, fingerprints={}, weights={}, boundary="bos"
-        )
+        model = PairModel(lm=Planted([RowScore(2.0, 2), RowScore(3.0, 6)]))
+        result = evaluate_pairs(pair_set, model, storycloze_scores, config, boundary="bos")
         assert result.scores["all"].value == headline
         assert result.scores["all_sum" if normalise == "mean" else "all_mean"].value == 1 - headline
         assert result.scores["all"].low is None  # one item: its spread is unknown
@@ -249,16 +236,13 @@ def test_sum_and_mean_disagree_on_halves_of_unequal_length():
 )
 def test_ties_and_few_pairs_are_said(ties, pairs, notes):
     items = [PairItem(id=str(i), positive=(Segment(text="a"),), negative=(Segment(text="b"),)) for i in range(pairs)]
+    scores = [RowScore(1.0 + (side and i >= ties), 1) for i in range(pairs) for side in (0, 1)]
     result = evaluate_pairs(
         PairSet(benchmark="storycloze", items=items, utterances={}),
-        EmptyRows(),
-        lambda rows: [(HalfNLL(1.0, 1), HalfNLL(1.0 + (i >= ties), 1)) for i in range(len(rows))],
+        PairModel(lm=Planted(scores), notes=["of the model"]),
         storycloze_scores,
         PairScoringConfig(),
-        fingerprints={},
-        weights={},
         boundary="bos",
-        notes=["of the model"],
     )
     assert result.notes == ["of the model", *notes] and result.measurements["ties"] == ties
     assert result.scores["all"].value == pytest.approx((pairs - ties / 2) / pairs)
@@ -297,25 +281,24 @@ def test_a_single_segment_has_no_ending(model, tmp_path):
         evaluate(pair_set, tokens, model, scored="ending")
     text = PairSet(benchmark="storycloze", items=[PairItem(id="p", positive=(Segment(text="a"),),
                    negative=(Segment(text="b"),))], utterances={})  # fmt: skip
-    with pytest.raises(ConfigError, match=r"written text, which a unit language model cannot read.*--model text"):
+    with pytest.raises(ConfigError, match="reads units only"):
         evaluate(text, tokens, model)
 
 
-def test_ngram_scorer_counts_by_hand():
+def test_counts_by_hand():
     documents = [torch.tensor([1, 2, 3, 2, 3, 1]), torch.tensor([1, 3, 2, 1])]
     ngram = NgramLM(documents, 5, order=2)
-    row = Row(torch.tensor([1, 2, 3, 3]), 2)
-    ((found, same),) = NgramScorer(ngram=ngram)([(row, row)])
+    row = scored_from(torch.tensor([1, 2, 3, 3]), 2)
+    found, same = CountingLM(LoadedLM(ngram, CARD)).score([row, row])
     expected = -(ngram.bigram[2, 3].log() + ngram.bigram[3, 3].log())
     assert found.nll == pytest.approx(float(expected)) and found.num_tokens == 2 and found == same
 
 
-def test_random_scorer_is_seeded_and_fair():
-    row = Row(torch.tensor([1, 2]), 1)
-    pairs = [(row, row)] * 4000
-    found = RandomScorer(seed=3)(pairs)
-    assert found == RandomScorer(seed=3)(pairs) != RandomScorer(seed=4)(pairs)
-    wins = sum(credit(a.nll, b.nll) for a, b in found) / 4000
+def test_random_scores_are_seeded_and_fair():
+    rows = [scored_from(torch.tensor([1, 2]), 1)] * 8000
+    found = RandomLM(3).score(rows)
+    assert found == RandomLM(3).score(rows) != RandomLM(4).score(rows)
+    wins = sum(credit(a.nll, b.nll) for a, b in zip(found[::2], found[1::2])) / 4000
     assert abs(wins - 0.5) < 0.03  # four standard errors
 
 
@@ -329,17 +312,18 @@ class WordTokenizer:
 
 
 def test_text_rows_share_their_context():
-    rows = TextRows(WordTokenizer(), {"c": " The dog ", "e": None, "quiet": " "}, "bos_eos")
+    texts = {"c": " The dog ", "e": None, "quiet": " "}
+    model = PairModel(lm=TextLM(None, WordTokenizer(), "words"), texts=texts)
     context = Segment(speech="c")
-    one = rows((context, Segment(text="ran.")), True)
-    other = rows((context, Segment(text="sang.")), True)
+    one = model.row((context, Segment(text="ran.")), "bos_eos", True)
+    other = model.row((context, Segment(text="sang.")), "bos_eos", True)
     assert one.token_ids[0] == 0 and one.token_ids[-1] == 0
-    assert torch.equal(one.token_ids[: one.first_scored], other.token_ids[: other.first_scored])
-    assert one.first_scored == 1 + 2
-    shouted, said = (rows((Segment(text=text),), False).token_ids for text in ("THE DOG", "the dog"))
-    assert torch.equal(shouted, said) and not torch.equal(said, rows((Segment(text="The dog"),), False).token_ids)
+    first = int(one.scored.nonzero()[0])
+    assert torch.equal(one.token_ids[:first], other.token_ids[:first]) and first == 1 + 2
+    shouted, said, capital = (
+        model.row((Segment(text=text),), "bos_eos", False).token_ids for text in ("THE DOG", "the dog", "The dog")
+    )
+    assert torch.equal(shouted, said) and not torch.equal(said, capital)
     for name, reason in (("e", "no text"), ("quiet", "empty")):
-        from vocable.evaluation.unusable import UnusableError
-
         with pytest.raises(UnusableError, match=reason):
-            rows((context, Segment(speech=name)), False)
+            model.row((context, Segment(speech=name)), "bos_eos", False)

@@ -10,10 +10,11 @@ from evaluation.slue import toy
 from vocable.errors import ConfigError, NumericsError
 from vocable.evaluation.slue.examples import make_examples
 from vocable.evaluation.slue.finetune import FineTuneConfig, dev_score, fine_tune, predict
-from vocable.evaluation.slue.heads import EntityTask, SentimentTask, frozen_features, hidden_states, vote
+from vocable.evaluation.slue.heads import EntityTask, SentimentTask, frozen_features, vote
 from vocable.evaluation.slue.metrics import Found
 from vocable.evaluation.slue.rows import NO_WORD, TaskRow, row_maker
 from vocable.evaluation.slue.words import WORD_TAGS
+from vocable.lm.packed import hidden_states
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_models_with_attention_of_their_own_give_the_same_states(sentiment_rows)
     size = max(int(row.token_ids.max()) for row in rows) + 1
     model = BloomForCausalLM(BloomConfig(vocab_size=size, hidden_size=16, n_layer=1, n_head=2)).eval()
     with torch.no_grad():
-        for states, row in zip(hidden_states(model, rows), rows, strict=True):
+        for states, row in zip(hidden_states(model, [row.token_ids for row in rows]), rows, strict=True):
             alone = model.transformer(row.token_ids[None]).last_hidden_state[0]
             torch.testing.assert_close(states, alone, atol=3e-5, rtol=1e-4)
 

@@ -137,7 +137,7 @@ def test_a_written_row_is_what_the_layout_writes(lm):
 
 
 def test_lower_case_keeps_places(lm):
-    row = JointRowMaker(lm.joint_layout(), "lower").written("Tom saw İzmir")
+    row = JointRowMaker(lm.layout, "lower").written("Tom saw İzmir")
     assert row.text == "tom saw İzmir" and len(row.spans) == 3  # its small letter would be two characters
     with pytest.raises(UnusableError, match="empty"):
         row_maker(lm).written(" ")

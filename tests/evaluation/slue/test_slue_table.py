@@ -18,6 +18,7 @@ from vocable.evaluation.slue.labelled_set import LabelledSet, write_labelled_set
 from vocable.evaluation.slue.rows import row_maker
 from vocable.evaluation.slue.table import SlueConfig, run_slue, untrained
 from vocable.lm.checkpoint import LMCard, LoadedLM
+from vocable.lm.spoken import open_lm
 from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.vocabulary import UnitVocabulary
 
@@ -103,7 +104,7 @@ def test_a_model_of_units_makes_a_table_of_one_cell():
     )
     layout = UnitsLayout(vocabulary=vocabulary)
     card = LMCard(vocabulary=vocabulary, layout=layout.card(), tokenizer_fingerprint="f" * 16)
-    lm = LoadedLM(LlamaForCausalLM(config).eval(), card)
+    lm = open_lm(LoadedLM(LlamaForCausalLM(config).eval(), card))
     tune = dataclasses.replace(TUNE, epochs=1)
     slue = SlueConfig(task="sentiment", tune=tune, seeds=(0,), random_control=False)
     result = run_slue(LABELLED, lm, SPEECH, slue, transcripts=TEXTS)

@@ -13,6 +13,7 @@ from vocable.evaluation.slue.examples import Speech
 from vocable.evaluation.slue.labelled_set import LabelledSet
 from vocable.evaluation.slue.labels import SENTIMENTS, Entity, Labels
 from vocable.lm.checkpoint import LMCard, LoadedLM
+from vocable.lm.spoken import open_lm
 from vocable.sequences.joint_layouts import TextOnlyLayout
 from vocable.sequences.joint_vocabulary import joint_vocabulary
 from vocable.types import SpeechTokens, Utterance, Word
@@ -84,4 +85,4 @@ def joint_lm(tokenizer, seed=0):
         model = LlamaForCausalLM(config).eval()
     layout = TextOnlyLayout(vocabulary=vocabulary)
     card = LMCard(vocabulary=vocabulary, layout=layout.card(), tokenizer_fingerprint="f" * 16)
-    return LoadedLM(model, card, tokenizer)
+    return open_lm(LoadedLM(model, card, tokenizer))

@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 from vocable.errors import ConfigError
 from vocable.evaluation.results import Score, mean_score, ratio_score
-from vocable.evaluation.text_lm import TextLM
 from vocable.lm.scoring import token_nll
+from vocable.lm.text_lm import TextLM
 
 BATCH_TOKENS = 1024
 """Tokens in one forward pass; the logits of a text model's vocabulary are what fills the memory."""

@@ -73,19 +73,10 @@ def run_pair_benchmark(
     pair_set = read_benchmark(benchmark, folder)
     if modalities is not None:
         pair_set = with_modalities(pair_set, modalities)
-    loaded = load_pair_model(pair_set, model, scoring, watch)
+    loaded = load_pair_model(pair_set, model, watch, scoring.seed)
     card = {key: value for key, value in pair_set.card.items() if key in ("layout", "name", "modalities", "seed")}
-    result = evaluate_pairs(
-        pair_set,
-        loaded.rows,
-        loaded.scorer,
-        look_up("benchmark", benchmark, PAIR_BENCHMARKS).table,
-        scoring,
-        fingerprints=loaded.fingerprints,
-        weights=loaded.weights,
-        boundary=model.boundary,
-        notes=loaded.notes,
-    )
+    table = look_up("benchmark", benchmark, PAIR_BENCHMARKS).table
+    result = evaluate_pairs(pair_set, loaded, table, scoring, boundary=model.boundary, on_progress=watch.scoring)
     pairs = pair_fingerprint(pair_set)
     return replace(
         result,

@@ -9,28 +9,27 @@ asr               a recogniser and the text language model: the cascade that TWI
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from vocable.errors import ConfigError
-from vocable.evaluation.once import Progress, encode_once, transcribe_once
+from vocable.evaluation.once import Progress, default_cache, encode_once, transcribe_once
 from vocable.evaluation.pairs.items import PairSet
-from vocable.evaluation.pairs.joint_rows import JointRows
-from vocable.evaluation.pairs.rows import EmptyRows, RowBuilder, TextRows, UnitRows
-from vocable.evaluation.pairs.scoring import NeuralScorer, NgramScorer, PairScorer, PairScoringConfig, RandomScorer
-from vocable.evaluation.text_lm import load_text_lm
-from vocable.evaluation.trained_lms import default_cache, find_lm, lm_record, load_tokenizer_of
-from vocable.lm.checkpoint import LMCard, load_lm
+from vocable.evaluation.pairs.items import Segment as PairSegment
+from vocable.evaluation.unusable import UnusableError
+from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.ngram import NgramLM
+from vocable.lm.rows import Row, RowScore, scored_from
 from vocable.lm.scoring import Boundary
+from vocable.lm.spoken import Segment, load_lm
+from vocable.lm.text_lm import load_text_lm
+from vocable.lm.unit_lm import UnitLM
 from vocable.recognition.transcribe_ctc import load_transcriber
 from vocable.registry import look_up
-from vocable.sequences.joint_vocabulary import JointVocabulary
 from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.vocabulary import UnitVocabulary
 from vocable.tokens.fingerprint import check_fingerprint
@@ -38,8 +37,26 @@ from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import load_tokenizer
 from vocable.types import SpeechTokens
 
-TEXT_MAX_TOKENS = 1024
-"""Tokens in one forward pass, at most, where the vocabulary has text: logits over it are big."""
+
+class ScoredModel(Protocol):
+    """The part of a language model that pairs need; controls have it too."""
+
+    @property
+    def joins(self) -> str:
+        """How the segments of a row meet, in words; empty where nothing is read."""
+        ...
+
+    def row(self, segments: Sequence[Segment], *, boundary: Boundary | None = None, ending_only: bool = False) -> Row:
+        """Make one row."""
+        ...
+
+    def score(self, rows: Sequence[Row], **settings: Any) -> list[RowScore]:
+        """Score rows."""
+        ...
+
+    def description(self) -> dict[str, Any]:
+        """Say how rows are made."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,29 +93,100 @@ class Watch(NamedTuple):
 UNWATCHED = Watch()
 
 
-class PairModel(NamedTuple):
-    """All that `evaluate_pairs` needs to know of a model."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairModel:
+    """A model, and the form in which it reads the utterances of pairs."""
 
-    rows: RowBuilder
-    scorer: PairScorer
-    fingerprints: dict[str, str]
-    weights: dict[str, Any]
-    notes: list[str]
+    lm: ScoredModel
+    tokens: Mapping[str, SpeechTokens] | None = None
+    """Speech tokens by utterance, for a model that reads speech."""
+    texts: Mapping[str, str | None] | None = None
+    """Texts by utterance, read in the place of speech: as written (the topline), or as a recogniser heard them."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def row(self, half: Sequence[PairSegment], boundary: Boundary, ending_only: bool) -> Row:
+        """Make the row of one half; with `ending_only`, what comes before the last segment is not scored.
+
+        Segments are read apart; a text gets the space that divides it from what comes before.
+
+        Raises:
+            UnusableError: a segment has no tokens or text, or nothing is left to score.
+        """
+        if ending_only and len(half) < 2:
+            raise UnusableError("only the ending is scored, but there is no context before it")
+        segments = [self._segment(segment, place) for place, segment in enumerate(half)]
+        row = self.lm.row(segments, boundary=boundary, ending_only=ending_only)
+        if row.num_scored == 0:
+            raise UnusableError("nothing is left to score")
+        return row
+
+    def description(self) -> dict[str, Any]:
+        """Say how rows are made, for results."""
+        return {**self.lm.description(), **({"segments": self.lm.joins} if self.lm.joins else {})}
+
+    def _segment(self, segment: PairSegment, place: int) -> Segment:
+        text = segment.text
+        if text is None and self.texts is not None:
+            text = self.texts.get(segment.speech or "")
+            if text is None:
+                raise UnusableError("an utterance has no text")
+        if text is not None:
+            if not text.strip():
+                raise UnusableError("a text or transcript is empty")
+            return Segment(text=(" " if place else "") + text.strip())
+        if self.tokens is None:  # a control that reads nothing
+            return Segment(text="")
+        tokens = self.tokens.get(segment.speech or "")
+        if tokens is None or tokens.codes.shape[1] == 0:
+            raise UnusableError("an utterance has no tokens")
+        return Segment(tokens=tokens)
 
 
-def load_pair_model(
-    pair_set: PairSet,
-    config: PairModelConfig,
-    scoring: PairScoringConfig,
-    watch: Watch = UNWATCHED,
-) -> PairModel:
+class CountingLM(UnitLM):
+    """Counts of units, or of pairs of units, in the place of a network: the control that one has to beat."""
+
+    def score(self, rows: Sequence[Row], **_: Any) -> list[RowScore]:
+        """See `LanguageModel`."""
+        scores = []
+        for row in rows:
+            losses = self.model.nll(row.token_ids)[row.scored[1:]]
+            scores.append(RowScore(float(losses.sum()), len(losses)))
+        return scores
+
+
+class RandomLM:
+    """Draws a score for each row: what chance looks like on this set, with its interval."""
+
+    joins = ""
+
+    def __init__(self, seed: int = 0) -> None:
+        """Take the seed of the draws."""
+        self.seed = seed
+
+    def row(self, segments: Sequence[Segment], *, boundary: Boundary | None = None, ending_only: bool = False) -> Row:
+        """Return a row without content."""
+        return scored_from(torch.zeros(2, dtype=torch.long), 1)
+
+    def score(self, rows: Sequence[Row], **_: Any) -> list[RowScore]:
+        """See `LanguageModel`."""
+        drawn = torch.rand(len(rows), generator=torch.Generator().manual_seed(self.seed)).tolist()
+        return [RowScore(value, 1) for value in drawn]
+
+    def description(self) -> dict[str, Any]:
+        """Nothing is read."""
+        return {}
+
+
+def load_pair_model(pair_set: PairSet, config: PairModelConfig, watch: Watch = UNWATCHED, seed: int = 0) -> PairModel:
     """Load what `config.model` names, and encode or transcribe what the pairs say.
 
     Args:
         pair_set: the pairs.
         config: what to load.
-        scoring: how rows will be scored.
-        watch: who is told of progress.
+        watch: told of progress.
+        seed: decides what the random control draws.
 
     Raises:
         UnknownNameError: the model is neither a folder nor a control.
@@ -106,41 +194,20 @@ def load_pair_model(
         ConfigError: something that the model needs was not named.
     """
     if Path(config.model).is_dir():
-        return _load_lm(pair_set, config, scoring, watch)
-    return look_up("model folder or control", config.model, CONTROLS)(pair_set, config, scoring, watch)
+        return _load_folder(pair_set, config, watch)
+    return look_up("model folder or control", config.model, CONTROLS)(pair_set, config, watch, seed)
 
 
-def _load_lm(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, watch: Watch) -> PairModel:
-    folder = find_lm(Path(config.model))
-    lm = load_lm(folder, dtype=config.dtype, device=config.device)
-    joint = isinstance(lm.card.vocabulary, JointVocabulary)
-    if not joint and _has_text(pair_set):
+def _load_folder(pair_set: PairSet, config: PairModelConfig, watch: Watch) -> PairModel:
+    lm = load_lm(config.model, tokenizer=config.tokenizer, dtype=config.dtype, device=config.device)
+    if "text" not in lm.modalities and _has_text(pair_set):
         raise ConfigError(
-            f"{folder} reads units only, but the pairs hold written text. Score a model of speech and text "
+            f"{lm.folder} reads units only, but the pairs hold written text. Score a model of speech and text "
             "(recipes/sutlm), or --model text; or leave --modalities at S."
         )
-    tokens = _encode(pair_set, lm.card, folder, config, watch)
-    known, masked = lm.card.vocabulary, scoring.text_logits == "masked"
-    fingerprints = {"tokenizer": lm.card.tokenizer_fingerprint}
-    if isinstance(known, JointVocabulary):
-        rows, classes = JointRows(lm.joint_layout(), tokens, config.boundary), known.classes
-        prints = {"text_tokenizer": known.text_fingerprint, "subwords": known.subwords_fingerprint}
-        fingerprints |= {name: value for name, value in prints.items() if value is not None}
-    else:
-        rows, classes = UnitRows(tokens, lm.card, config.boundary), _speech_ids(known)
-    return PairModel(
-        rows,
-        NeuralScorer(
-            model=lm.model,
-            share_prefixes=scoring.share_prefixes,
-            max_tokens=min(scoring.max_tokens, TEXT_MAX_TOKENS) if joint else scoring.max_tokens,
-            classes=classes if masked else None,
-            on_progress=watch.scoring,
-        ),
-        fingerprints,
-        {"model": lm_record(folder, lm)},
-        [],
-    )
+    spoken = pair_set.spoken()  # where all is written, no tokenizer is needed
+    tokens = encode_once(spoken, lm.tokenizer, config.cache, on_progress=watch.encoding) if spoken else {}
+    return PairModel(lm=lm, tokens=tokens, fingerprints=lm.fingerprints, weights={"model": lm.record()})
 
 
 def _has_text(pair_set: PairSet) -> bool:
@@ -152,25 +219,7 @@ def _has_text(pair_set: PairSet) -> bool:
     )
 
 
-def _encode(
-    pair_set: PairSet, card: LMCard, folder: Path, config: PairModelConfig, watch: Watch
-) -> dict[str, SpeechTokens]:
-    """Tokens of what is spoken in the pairs; where all is written, no tokenizer is needed."""
-    spoken = pair_set.spoken()
-    if not spoken:
-        return {}
-    tokenizer = load_tokenizer_of(folder, card, config.tokenizer, config.device)
-    return encode_once(spoken, tokenizer, config.cache, on_progress=watch.encoding)
-
-
-def _speech_ids(vocabulary: UnitVocabulary) -> Tensor:
-    """Class 1 for units and the symbol around them, 0 for all other ids below: text, in a model that has both."""
-    classes = vocabulary.is_unit(torch.arange(vocabulary.size)).long()
-    classes[vocabulary.bos_eos_id] = 1
-    return classes
-
-
-def _load_ngram(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, watch: Watch) -> PairModel:
+def _load_counts(pair_set: PairSet, config: PairModelConfig, watch: Watch, seed: int) -> PairModel:
     if config.train_tokens is None:
         raise ConfigError(f"{config.model} counts training units: name their token shards with --train-tokens.")
     shards = TokenShards(config.train_tokens)
@@ -182,35 +231,31 @@ def _load_ngram(pair_set: PairSet, config: PairModelConfig, scoring: PairScoring
     vocabulary = UnitVocabulary(codebook_size=tokenizer.codebook_size)
     layout = UnitsLayout(vocabulary=vocabulary, collapsed=collapsed)
     card = LMCard(vocabulary=vocabulary, layout=layout.card(), tokenizer_fingerprint=tokenizer.fingerprint)
-    order = 1 if config.model == "unigram" else 2
-    ngram = NgramLM([layout.build(tokens) for _, tokens in shards], vocabulary.size, order)
-    tokens = encode_once(pair_set.spoken(), tokenizer, config.cache, on_progress=watch.encoding)
+    counts: Any = NgramLM(
+        [layout.build(tokens) for _, tokens in shards], vocabulary.size, 1 if config.model == "unigram" else 2
+    )
+    record = {"control": config.model, "train_tokens": str(config.train_tokens), "utterances": len(shards)}
     return PairModel(
-        UnitRows(tokens, card, config.boundary),
-        NgramScorer(ngram=ngram),
-        {"tokenizer": tokenizer.fingerprint},
-        {"model": {"control": config.model, "train_tokens": str(config.train_tokens), "utterances": len(shards)}},
-        [],
+        lm=CountingLM(LoadedLM(counts, card)),
+        tokens=encode_once(pair_set.spoken(), tokenizer, config.cache, on_progress=watch.encoding),
+        fingerprints={"tokenizer": tokenizer.fingerprint},
+        weights={"model": record},
     )
 
 
-def _load_random(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, watch: Watch) -> PairModel:
-    scorer = RandomScorer(seed=scoring.seed)
-    return PairModel(EmptyRows(), scorer, {}, {"model": {"control": "random", "seed": scoring.seed}}, [])
+def _load_random(pair_set: PairSet, config: PairModelConfig, watch: Watch, seed: int) -> PairModel:
+    return PairModel(lm=RandomLM(seed), weights={"model": {"control": "random", "seed": seed}})
 
 
-def _load_text(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, watch: Watch) -> PairModel:
-    texts = {utterance.id: utterance.text for utterance in pair_set.spoken()}
-    return _text_model(texts, config, scoring, watch, {}, [])
+def _load_text(pair_set: PairSet, config: PairModelConfig, watch: Watch, seed: int) -> PairModel:
+    return _text_model({utterance.id: utterance.text for utterance in pair_set.spoken()}, config, {}, [])
 
 
-def _load_cascade(pair_set: PairSet, config: PairModelConfig, scoring: PairScoringConfig, watch: Watch) -> PairModel:
+def _load_cascade(pair_set: PairSet, config: PairModelConfig, watch: Watch, seed: int) -> PairModel:
     transcriber = load_transcriber(config.transcriber, language=_language(pair_set), device=config.device)
-    heard = transcribe_once(pair_set.spoken(), transcriber, config.cache, watch.encoding)
+    texts = transcribe_once(pair_set.spoken(), transcriber, config.cache, watch.encoding)
     weights = {"transcriber": dict(transcriber.weights)}  # part of the model here, not a judge
-    return _text_model(
-        heard, config, scoring, watch, weights, ["Texts are what the recogniser heard, errors included."]
-    )
+    return _text_model(texts, config, weights, ["Texts are what the recogniser heard, errors included."])
 
 
 def _language(pair_set: PairSet) -> str:
@@ -227,32 +272,17 @@ def _language(pair_set: PairSet) -> str:
 
 
 def _text_model(
-    texts: Mapping[str, str | None],
-    config: PairModelConfig,
-    scoring: PairScoringConfig,
-    watch: Watch,
-    weights: dict[str, Any],
-    notes: list[str],
+    texts: Mapping[str, str | None], config: PairModelConfig, weights: Mapping[str, Any], notes: Sequence[str]
 ) -> PairModel:
     dtype: Any = config.dtype or "float32"
-    loaded = load_text_lm(config.text_model, opening="none", dtype=dtype, device=config.device)
-    return PairModel(
-        TextRows(loaded.tokenizer, texts, config.boundary),
-        NeuralScorer(
-            model=loaded.model,
-            share_prefixes=scoring.share_prefixes,
-            max_tokens=min(scoring.max_tokens, TEXT_MAX_TOKENS),
-            on_progress=watch.scoring,
-        ),
-        {},
-        {"model": {"control": config.model, "text_model": dict(loaded.weights), **weights}},
-        notes,
-    )
+    lm = load_text_lm(config.text_model, opening="none", dtype=dtype, device=config.device)
+    record = {"control": config.model, "text_model": dict(lm.weights), **weights}
+    return PairModel(lm=lm, texts=texts, weights={"model": record}, notes=notes)
 
 
-CONTROLS: dict[str, Callable[[PairSet, PairModelConfig, PairScoringConfig, Watch], PairModel]] = {
-    "unigram": _load_ngram,
-    "bigram": _load_ngram,
+CONTROLS: dict[str, Callable[[PairSet, PairModelConfig, Watch, int], PairModel]] = {
+    "unigram": _load_counts,
+    "bigram": _load_counts,
     "random": _load_random,
     "text": _load_text,
     "asr": _load_cascade,

@@ -18,9 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vocable.errors import ConfigError, NumericsError
-from vocable.evaluation.slue.heads import Pooling, Task, frozen_features, hidden_states
+from vocable.evaluation.slue.heads import Pooling, Task, frozen_features
 from vocable.evaluation.slue.labels import Labels
 from vocable.evaluation.slue.rows import TaskRow
+from vocable.lm.packed import hidden_states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +200,10 @@ class _Stepper:
     def step(self, rows: Sequence[TaskRow], targets: Sequence[Tensor], cached: Sequence[Tensor] | None) -> None:
         if cached is None:
             self.model.train()
-            cached = [self.task.features(*pair) for pair in zip(hidden_states(self.model, rows), rows)]
+            cached = [
+                self.task.features(*pair)
+                for pair in zip(hidden_states(self.model, [row.token_ids for row in rows]), rows)
+            ]
         wanted: Int[Tensor, " outputs"] = torch.cat(list(targets)).to(self.head.weight.device)
         if not len(wanted):
             return

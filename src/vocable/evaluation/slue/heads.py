@@ -27,8 +27,8 @@ from vocable.evaluation.slue.metrics import (
 )
 from vocable.evaluation.slue.rows import NO_WORD, TaskRow
 from vocable.evaluation.slue.words import OUTSIDE, WORD_TAGS, gold_entities, tag_words, tagged_entities
-from vocable.lm.packed import enable_packing, packed_inputs, padded_rows
-from vocable.sequences.packing import concatenate, token_budget_batches
+from vocable.lm.packed import hidden_states
+from vocable.sequences.packing import token_budget_batches
 
 Pooling = Literal["mean", "last"]
 
@@ -154,19 +154,6 @@ def vote(logits: Float[Tensor, "outputs classes"], words: Int[Tensor, " outputs"
     return [int(choice) if known else None for choice, known in zip(best, has_tokens)]
 
 
-def hidden_states(model: nn.Module, rows: Sequence[TaskRow]) -> list[Float[Tensor, "positions dim"]]:
-    """Return the final hidden states of each row (after the last norm); rows are read side by side in one pass."""
-    reads_packed = enable_packing(model)
-    batch = concatenate([row.token_ids for row in rows]).to(next(model.parameters()).device)
-    network: Any = getattr(model, "base_model", model)
-    if reads_packed:
-        states = network(**packed_inputs(batch), use_cache=False).last_hidden_state[0]
-    else:
-        token_ids, mask = padded_rows(batch)
-        states = network(input_ids=token_ids, attention_mask=mask, use_cache=False).last_hidden_state[mask.bool()]
-    return list(states.split(list(batch.lengths)))
-
-
 @torch.no_grad()
 def frozen_features(
     model: nn.Module,
@@ -188,7 +175,7 @@ def frozen_features(
     model.eval()
     features: list[Tensor | None] = [None] * len(rows)
     for batch in token_budget_batches([len(row.token_ids) for row in rows], max_tokens):
-        for index, states in zip(batch, hidden_states(model, [rows[index] for index in batch])):
+        for index, states in zip(batch, hidden_states(model, [rows[index].token_ids for index in batch])):
             features[index] = task.features(states, rows[index]).cpu()
         if on_progress is not None:
             on_progress(len(batch), len(rows))

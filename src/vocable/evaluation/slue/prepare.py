@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vocable.evaluation.once import Progress, encode_once, transcribe_once
+from vocable.evaluation.once import Progress, default_cache, encode_once, transcribe_once
 from vocable.evaluation.slue.examples import Speech
 from vocable.evaluation.slue.labelled_set import LabelledSet
-from vocable.evaluation.slue.rows import row_maker
-from vocable.evaluation.trained_lms import default_cache, find_lm, lm_record, load_tokenizer_of
-from vocable.lm.checkpoint import LoadedLM, load_lm
+from vocable.lm.spoken import SpokenLM, load_lm
 from vocable.recognition.transcribe_ctc import load_transcriber
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shards import TokenShards
@@ -40,7 +38,7 @@ class SlueInputs:
 class Prepared(NamedTuple):
     """Arguments of `run_slue`."""
 
-    lm: LoadedLM
+    lm: SpokenLM
     speech: Speech
     transcripts: Mapping[str, str] | None
     fingerprints: Mapping[str, str]
@@ -61,24 +59,23 @@ def prepare(
         FingerprintError: tokenizer or tokens are not those that the model was trained with.
         AssetError: the recogniser is not at hand.
     """
-    folder = find_lm(Path(inputs.model))
-    lm = load_lm(folder, dtype=inputs.dtype, device=inputs.device)
+    lm = load_lm(inputs.model, tokenizer=inputs.tokenizer, dtype=inputs.dtype, device=inputs.device)
     ids = {label.id for split in ("train", "dev", "test") for label in labelled.split(split, task)}
     utterances = [labelled.utterances[id] for id in labelled.utterances if id in ids]
     expected = lm.card.tokenizer_fingerprint
     if inputs.tokens is not None:
         shards = TokenShards(inputs.tokens)
-        owner = f"The language model {folder}"
+        owner = f"The language model {lm.folder}"
         check_fingerprint(expected, shards.fingerprint, owner, f"the set of token shards {inputs.tokens}")
         tokens = {utterance.id: found for utterance, found in shards if utterance.id in ids}
         frame_rate = shards.card.get("frame_rate")
     else:
-        tokenizer = load_tokenizer_of(folder, lm.card, inputs.tokenizer, inputs.device)
+        tokenizer = lm.tokenizer
         tokens = encode_once(utterances, tokenizer, inputs.cache, on_progress=on_encoding)
         frame_rate = tokenizer.frame_rate
-    weights: dict[str, Any] = {"model": lm_record(folder, lm)}
+    weights: dict[str, Any] = {"model": lm.record()}
     transcripts = None
-    if inputs.transcriber is not None and "text" in row_maker(lm).modalities:
+    if inputs.transcriber is not None and "text" in lm.modalities:
         recogniser = load_transcriber(inputs.transcriber, device=inputs.device)
         weights["transcriber"] = dict(recogniser.weights)  # part of the pipeline here, not a judge
         test = [labelled.utterances[label.id] for label in labelled.split("test", task)]

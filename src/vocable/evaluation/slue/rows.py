@@ -18,10 +18,9 @@ from torch import Tensor
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.slue.words import Span, spoken_spans, written_spans
 from vocable.evaluation.unusable import UnusableError
-from vocable.lm.checkpoint import LoadedLM
+from vocable.lm.spoken import SpokenLM
 from vocable.sequences.joint_layouts import JointLayout
 from vocable.sequences.joint_rows import Part
-from vocable.sequences.joint_vocabulary import JointVocabulary
 from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.subwords import units_over
 from vocable.sequences.word_slices import word_borders
@@ -129,13 +128,9 @@ class UnitRowMaker:
         raise ConfigError("The language model reads units only, no text.")
 
 
-def row_maker(lm: LoadedLM, text_case: TextCase = "as_is") -> RowMaker:
+def row_maker(lm: SpokenLM, text_case: TextCase = "as_is") -> RowMaker:
     """Return what makes rows for a language model."""
-    if isinstance(lm.card.vocabulary, JointVocabulary):
-        return JointRowMaker(lm.joint_layout(), text_case)
-    layout = lm.card.build_layout()
-    assert isinstance(layout, UnitsLayout), "a unit vocabulary has the units layout"
-    return UnitRowMaker(layout)
+    return JointRowMaker(lm.layout, text_case) if "text" in lm.modalities else UnitRowMaker(lm.layout)
 
 
 def words_of_frames(

@@ -29,7 +29,7 @@ from vocable.evaluation.slue.labels import TASKS
 from vocable.evaluation.slue.metrics import macro_recall, micro_f1, resampled_score, tag_counts
 from vocable.evaluation.slue.rows import Modality, RowMaker, TaskRow, TextCase, row_maker
 from vocable.evaluation.unusable import UnusableError
-from vocable.lm.checkpoint import LoadedLM
+from vocable.lm.spoken import SpokenLM
 
 PIPELINE = "asr_pipeline"
 RANDOM = "random_weights"
@@ -77,7 +77,7 @@ Progress = Callable[[int, int], None]
 
 def run_slue(
     labelled: LabelledSet,
-    lm: LoadedLM,
+    lm: SpokenLM,
     speech: Speech,
     config: SlueConfig,
     *,

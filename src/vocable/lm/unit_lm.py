@@ -1,0 +1,121 @@
+"""A language model of units alone, as TWIST trains it: one of the spoken language models of spoken.py."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from vocable.errors import ConfigError
+from vocable.lm.checkpoint import LoadedLM
+from vocable.lm.generation import GenerationConfig, generate_units
+from vocable.lm.model import UNITS_ONLY, Reply, SpokenLM, Target, Task
+from vocable.lm.rows import Row, scored_from
+from vocable.lm.scoring import Boundary
+from vocable.sequences.joint_rows import JointSequence, Segment
+from vocable.sequences.layouts import UnitsLayout
+from vocable.sequences.spans import Modality
+from vocable.sequences.subwords import units_over
+from vocable.types import SpeechTokens
+
+
+class UnitLM(SpokenLM):
+    """A model of units alone: start symbol, units, end symbol. Segments of one row are encoded apart, units joined.
+
+    Where runs are merged, a run that goes on over a join is one run, as in a recording without a cut.
+    """
+
+    joins = "encoded apart, units joined"
+    prompt_form = "start symbol, prompt"
+
+    def __init__(self, loaded: LoadedLM, *rest: Any, **named: Any) -> None:
+        """See `SpokenLM`."""
+        super().__init__(loaded, *rest, **named)
+        layout = loaded.card.build_layout()
+        if not isinstance(layout, UnitsLayout):
+            raise ConfigError(f"The layout {loaded.card.layout.get('name')!r} is not one of units alone.")
+        self.layout, self.collapsed = layout, layout.collapsed
+
+    def opener(self, modality: Modality) -> Int[Tensor, " opener"]:
+        """Return the start symbol, also where the layout has none: there would be nothing to read."""
+        return torch.tensor([self.layout.vocabulary.bos_eos_id])
+
+    def content(self, segment: Segment) -> Int[Tensor, " positions"]:
+        """See `LanguageModel`."""
+        return self._ids([segment])
+
+    def prompt(
+        self, segments: Sequence[Segment], *, to: Target | None = None, task: Task = "continue"
+    ) -> Int[Tensor, " prompt"]:
+        """See `LanguageModel`."""
+        if to not in (None, "speech") or task != "continue":
+            raise ConfigError(UNITS_ONLY)
+        return torch.cat([self.opener("speech")[: int(self.layout.bos)], self._ids(segments)])
+
+    def row(self, segments: Sequence[Segment], *, boundary: Boundary | None = None, ending_only: bool = False) -> Row:
+        """See `LanguageModel`."""
+        symbol = self.opener("speech")
+        before = symbol[: int(self.layout.bos if boundary is None else boundary != "none")]
+        after = symbol[: int(self.layout.eos if boundary is None else boundary == "bos_eos")]
+        units = self._ids(segments)
+        ends = [len(before) + len(self._ids(segments[: place + 1])) for place in range(len(segments) - 1)]
+        borders = [len(before), *ends, len(before) + len(units)]
+        bounds = list(itertools.pairwise(borders))
+        return scored_from(torch.cat([before, units, after]), borders[-2] if ending_only else 1, bounds)
+
+    def continue_(
+        self,
+        prompts: Sequence[Sequence[Segment]],
+        config: GenerationConfig,
+        *,
+        to: Target | None = None,
+        task: Task = "continue",
+        max_text_tokens: int = 128,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Reply]:
+        """See `LanguageModel`."""
+        rows = [self.prompt(segments, to=to, task=task) for segments in prompts]
+        if self.card.unit_seconds is None:
+            raise ConfigError("The language model's card has no unit durations, so lengths in seconds cannot be kept.")
+        known = self.layout.vocabulary
+        found = generate_units(
+            self.model,
+            [known.units(row[int(self.layout.bos) :]) for row in rows],
+            config,
+            known,
+            torch.tensor(self.card.unit_seconds),
+            silence_units=self.card.silence_units,
+            seeds=seeds,
+            bos=self.layout.bos,
+        )
+        replies = []
+        for row, (units, seconds, stopped) in zip(rows, found):
+            segment = Segment(tokens=self.speakable(SpeechTokens(codes=units[None])), stop=len(units))
+            made = (segment,) if len(units) else ()
+            replies.append(Reply(made, seconds, stopped, row, known.token_ids(units)))
+        return replies
+
+    def revert(self, token_ids: Int[Tensor, " positions"]) -> JointSequence:
+        """See `SpokenLM`."""
+        segment = Segment(tokens=self.layout.revert(token_ids), stop=len(token_ids))
+        return JointSequence(token_ids=token_ids, segments=(segment,))
+
+    def unit_durations(self, tokens: SpeechTokens) -> list[Int[Tensor, " units"]]:
+        """See `SpokenLM`."""
+        return list(units_over(tokens, "runs" if self.collapsed else "frames").durations.split(1))
+
+    def description(self) -> dict[str, Any]:
+        """Return the layout's card."""
+        return {"layout": dict(self.card.layout)}
+
+    def _ids(self, segments: Sequence[Segment]) -> Int[Tensor, " positions"]:
+        """Token ids of segments one after the other, without symbols."""
+        frames = []
+        for segment in segments:
+            if segment.tokens is None:
+                raise ConfigError(UNITS_ONLY)
+            frames.append(units_over(segment.tokens, "frames").units)
+        return replace(self.layout, bos=False, eos=False).build(SpeechTokens(codes=torch.cat(frames)[None]))
