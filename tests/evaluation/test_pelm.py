@@ -21,8 +21,9 @@ from vocable.evaluation.pelm import PelmConfig, directions_of, evaluate_pelm, pe
 from vocable.evaluation.pelm_summary import measure
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.units_to_text import JointUnitsToText, SpokenUnitsToText, load_joint_units_to_text
-from vocable.lm.checkpoint import LMCard
+from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.generation import GenerationConfig
+from vocable.lm.spoken import open_lm
 from vocable.lm.text_lm import load_text_lm
 from vocable.sequences.joint_layouts import make_layout
 from vocable.sequences.joint_vocabulary import joint_vocabulary
@@ -211,7 +212,7 @@ def test_units_alone_are_heard(chosen, text_lm, tiny_tokenizer, tiny_vocoder, ti
         tokenizer_fingerprint="t",
         unit_seconds=(0.1,) * 8,
     )
-    loaded = model.loaded._replace(card=card, text_tokenizer=None)
+    loaded = open_lm(LoadedLM(model.model, card))
     units = HalfModel(UnitHalfRows(card), model.model, loaded, None, {}, {"model": {}})
     few = [
         one._replace(
@@ -294,7 +295,7 @@ def test_nothing_is_made_twice(model, chosen, text_lm, own, tmp_path, tmp_path_f
     }
     assert made(first)["texts measured"] == len(texts)  # those that two anchors share once
 
-    monkeypatch.setattr(half_generation, "_continue_jointly", lambda *_, **__: pytest.fail("generated again"))
+    monkeypatch.setattr(half_generation, "_continue_spoken", lambda *_, **__: pytest.fail("generated again"))
     counting, seen = Counts(own), {}
     again = evaluate_pelm(
         model, chosen, {}, text_lm, counting, tmp_path, FEW,
@@ -315,7 +316,7 @@ def test_nothing_is_made_twice(model, chosen, text_lm, own, tmp_path, tmp_path_f
 def test_a_run_that_was_stopped_goes_on(model, chosen, text_lm, own, tmp_path, monkeypatch):
     whole = evaluate_pelm(model, chosen, {}, text_lm, own, tmp_path / "whole", FEW)
     sizes = []
-    generate = half_generation._continue_jointly
+    generate = half_generation._continue_spoken
 
     def stops(lm, block, *rest):
         if len(sizes) == 4:  # u2u in batches of 2, 2, 1; then one of t2t
@@ -323,13 +324,13 @@ def test_a_run_that_was_stopped_goes_on(model, chosen, text_lm, own, tmp_path, m
         sizes.append(len(block))
         return generate(lm, block, *rest)
 
-    monkeypatch.setattr(half_generation, "_continue_jointly", stops)
+    monkeypatch.setattr(half_generation, "_continue_spoken", stops)
     with pytest.raises(KeyboardInterrupt):
         evaluate_pelm(model, chosen, {}, text_lm, own, tmp_path / "stopped", FEW)
     assert sizes == [2, 2, 1, 2]
     kept = tmp_path / "stopped" / "kept" / "continuations.jsonl"
     kept.write_bytes(kept.read_bytes()[:-20])  # the last line was half written
-    monkeypatch.setattr(half_generation, "_continue_jointly", generate)
+    monkeypatch.setattr(half_generation, "_continue_spoken", generate)
     later = evaluate_pelm(model, chosen, {}, text_lm, own, tmp_path / "stopped", FEW)
     assert made(later)["continuations generated"] == 2 * len(chosen) - 6
     assert made(later)["units transcribed"] == 0

@@ -135,7 +135,8 @@ class _Writer(NamedTuple):
             print(f"The model ended at once; nothing was generated ({why}).")
         if len(reply.segments) > 1:
             whole = self.lm.revert(torch.cat([reply.prompt_ids, reply.token_ids]))
-            print_sequence(whole, self.lm.card.vocabulary, None, "prompt and continuation")
+            vocabulary: Any = self.lm.card.vocabulary
+            print_sequence(whole, vocabulary, None, "prompt and continuation")
 
     def _path(self, index: int, segment: int | None = None, suffix: str | None = None) -> Path:
         """The file of a sample, and of one of its segments."""

@@ -16,7 +16,6 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from vocable.assets.weights import weights_record
 from vocable.audio.io import resample
 from vocable.errors import ConfigError
 from vocable.evaluation.half_models import HalfModel
@@ -156,5 +155,5 @@ def load_joint_units_to_text(
     if not Path(how).is_dir():
         raise ConfigError(f"units_to_text is {how!r}; it must be own, asr, or the folder of a joint language model.")
     loaded = load_lm(Path(how), tokenizer=model.tokenizer, device=device)
-    folder = str(loaded.folder)
-    return JointUnitsToText(loaded, folder, weights_record(folder, loaded.folder), max_text_tokens, batch_size)
+    record = {name: value for name, value in loaded.record().items() if name != "dtype"}
+    return JointUnitsToText(loaded, str(loaded.folder), record, max_text_tokens, batch_size)

@@ -190,8 +190,6 @@ def make_text_lm(
     model: Any, tokenizer: Any, name: str, opening: Opening = "bos", weights: Mapping[str, str] | None = None
 ) -> TextLM:
     """Wrap loaded parts; `load_text_lm` does it by name and says what is raised."""
-    if opening not in ("bos", "none"):
-        raise ConfigError(f"opening is {opening!r}; known: bos, none.")
     if not tokenizer.is_fast:
         raise ConfigError(f"{name}: needs a fast tokenizer (tokenizer.json), which knows where each token lies.")
     rows = len(model.get_input_embeddings().weight)

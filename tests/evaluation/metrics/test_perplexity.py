@@ -1,6 +1,5 @@
 """Perplexity against the plain way: one text at a time, transformers' own loss."""
 
-import json
 import math
 
 import pytest
@@ -9,7 +8,9 @@ import torch
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from vocable.errors import AssetError, ConfigError
 from vocable.evaluation.metrics.perplexity import TextNLL, continuation_nll, perplexity_scores, text_nll
-from vocable.lm.text_lm import load_text_lm
+from vocable.lm.checkpoint import LMCard, write_card
+from vocable.lm.text_lm import load_text_lm, make_text_lm
+from vocable.sequences import UnitsLayout, UnitVocabulary
 
 TEXTS = ["on the mat", "", "a", "  then he went out, and on, and on\n", "don't"]
 
@@ -47,7 +48,7 @@ def test_batching_changes_no_score(lm):
 
 
 def test_without_start_symbol_the_first_token_is_not_scored(lm):
-    opened = lm._replace(opening="none")
+    opened = make_text_lm(lm.model, lm.tokenizer, lm.name, "none")
     scores = text_nll(opened, ["on the mat", "a"])
     nll, count = plain_loss(lm, "on the mat", bos=False)
     assert scores[0].nll == pytest.approx(nll, rel=1e-5) and scores[0].num_tokens == count
@@ -83,7 +84,9 @@ def test_nothing_to_sum_up():
 
 def test_a_unit_language_model_is_refused(tmp_path):
     folder = save_tiny_text_lm(tmp_path / "units")
-    (folder / "vocable.json").write_text(json.dumps({"layout": {"name": "units"}}))
+    vocabulary = UnitVocabulary(codebook_size=8)
+    layout = UnitsLayout(vocabulary=vocabulary).card()
+    write_card(folder, LMCard(vocabulary=vocabulary, layout=layout, tokenizer_fingerprint="f"))
     with pytest.raises(ConfigError, match="a language model of speech units; its text vocabulary was replaced"):
         load_text_lm(str(folder))
 
@@ -96,8 +99,6 @@ def test_a_model_without_tokenizer_is_refused(tmp_path):
         load_text_lm(str(folder))
 
 
-def test_settings_that_do_not_exist(lm, tmp_path):
-    with pytest.raises(ConfigError, match="known: bos, none"):
-        load_text_lm(str(save_tiny_text_lm(tmp_path)), opening="eos")  # type: ignore[arg-type]
+def test_texts_without_their_prompt_are_refused(lm):
     with pytest.raises(ConfigError, match="2 prompts for 1 texts"):
         continuation_nll(lm, ["a", "b"], ["c"])

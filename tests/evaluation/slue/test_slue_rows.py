@@ -28,7 +28,8 @@ from vocable.evaluation.slue.words import (
     tagged_entities,
     written_spans,
 )
-from vocable.lm.checkpoint import LMCard
+from vocable.lm.checkpoint import LMCard, LoadedLM
+from vocable.lm.spoken import open_lm
 from vocable.sequences.joint_layouts import TextOnlyLayout
 from vocable.sequences.joint_vocabulary import joint_vocabulary
 from vocable.sequences.layouts import UnitsLayout
@@ -185,7 +186,7 @@ def test_a_model_of_units_reads_speech_only(lm):
     vocabulary = UnitVocabulary(codebook_size=toy.CODEBOOK_SIZE)
     layout = UnitsLayout(vocabulary=vocabulary)
     card = LMCard(vocabulary=vocabulary, layout=layout.card(), tokenizer_fingerprint="f" * 16)
-    maker = row_maker(lm._replace(card=card))
+    maker = row_maker(open_lm(LoadedLM(lm.model, card)))
     assert isinstance(maker, UnitRowMaker) and maker.modalities == ("speech",)
     words, tokens = toy.speak("we saw Rome.")
     row = maker.spoken(utterance("we saw Rome.", words), "we saw Rome.", tokens, 50.0)

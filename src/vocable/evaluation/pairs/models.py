@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,7 +25,7 @@ from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.ngram import NgramLM
 from vocable.lm.rows import Row, RowScore, scored_from
 from vocable.lm.scoring import Boundary
-from vocable.lm.spoken import Segment, load_lm
+from vocable.lm.spoken import LanguageModel, Segment, load_lm
 from vocable.lm.text_lm import load_text_lm
 from vocable.lm.unit_lm import UnitLM
 from vocable.recognition.transcribe_ctc import load_transcriber
@@ -36,27 +36,6 @@ from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import load_tokenizer
 from vocable.types import SpeechTokens
-
-
-class ScoredModel(Protocol):
-    """The part of a language model that pairs need; controls have it too."""
-
-    @property
-    def joins(self) -> str:
-        """How the segments of a row meet, in words; empty where nothing is read."""
-        ...
-
-    def row(self, segments: Sequence[Segment], *, boundary: Boundary | None = None, ending_only: bool = False) -> Row:
-        """Make one row."""
-        ...
-
-    def score(self, rows: Sequence[Row], **settings: Any) -> list[RowScore]:
-        """Score rows."""
-        ...
-
-    def description(self) -> dict[str, Any]:
-        """Say how rows are made."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +76,7 @@ UNWATCHED = Watch()
 class PairModel:
     """A model, and the form in which it reads the utterances of pairs."""
 
-    lm: ScoredModel
+    lm: LanguageModel | RandomLM
     tokens: Mapping[str, SpeechTokens] | None = None
     """Speech tokens by utterance, for a model that reads speech."""
     texts: Mapping[str, str | None] | None = None
