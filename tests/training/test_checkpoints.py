@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from training.conftest import CONFIG, curve
 from vocable.errors import OutputError
-from vocable.lm.checkpoint import load_lm
+from vocable.lm.checkpoint import read_lm
 from vocable.training import precision
 from vocable.training.language_model import train_lm
 
@@ -90,7 +90,7 @@ def test_averaged_weights_are_what_is_saved(run, tiny_lm):
         for i, result in enumerate(steps, 1)
     ]
     start = tiny_lm().state_dict()
-    found = load_lm(averaged.last).model.state_dict()
+    found = read_lm(averaged.last).model.state_dict()
     for name, first in weights[0].items():
         by_hand = start[name]
         for step, value in enumerate((first, weights[1][name], weights[2][name]), 1):
