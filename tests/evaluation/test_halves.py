@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from vocable.evaluation.pairs.rows import UnusableError
 
 from sequences.joint_examples import FRAME_RATE, frames_of, random_example
 from vocable.errors import ConfigError
 from vocable.evaluation.halves import CutConfig, SpeechForm, cut_all, cut_utterance, without_words, words_in_prompt
+from vocable.evaluation.unusable import UnusableError
 from vocable.sequences.word_slices import word_borders
 from vocable.types import SpeechTokens, Utterance, Word
 
