@@ -232,6 +232,11 @@ class SpeechTokens:
         return self.codes.shape[1]
 
     @property
+    def has_frames(self) -> bool:
+        """Whether there is one stream, whose positions are frames or runs of frames."""
+        return self._streams is None and self._words is None
+
+    @property
     def num_frames(self) -> int:
         """Frames of the only stream before run collapsing.
 

@@ -141,6 +141,9 @@ class _Card:
     def __init__(self, codebook_size: int, frame_rate: float | None):
         self.codebook_size, self.frame_rate = codebook_size, frame_rate
 
+    def stream(self, name: str | None) -> "_Card":
+        return self
+
     def card(self) -> dict:
         return {"name": "t", "fingerprint": "f", "codebook_size": self.codebook_size, "frame_rate": self.frame_rate}
 

@@ -23,6 +23,7 @@ from vocable.evaluation.ctc_probe_model import (
 from vocable.evaluation.recognition import Recognition, RecognitionConfig, probe_inputs
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.runner import run_benchmark
+from vocable.tokens.streams import streams_of_card
 from vocable.types import SpeechTokens, Utterance
 
 LETTERS = "abcdefgh "
@@ -39,6 +40,7 @@ class Source:
         self.utterances = [utterance for utterance, _ in self.pairs]
         self.card = {"codebook_size": codebook_size, "num_codebooks": num_codebooks, "frame_rate": frame_rate}
         self.card |= {"name": name, "fingerprint": name}
+        (self.stream,) = streams_of_card(self.card)
 
     def __iter__(self):
         return iter(self.pairs)

@@ -73,7 +73,7 @@ def test_the_whole_way(speaking, tiny_transcriber, quick_mos, make_utterances, t
     assert {"mos_topline", "mos_resynthesis", "speaker_similarity"} <= set(result.scores)
     assert result.scores["speaker_similarity"].num_items == 3
     frames = sum(item["num_frames"] for item in result.items)
-    assert result.measurements["units"]["num_frames"] == frames
+    assert result.measurements["streams"]["units"]["num_frames"] == frames
     assert result.fingerprints["tokenizer"] == speaking.fingerprint and len(result.fingerprints["vocoder"]) == 16
     assert result.conventions["judge_and_tokenizer_encoder"] == "different"
     assert set(result.weights) == {"transcriber", "mos", "speaker"}
@@ -84,13 +84,13 @@ def test_a_perfect_codec_loses_nothing(speaking, tiny_transcriber, make_utteranc
     """Resynthesis by handing the original back: every loss is zero, every voice its own."""
     utterances = make_utterances(["the cat sat", "on the mats"])
     originals: list[torch.Tensor] = []
-    encode = speaking.encode
+    encode = speaking.encode_clips
 
-    def remember(waveforms):
-        originals.extend(waveforms)
-        return encode(waveforms)
+    def remember(clips, batching):
+        originals.extend(clip.waveform for clip in clips)
+        return encode(clips, batching)
 
-    monkeypatch.setattr(speaking, "encode", remember)
+    monkeypatch.setattr(speaking, "encode_clips", remember)
     monkeypatch.setattr(speaking, "decode", lambda tokens, voice=None: originals)
     judges = Judges(tiny_transcriber, speaker=SpeakerEncoder().eval())
     scores = evaluate_resynthesis(utterances, speaking, judges, FEW_DRAWS).scores

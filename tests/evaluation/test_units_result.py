@@ -29,6 +29,9 @@ def stored(monkeypatch):
             def __init__(self, folder):
                 pass
 
+            def stream(self, name):
+                return self
+
             def __iter__(self):
                 for id, tokens in items:
                     yield Utterance(id=id, audio=Path("x"), speaker=id[0]), tokens
@@ -54,7 +57,7 @@ def random_tokens(seed: int, books: int, collapsed: bool) -> SpeechTokens:
 def test_scores_are_the_statistics_of_the_whole(stored, tmp_path, books, collapsed):
     items = [(f"{'ab'[i % 2]}{i}", random_tokens(i, books, collapsed)) for i in range(8)]
     result = evaluate_units(stored(items, 8, books), num_resamples=100)
-    expected = unit_statistics([tokens for _, tokens in items], 8, books, frame_rate=50.0)
+    expected = unit_statistics([tokens for _, tokens in items], (8,) * books, frame_rate=50.0)
     for name, score in result.scores.items():
         assert score.value == pytest.approx(getattr(expected, name)), name
         assert score.low <= score.value + 1e-9 and score.high >= score.value - 1e-9  # type: ignore[operator]
@@ -63,7 +66,7 @@ def test_scores_are_the_statistics_of_the_whole(stored, tmp_path, books, collaps
     by_book = result.measurements["codebooks"]
     for book in range(books):
         alone = unit_statistics(
-            [SpeechTokens(codes=tokens.codes[book : book + 1], durations=tokens.durations) for _, tokens in items], 8
+            [SpeechTokens(codes=tokens.codes[book : book + 1], durations=tokens.durations) for _, tokens in items], (8,)
         )
         assert by_book[book]["perplexity"] == pytest.approx(alone.perplexity)
         assert by_book[book]["frame_perplexity"] == pytest.approx(alone.frame_perplexity)

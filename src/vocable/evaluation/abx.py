@@ -53,6 +53,8 @@ class AbxConfig(BenchmarkConfig):
     """Folder of token shards: compare units."""
     tokenizer: Path | None = None
     """Folder of a saved tokenizer: encode, and compare units."""
+    stream: str | None = None
+    """Name of the stream to read, where the tokens have several."""
     encoder: str | None = None
     """Name or folder of a feature encoder: compare its features."""
     layer: int = 2
@@ -160,7 +162,7 @@ class Abx(Benchmark[AbxConfig]):
             return encoder_frames(utterances, config.encoder, config.layer, run.device)
         if config.features is not None:
             return stored_frames(utterances, config.features, config.frame_rate)
-        return token_frames(TokenSource(utterances, config.tokens, run.tokenizer()))
+        return token_frames(TokenSource(utterances, config.tokens, run.tokenizer(), config.stream))
 
     def _cut(self, items: Sequence[AbxItem], frames: FrameSource) -> tuple[list[AbxItem], list[Tensor]]:
         """Items that have frames, and these, in the order of `items`."""

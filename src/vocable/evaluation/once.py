@@ -58,7 +58,7 @@ def encode_once(
         batching: as for `SpeechTokenizer.encode`.
         on_progress: see `Progress`.
     """
-    card, utterances = tokenizer.card(), [_sound_of(utterance) for utterance in sorted(utterances, key=_place)]
+    card, utterances = tokenizer.card(), [_read_by(tokenizer, one) for one in sorted(utterances, key=_place)]
     what = {"version": VERSION, "files": _files(utterances), "batching": batching, "collapse": card.get("collapse")}
     key = fingerprint(what)
     folder = Path(cache) / "tokens" / f"{tokenizer.fingerprint}-{key}"
@@ -106,9 +106,16 @@ def _read_transcripts(path: Path) -> dict[str, str]:
     return {row["id"]: row["text"] for row in rows}
 
 
-def _sound_of(utterance: Utterance) -> Utterance:
-    """What tokens depend on: another text or speaker of the same audio is no other run."""
-    return Utterance(id=utterance.id, audio=utterance.audio, start=utterance.start, duration=utterance.duration)
+def _read_by(tokenizer: SpeechTokenizer, utterance: Utterance) -> Utterance:
+    """Return only what tokens depend on: another speaker of the same audio is no other run."""
+    return Utterance(
+        id=utterance.id,
+        audio=utterance.audio,
+        start=utterance.start,
+        duration=utterance.duration,
+        text=utterance.text if tokenizer.needs_text else None,
+        words=utterance.words if tokenizer.needs_words else None,
+    )
 
 
 def _place(utterance: Utterance) -> tuple[str, float, str]:

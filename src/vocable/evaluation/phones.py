@@ -45,6 +45,8 @@ class PhonesConfig(BenchmarkConfig):
     """Folder of token shards, as 'vocable tokenize' writes them. Either this or a tokenizer."""
     tokenizer: Path | None = None
     """Folder of a saved tokenizer, which then encodes the utterances."""
+    stream: str | None = None
+    """Name of the stream to read, where the tokens have several."""
     phones: Path | None = None
     """A .ctm or .tsv file with the phones, instead of the manifest's."""
     ignore: tuple[str, ...] = ()
@@ -80,7 +82,8 @@ class Phones(Benchmark[PhonesConfig]):
         labels = self.run.open("labels", lambda: read_phones(config.phones) if config.phones is not None else None)
         source = self.run.tokens()
         self.labelled_by = "manifest" if labels is None else "file"
-        self.rate, self.size = source.frame_rate, int(source.card["codebook_size"])
+        sizes = source.stream.codebook_sizes
+        self.rate, self.size = source.frame_rate, sizes[min(config.codebook, len(sizes) - 1)]
         self.names: dict[str, int] = {}
         for utterance, tokens in self.run.watch("Counting phones and units", source, len(source.utterances)):
             phones: Sequence[Phone] | None = utterance_phones(utterance) if labels is None else labels.get(utterance.id)

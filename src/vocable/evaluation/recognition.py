@@ -49,6 +49,8 @@ class RecognitionConfig(ProbeConfig):
     """Folder of token shards of the test utterances. Without it, they are in the other folder."""
     tokenizer: Path | None = None
     """Folder of a saved tokenizer, which then encodes the utterances."""
+    stream: str | None = None
+    """Name of the stream to read, where the tokens have several."""
     device: str | None = None
     """Where to encode and train, such as cpu or cuda. Without it, a GPU if there is one."""
 
@@ -92,7 +94,7 @@ class Recognition(Benchmark[RecognitionConfig]):
         train, test = (self.run.open(part, lambda part=part: self._source(part)) for part in ("train", "test"))
         _check_sources(train, test)
         self.run.fingerprints["tokenizer"] = train.card["fingerprint"]
-        self.card, self.training_set = train.card, sorted([one.id, one.text or ""] for one in train.utterances)
+        self.stream, self.training_set = train.stream, sorted([one.id, one.text or ""] for one in train.utterances)
         learn, self.heard = self._read(train, "train"), self._read(test, "test")
         self.possible = [one for one in learn if self._steps_enough(one)]
         if len(self.possible) < len(learn):
@@ -108,7 +110,7 @@ class Recognition(Benchmark[RecognitionConfig]):
         examples = [Example(one.codes, torch.tensor([numbers[c] for c in one.text])) for one in self.possible]
         self.trained = train_recogniser(
             examples,
-            int(train.card["codebook_size"]),
+            max(train.stream.codebook_sizes),
             len(self.characters) + 1,
             config,
             self.run.device,
@@ -123,7 +125,7 @@ class Recognition(Benchmark[RecognitionConfig]):
         manifest, tokens = config.manifest, config.tokens
         if part == "test":
             manifest, tokens = config.test_manifest, config.test_tokens or config.tokens
-        return TokenSource(read_manifest(manifest), tokens, self.run.tokenizer())
+        return TokenSource(read_manifest(manifest), tokens, self.run.tokenizer(), self.config.stream)
 
     def _read(self, source: TokenSource, part: str) -> list[_Spoken]:
         """Units and normalised texts; what has none is counted under the name of the part."""
@@ -134,10 +136,10 @@ class Recognition(Benchmark[RecognitionConfig]):
             if not text:
                 excluded[f"{part}: no text"] += 1
                 continue
-            _check_tokens(utterance, tokens, source.card)
+            _check_tokens(utterance, tokens, source)
             salt = zlib.crc32(utterance.id.encode())
-            codes = probe_inputs(tokens, source.card.get("frame_rate"), self.config, salt)
-            found.append(_Spoken(utterance, text, codes, tokens.num_frames))
+            codes = probe_inputs(tokens, source.stream.rate, self.config, salt)
+            found.append(_Spoken(utterance, text, codes, tokens.num_frames if tokens.has_frames else 0))
         excluded.update({f"{part}: {reason}": count for reason, count in (source.excluded - before).items()})
         return found
 
@@ -185,7 +187,7 @@ class Recognition(Benchmark[RecognitionConfig]):
 
     def measurements(self, items: Items) -> dict[str, Any]:
         """How training went, and what the test holds."""
-        rate, learn, heard = self.card.get("frame_rate"), self.possible, self.heard
+        rate, learn, heard = self.stream.rate, self.possible, self.heard
         frames = sum(one.num_frames for one in heard)
         speakers = {one.utterance.speaker for one in learn}
         texts = {one.text for one in learn}
@@ -195,8 +197,8 @@ class Recognition(Benchmark[RecognitionConfig]):
             "train_loss": self.trained.losses,
             "num_train_utterances": len(learn),
             "train_hours": sum(one.num_frames for one in learn) / rate / 3600 if rate else None,
-            "codebook_size": self.card["codebook_size"],
-            "num_codebooks": self.card.get("num_codebooks", 1),
+            "codebook_size": max(self.stream.codebook_sizes),
+            "num_codebooks": self.stream.num_levels,
             "frame_rate": rate,
             "frame_repeats": _repeats(rate, self.config) if rate and self.config.input == "frames" else None,
             "steps_per_second": sum(item["num_steps"] for item in items) / frames * rate if rate else None,
@@ -274,15 +276,14 @@ def _repeats(frame_rate: float, config: ProbeConfig) -> int:
     return max(1, round(config.input_rate / frame_rate))
 
 
-def _check_tokens(utterance: Utterance, tokens: SpeechTokens, card: dict[str, Any]) -> None:
+def _check_tokens(utterance: Utterance, tokens: SpeechTokens, source: TokenSource) -> None:
     """Raise FingerprintError where tokens are not of the tokenizer that their card names."""
-    codes, books, size = tokens.codes, card.get("num_codebooks", 1), card["codebook_size"]
-    if codes.shape[0] != books:
-        raise FingerprintError(
-            f"{utterance.id}: tokens of {codes.shape[0]} codebooks, but {card.get('name')!r} has {books}."
-        )
-    if not 0 <= int(codes.min()) <= int(codes.max()) < size:
-        raise FingerprintError(
-            f"{utterance.id}: ids from {int(codes.min())} to {int(codes.max())}, outside a codebook of {size}: these "
-            f"tokens are not of {card.get('name')!r}."
-        )
+    codes, sizes, name = tokens.codes, source.stream.codebook_sizes, source.card.get("name")
+    if len(codes) != len(sizes):
+        raise FingerprintError(f"{utterance.id}: tokens of {len(codes)} codebooks, but {name!r} has {len(sizes)}.")
+    for row, size in zip(codes, sizes, strict=True):
+        if not 0 <= int(row.min()) <= int(row.max()) < size:
+            raise FingerprintError(
+                f"{utterance.id}: ids from {int(row.min())} to {int(row.max())}, outside a codebook of {size}: these "
+                f"tokens are not of {name!r}."
+            )

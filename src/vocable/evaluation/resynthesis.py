@@ -43,7 +43,7 @@ from vocable.registry import look_up
 from vocable.synthesis.opening import attach_synthesizer
 from vocable.tokens.fingerprint import tensor_sha256
 from vocable.tokens.tokenizer import SpeechTokenizer, load_tokenizer
-from vocable.types import SpeechTokens, Utterance
+from vocable.types import Clip, SpeechTokens, Utterance
 
 BLOCK_UTTERANCES = 16
 """Read, encoded and judged together; what stays in memory."""
@@ -139,14 +139,15 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
         self.chosen = choose_utterances(run.utterances(), config.num_utterances, config.seed)
         self.target = self._voice_target()
         self.seconds: dict[str, float] = defaultdict(float)
-        self.counter = UnitCounter(self.tokenizer.codebook_size, self.tokenizer.num_codebooks)
+        self.counters = {stream: UnitCounter(stream.codebook_sizes) for stream in self.tokenizer.streams}
         num_examples = 0
         run.advance("Judging resynthesis", 0, len(self.chosen))
         for start in range(0, len(self.chosen), BLOCK_UTTERANCES):
             block = self.chosen[start : start + BLOCK_UTTERANCES]
             copies = list(self._pass_through_tokens(block))
             for copy, item in zip(copies, self._judge(copies), strict=True):
-                self.counter.add(copy.tokens)
+                for stream, counter in self.counters.items():
+                    counter.add(copy.tokens.stream(stream.name))
                 if num_examples < config.num_examples:
                     num_examples += 1
                     item["_original"], item["_resynthesis"] = (
@@ -193,7 +194,7 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
                 excluded["unreadable audio"] += 1
         with self._timed("encode"):
             encoded = self._encode(readable)
-        spoken = [(utterance, waveform, tokens) for utterance, waveform, tokens in encoded if tokens.num_frames]
+        spoken = [(utterance, waveform, tokens) for utterance, waveform, tokens in encoded if tokens.num_positions]
         if len(spoken) < len(encoded):
             excluded["no tokens: audio too short"] += len(encoded) - len(spoken)
         predicted = config.durations == "predicted"
@@ -212,7 +213,8 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
     def _encode(self, readable: Sequence[tuple[Utterance, Tensor]]) -> list[tuple[Utterance, Tensor, SpeechTokens]]:
         """Encode together; when one is refused (too short, say), one by one, so that the others go on."""
         try:
-            tokens = self.tokenizer.encode([waveform for _, waveform in readable]) if readable else []
+            clips = [Clip(waveform, utterance.text, utterance.words) for utterance, waveform in readable]
+            tokens = self.tokenizer.encode(clips) if clips else []
             return [(*pair, item) for pair, item in zip(readable, tokens, strict=True)]
         except AudioFormatError:
             if len(readable) == 1:
@@ -234,8 +236,8 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
                 "speaker": one.utterance.speaker,
                 "seconds": one.original.numel() / JUDGE_RATE,
                 "resynthesis_seconds": one.resynthesis.numel() / JUDGE_RATE,
-                "num_frames": one.tokens.num_frames,
-                "num_positions": one.tokens.codes.shape[1],
+                "num_frames": one.tokens.num_frames if one.tokens.has_frames else None,
+                "num_positions": one.tokens.num_positions,
                 **self._compare_texts(one.utterance.text, texts[index], texts[again]),
             }
             if qualities:
@@ -345,7 +347,10 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
             "resynthesis_seconds": sum(item["resynthesis_seconds"] for item in items),
             "compute_seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "real_time_factor": {name: value / audio for name, value in self.seconds.items()},
-            "units": dataclasses.asdict(self.counter.statistics(self.tokenizer.frame_rate, audio)),
+            "streams": {
+                stream.name: dataclasses.asdict(counter.statistics(stream.rate, audio))
+                for stream, counter in self.counters.items()
+            },
         }
 
     def notes(self, items: Items) -> list[str]:

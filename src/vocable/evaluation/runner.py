@@ -144,7 +144,9 @@ class Run:
         from vocable.evaluation.token_sources import TokenSource
 
         stored = self._config.tokens
-        source = self.open("tokens", lambda: TokenSource(self.utterances(), stored, self.tokenizer()))
+        source = self.open(
+            "tokens", lambda: TokenSource(self.utterances(), stored, self.tokenizer(), self._config.stream)
+        )
         source.excluded = self.excluded
         self.fingerprints["tokenizer"] = source.card["fingerprint"]
         return source

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vocable.errors import AudioFormatError, ConfigError
-from vocable.types import SpeechTokens, Utterance
+from vocable.tokens.streams import streams_of_card
+from vocable.types import SpeechTokens, Stream, Utterance
 
 if TYPE_CHECKING:
     import torch
@@ -27,9 +28,10 @@ class TokenSource:
         utterances: The manifest.
         tokens: Folder of token shards. Either this or `tokenizer`.
         tokenizer: Encodes the utterances.
+        stream: Name of the stream to read, where the tokens have several.
 
     Raises:
-        ConfigError: neither or both are given, or no utterance of the manifest has tokens.
+        ConfigError: neither or both are given, the stream is not known, or no utterance of the manifest has tokens.
     """
 
     def __init__(
@@ -37,24 +39,30 @@ class TokenSource:
         utterances: Sequence[Utterance],
         tokens: Path | None = None,
         tokenizer: SpeechTokenizer | None = None,
+        stream: str | None = None,
     ) -> None:
         if (tokens is None) == (tokenizer is None):
             raise ConfigError("Give either a folder of token shards (tokens) or a tokenizer, not both and not neither.")
         self.utterances = list(utterances)
         self.excluded: Counter[str] = Counter()
-        self._tokenizer = tokenizer
+        self._tokenizer = None if tokenizer is None else tokenizer.stream(stream)
         self._stored: Mapping[str, SpeechTokens] | None = None
         if tokens is not None:
             from vocable.tokens.shards import TokenShards
 
-            shards = TokenShards(tokens)
+            shards = TokenShards(tokens).stream(stream)
             wanted = {utterance.id for utterance in self.utterances}
             self._stored = {found.id: item for found, item in shards if found.id in wanted}
             self.card: dict[str, Any] = shards.card
             if not self._stored:
                 raise ConfigError(f"{tokens}: none of the manifest's {len(wanted)} utterances has tokens there.")
-        elif tokenizer is not None:
-            self.card = tokenizer.card()
+        elif self._tokenizer is not None:
+            self.card = self._tokenizer.card()
+
+    @property
+    def stream(self) -> Stream:
+        """The stream that is read."""
+        return streams_of_card(self.card)[0]
 
     @property
     def frame_rate(self) -> float:
@@ -63,7 +71,7 @@ class TokenSource:
         Raises:
             ConfigError: the tokens follow words.
         """
-        rate = self.card.get("frame_rate")
+        rate = self.stream.rate
         if not rate:
             raise ConfigError(f"The tokens of {self.card.get('name')!r} follow words, not frames: they have no phones.")
         return float(rate)
@@ -71,7 +79,7 @@ class TokenSource:
     def __iter__(self) -> Iterator[tuple[Utterance, SpeechTokens]]:
         for utterance in self.utterances:
             tokens = self._of(utterance)
-            if tokens is not None and tokens.num_frames:
+            if tokens is not None and tokens.num_positions:
                 yield utterance, tokens
             elif tokens is not None:
                 self.excluded["no tokens: audio too short"] += 1
@@ -81,12 +89,11 @@ class TokenSource:
             if utterance.id not in self._stored:
                 self.excluded["no tokens in the shards"] += 1
             return self._stored.get(utterance.id)
-        from vocable.audio.io import read_utterance
+        from vocable.audio.io import read_clip
 
         assert self._tokenizer is not None
         try:
-            waveform = read_utterance(utterance, self._tokenizer.sample_rate)
-            return self._tokenizer.encode([waveform])[0]
+            return self._tokenizer.encode([read_clip(utterance, self._tokenizer.sample_rate)])[0]
         except AudioFormatError:
             self.excluded["unreadable or refused audio"] += 1
             return None

@@ -6,7 +6,7 @@ A codebook of 500 whose units have perplexity 60 is, for a language model, a cod
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +19,12 @@ from vocable.types import SpeechTokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitStatistics:
-    """Code usage of a corpus. With several codebooks, shares and entropies are means over them, bits are sums."""
+    """Code usage of one stream over a corpus. With several levels, shares and entropies are means, bits are sums."""
 
-    num_frames: int
-    """Before run collapsing."""
+    num_frames: int | None
+    """Frames before run collapsing; None where tokens follow words."""
     num_positions: int
-    """Tokens a language model reads per codebook: runs where runs are collapsed, else frames."""
+    """Tokens a language model reads per level: runs where runs are collapsed, else frames or words."""
     seconds: float | None
     """Of audio; None when the tokenizer has no frame rate and nobody said."""
     used: float
@@ -34,9 +34,9 @@ class UnitStatistics:
     perplexity: float
     """exp(entropy) of ids over positions."""
     normalised_entropy: float
-    """Entropy over positions as a share of log(codebook_size), 0 to 1."""
+    """Entropy over positions as a share of log(codebook size), 0 to 1."""
     nominal_bits_per_second: float | None
-    """Frames per second times log2(codebook_size), all codebooks: what the published bitrate counts."""
+    """Frames per second times log2(codebook size), all levels: the rate that publications state."""
     empirical_bits_per_second: float | None
     """Positions per second times the entropy of the ids: their cost under an ideal code that ignores order."""
     duration_bits_per_second: float | None
@@ -47,28 +47,32 @@ class UnitStatistics:
 class UnitCounter:
     """Counts ids and durations while a corpus streams by."""
 
-    def __init__(self, codebook_size: int, num_codebooks: int = 1) -> None:
-        if codebook_size < 1 or num_codebooks < 1:
-            raise ConfigError(f"codebook_size is {codebook_size}, num_codebooks {num_codebooks}: both are at least 1.")
-        self.codebook_size = codebook_size
-        self.by_position = torch.zeros(num_codebooks, codebook_size, dtype=torch.long)
-        self.by_frame = torch.zeros(num_codebooks, codebook_size, dtype=torch.long)
+    def __init__(self, codebook_sizes: Sequence[int]) -> None:
+        """Count one stream, whose levels have codebooks of these sizes."""
+        if not codebook_sizes or min(codebook_sizes) < 1:
+            raise ConfigError(f"codebook_sizes is {tuple(codebook_sizes)}: there is at least one, of at least 1 id.")
+        self.sizes = tuple(codebook_sizes)
+        self.by_position = torch.zeros(len(self.sizes), max(self.sizes), dtype=torch.long)
+        self.by_frame = torch.zeros_like(self.by_position)
         self.durations: dict[int, int] = {}
+        self.follows_words = False
 
     def add(self, tokens: SpeechTokens) -> None:
         """Count the tokens of one utterance.
 
         Raises:
-            FingerprintError: an id or the number of codebooks does not fit.
+            FingerprintError: an id or the number of levels does not fit.
         """
         codes = tokens.codes.cpu().long()
         if codes.shape[0] != len(self.by_position):
             raise FingerprintError(f"Tokens have {codes.shape[0]} codebooks; expected {len(self.by_position)}.")
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
-            raise FingerprintError(
-                f"Ids run from {int(codes.min())} to {int(codes.max())}, outside a codebook of {self.codebook_size}: "
-                "these tokens belong to another tokenizer."
-            )
+        for row, size in zip(codes, self.sizes, strict=True):
+            if row.numel() and not 0 <= int(row.min()) <= int(row.max()) < size:
+                raise FingerprintError(
+                    f"Ids run from {int(row.min())} to {int(row.max())}, outside a codebook of {size}: these tokens "
+                    "belong to another tokenizer."
+                )
+        self.follows_words = self.follows_words or tokens.words is not None
         ones = torch.ones_like(codes[0])
         repeats = ones if tokens.durations is None else tokens.durations.cpu().long()
         for row, ids in enumerate(codes):
@@ -94,20 +98,19 @@ class UnitCounter:
         if seconds is None and frame_rate is not None:
             seconds = num_frames / frame_rate
         entropies = entropy(self.by_position)
-        possible = math.log(self.codebook_size) if self.codebook_size > 1 else 1.0
         lengths = torch.tensor([list(self.durations.values()) or [1]])
         positions_per_second = num_positions / seconds if seconds else None
         bits = float(entropies.sum()) / math.log(2)
         duration_bits = float(entropy(lengths)) / math.log(2)
-        nominal = math.log2(self.codebook_size) * len(self.by_position)
+        nominal = sum(map(math.log2, self.sizes))
         return UnitStatistics(
-            num_frames=num_frames,
+            num_frames=None if self.follows_words else num_frames,
             num_positions=num_positions,
             seconds=seconds,
-            used=float((self.by_position > 0).double().mean()),
+            used=used_share(self.by_position, self.sizes),
             frame_perplexity=float(entropy(self.by_frame).mean().exp()),
             perplexity=float(entropies.mean().exp()),
-            normalised_entropy=float(entropies.mean()) / possible,
+            normalised_entropy=normalised_entropy(entropies, self.sizes),
             nominal_bits_per_second=num_frames / seconds * nominal if seconds else None,
             empirical_bits_per_second=positions_per_second * bits if positions_per_second else None,
             duration_bits_per_second=positions_per_second * duration_bits if positions_per_second else None,
@@ -117,16 +120,26 @@ class UnitCounter:
 
 def unit_statistics(
     tokens: Iterable[SpeechTokens],
-    codebook_size: int,
-    num_codebooks: int = 1,
+    codebook_sizes: Sequence[int],
     frame_rate: float | None = None,
     seconds: float | None = None,
 ) -> UnitStatistics:
     """Code usage of some tokens; see `UnitCounter`."""
-    counter = UnitCounter(codebook_size, num_codebooks)
+    counter = UnitCounter(codebook_sizes)
     for item in tokens:
         counter.add(item)
     return counter.statistics(frame_rate, seconds)
+
+
+def used_share(counts: Int[Tensor, "levels ids"], sizes: Sequence[int]) -> float:
+    """Share of the ids that occur, mean over levels, whose codebooks have these sizes."""
+    return float(((counts > 0).double().sum(-1) / torch.tensor(sizes)).mean())
+
+
+def normalised_entropy(entropies: Float[Tensor, " levels"], sizes: Sequence[int]) -> float:
+    """Entropies as shares of the largest possible, mean over levels, whose codebooks have these sizes."""
+    possible = torch.tensor([math.log(size) if size > 1 else 1.0 for size in sizes], dtype=torch.float64)
+    return float((entropies / possible).mean())
 
 
 def entropy(counts: Int[Tensor, "rows ids"]) -> Float[Tensor, " rows"]:

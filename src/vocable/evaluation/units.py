@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from vocable.errors import ConfigError
 from vocable.evaluation.recount import Described, Statistic, count_scores, gather_counts
 from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
 from vocable.evaluation.token_sources import frame_codes
-from vocable.evaluation.unit_metrics import UnitCounter, entropy
+from vocable.evaluation.unit_metrics import UnitCounter, entropy, normalised_entropy, used_share
+from vocable.tokens.streams import streams_of_card
 from vocable.types import SpeechTokens
 
 FRAMES_PER_ID = 100
@@ -47,6 +49,8 @@ class UnitsConfig(BenchmarkConfig):
 
     tokens: Path
     """Folder of token shards, as 'vocable tokenize' writes them."""
+    stream: str | None = None
+    """Name of the stream to count, where the tokens have several."""
     num_resamples: int = 500
     """Resamples of the bootstrap."""
 
@@ -66,24 +70,23 @@ class Units(Benchmark[UnitsConfig]):
         """Count each utterance."""
         from vocable.tokens.shards import TokenShards
 
-        shards = self.run.open("shards", lambda: TokenShards(self.config.tokens))
-        card = shards.card
-        self.size, self.books = card["codebook_size"], card.get("num_codebooks", 1)
-        self.rate: float | None = card.get("frame_rate")
-        self.counter = UnitCounter(self.size, self.books)
+        shards = self.run.open("shards", lambda: TokenShards(self.config.tokens)).stream(self.config.stream)
+        (self.stream,) = streams_of_card(shards.card)
+        self.sizes = self.stream.codebook_sizes
+        self.counter = UnitCounter(self.sizes)
         self.run.fingerprints["tokenizer"] = shards.fingerprint
         for utterance, tokens in self.run.watch("Counting units", shards):
             self.counter.add(tokens)
-            if not tokens.num_frames:
+            if not tokens.num_positions:
                 self.run.excluded["no tokens: audio too short"] += 1
                 continue
             yield {
                 "id": utterance.id,
                 "speaker": utterance.speaker,
-                "num_frames": tokens.num_frames,
-                "num_positions": tokens.codes.shape[1],
+                "num_frames": tokens.num_frames if tokens.has_frames else None,
+                "num_positions": tokens.num_positions,
                 "num_distinct": int(tokens.codes[0].unique().numel()),
-                "_cells": _cells(tokens, self.size),
+                "_cells": _cells(tokens, self.sizes),
                 "_longest": int(tokens.durations.max()) if tokens.durations is not None else 1,
             }
 
@@ -94,18 +97,18 @@ class Units(Benchmark[UnitsConfig]):
     def scores(self, items: Items) -> dict[str, Score]:
         """Count resampled corpora again."""
         longest = max(item["_longest"] for item in items)
-        counts = gather_counts([item["_cells"] for item in items], 2 * self.books * self.size + longest + 1)
-        described = SCORES | (RATES if self.rate else {})
-        statistic, speakers = _statistic(self.books, self.size, self.rate), [item["speaker"] for item in items]
+        counts = gather_counts([item["_cells"] for item in items], 2 * sum(self.sizes) + longest + 1)
+        described = SCORES | (RATES if self.stream.rate else {})
+        statistic, speakers = _statistic(self.sizes, self.stream.rate), [item["speaker"] for item in items]
         scores, self.biases = count_scores(counts, statistic, described, speakers, **self.draws)
         return scores
 
     def conventions(self) -> dict[str, Any]:
         """How usage is counted."""
         return {
-            "codebook_size": self.size,
-            "num_codebooks": self.books,
-            "frame_rate": self.rate,
+            "stream": self.stream.name,
+            "codebook_sizes": list(self.sizes),
+            "frame_rate": self.stream.rate,
             "collapsed": bool(self.counter.durations) and self.counter.durations.keys() != {1},
             "over_codebooks": "usage and entropy: mean; bits: sum",
             "interval": "bootstrap, recounted; centred on the value",
@@ -115,47 +118,50 @@ class Units(Benchmark[UnitsConfig]):
     def measurements(self, items: Items) -> dict[str, Any]:
         """The statistics of the whole, and of each codebook."""
         return {
-            **dataclasses.asdict(self.counter.statistics(self.rate)),
+            **dataclasses.asdict(self.counter.statistics(self.stream.rate)),
             "codebooks": _by_codebook(self.counter),
             "bootstrap_bias": self.biases,
         }
 
     def notes(self, items: Items) -> list[str]:
         """Warn of few frames."""
-        num_frames = sum(item["num_frames"] for item in items)
-        if num_frames >= FRAMES_PER_ID * self.size:
+        num_frames, size = int(self.counter.by_frame[0].sum()), max(self.sizes)
+        if num_frames >= FRAMES_PER_ID * size:
             return []
+        what = "words" if self.counter.follows_words else "frames"
         return [
-            f"{num_frames} frames are few for a codebook of {self.size}: usage and perplexity come out too low. "
-            f"Count at least {FRAMES_PER_ID * self.size}."
+            f"{num_frames} {what} are few for a codebook of {size}: usage and perplexity come out too low. "
+            f"Count at least {FRAMES_PER_ID * size}."
         ]
 
 
-def _cells(tokens: SpeechTokens, size: int) -> np.ndarray:
-    """All counts of an utterance in one table: ids by position, ids by frame, each per codebook, then durations."""
-    books = tokens.codes.shape[0]
-    offsets = torch.arange(books)[:, None] * size
+def _cells(tokens: SpeechTokens, sizes: Sequence[int]) -> np.ndarray:
+    """All counts of an utterance in one table: ids by position, ids by frame, each per level, then durations."""
+    offsets = (torch.tensor(sizes).cumsum(0) - torch.tensor(sizes))[:, None]
     positions = (tokens.codes.cpu().long() + offsets).flatten()
-    frames = (frame_codes(tokens).cpu().long() + offsets).flatten() + books * size
+    frames = (frame_codes(tokens).cpu().long() + offsets).flatten() + sum(sizes)
     parts = [positions, frames]
     if tokens.durations is not None:
-        parts.append(tokens.durations.cpu().long() + 2 * books * size)
+        parts.append(tokens.durations.cpu().long() + 2 * sum(sizes))
     return torch.cat(parts).numpy()
 
 
-def _statistic(books: int, size: int, frame_rate: float | None) -> Statistic:
+def _statistic(sizes: Sequence[int], frame_rate: float | None) -> Statistic:
     """The scores, from a table as `_cells` numbers it."""
 
     def compute(table: np.ndarray) -> Mapping[str, float]:
-        counts = torch.from_numpy(table)
-        by_position, by_frame = counts[: 2 * books * size].reshape(2, books, size)
-        durations = counts[2 * books * size :]
+        counts, all_ids = torch.from_numpy(table), sum(sizes)
+        by_position, by_frame = (
+            pad_sequence(list(counts[start : start + all_ids].split(list(sizes))), batch_first=True)
+            for start in (0, all_ids)
+        )
+        durations = counts[2 * all_ids :]
         entropies, frame_entropies = entropy(by_position), entropy(by_frame)
         values = {
-            "used": float((by_position > 0).double().mean()),
+            "used": used_share(by_position, sizes),
             "perplexity": float(entropies.mean().exp()),
             "frame_perplexity": float(frame_entropies.mean().exp()),
-            "normalised_entropy": float(entropies.mean()) / (math.log(size) if size > 1 else 1.0),
+            "normalised_entropy": normalised_entropy(entropies, sizes),
         }
         if frame_rate:
             per_second = float(by_position[0].sum() / by_frame[0].sum()) * frame_rate
@@ -173,8 +179,8 @@ def _by_codebook(counter: UnitCounter) -> list[dict[str, Any]]:
     entropies, frame_entropies = entropy(counter.by_position), entropy(counter.by_frame)
     return [
         {
-            "used": float((counts > 0).double().mean()),
-            "num_unused": int((counts == 0).sum()),
+            "used": used_share(counts[None], counter.sizes[book : book + 1]),
+            "num_unused": counter.sizes[book] - int((counts > 0).sum()),
             "perplexity": float(entropies[book].exp()),
             "frame_perplexity": float(frame_entropies[book].exp()),
             "entropy_bits": float(entropies[book]) / math.log(2),

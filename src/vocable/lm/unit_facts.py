@@ -22,7 +22,8 @@ from vocable.types import SpeechTokens
 class UnitFacts(NamedTuple):
     """Fields of `LMCard`."""
 
-    unit_seconds: tuple[float, ...]
+    unit_seconds: tuple[float, ...] | None
+    """None where tokens follow words: nothing says how long they last."""
     silence_units: tuple[int, ...]
 
 
@@ -35,7 +36,10 @@ def measure_units(shards: TokenShards, tokenizer: SpeechTokenizer | None = None)
         shards: tokens of one codebook.
         tokenizer: that made them; None, and no unit counts as silence.
     """
-    frame_rate, size = shards.card["frame_rate"], shards.card["codebook_size"]
+    (stream,) = shards.streams
+    if stream.rate is None:
+        return UnitFacts(None, ())
+    frame_rate, size = stream.rate, stream.codebook_size
     seconds = shards.unit_counts().mean_seconds(frame_rate)
     quiet: tuple[int, ...] = ()
     if tokenizer is not None:

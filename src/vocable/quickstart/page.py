@@ -109,7 +109,7 @@ def _usage(result: QuickstartResult) -> str:
 
 
 def _count_units(result: QuickstartResult) -> UnitCounter:
-    counter = UnitCounter(result.tokenizer.codebook_size)
+    counter = UnitCounter((result.tokenizer.codebook_size,))
     for _, tokens in result.shards:
         counter.add(tokens)
     return counter

@@ -26,6 +26,7 @@ from vocable.errors import AssetError, ConfigError
 from vocable.files import replace_file
 from vocable.tokens.fingerprint import check_fingerprint, fingerprint
 from vocable.tokens.runs import Runs, collapse_runs, expand_runs
+from vocable.tokens.streams import choose_stream, streams_of_card
 from vocable.types import SpeechTokens, Utterance
 
 PRIVATE_AREAS = ((0xE000, 0xF8FF), (0xF0000, 0xFFFFD), (0x100000, 0x10FFFD))
@@ -166,11 +167,7 @@ class UnitSubwords:
                 a unit outside the codebook.
         """
         config = config or SubwordConfig()
-        size = tokenizer_card["codebook_size"]
-        if tokenizer_card.get("num_codebooks", 1) != 1:
-            raise ConfigError(
-                f"The tokenizer has {tokenizer_card['num_codebooks']} codebooks; subwords are made of the units of one."
-            )
+        size = choose_stream(streams_of_card(tokenizer_card), None, "The tokenizer").codebook_size
         _check_sizes(size, config)
         lines = _training_lines(utterances, size, config, on_utterance)
         model = _train(lines, config)

@@ -90,6 +90,8 @@ class SutlmConfig:
     tokenizer: UnitTokenizerConfig = field(default_factory=UnitTokenizerConfig)
     kmeans_file: str | None = None
     """A published scikit-learn k-means file to use instead of fitting; it is read without unpickling code."""
+    stream: str | None = None
+    """Stream that the language model reads, where the tokenizer writes several; it has one code per position."""
     subwords: SubwordConfig | None = None
     """Unit subwords in the place of units (the paper: 10,000, its best); None: units."""
     text: TextConfig = field(default_factory=TextConfig)
@@ -192,7 +194,7 @@ def build_readers(config: SutlmConfig, shards: TokenShards, examples: Sequence[J
         subwords = UnitSubwords.load(found)
         subwords.check(shards.fingerprint, f"the shard folder {shards.folder}")
     rows = surgery.text_rows(config.lm.text_model) if config.lm.warm else None
-    units = shards.card["codebook_size"] if subwords is None else subwords
+    units = shards.streams[0].codebook_size if subwords is None else subwords
     return Readers(text_tokenizer, subwords, joint_vocabulary(text_tokenizer, units, text_rows=rows))
 
 
@@ -303,11 +305,13 @@ def train(
 
     Raises:
         FingerprintError: the validation tokens, or the tokenizer, are not of the kind that the training tokens are.
-        ConfigError: the tokens have several codebooks, or a source has no example.
+        ConfigError: the tokens have several streams and none is chosen, the stream has several codebooks, or a source
+            has no example.
         ManifestError: a validation sentence is among the training sentences.
     """
-    if shards.card["num_codebooks"] != 1:
-        raise ConfigError(f"{shards.folder} has {shards.card['num_codebooks']} codebooks; SUTLM reads units, i.e. one.")
+    shards = shards.stream(config.stream)
+    valid_shards = None if valid_shards is None else valid_shards.stream(config.stream)
+    tokenizer = None if tokenizer is None else tokenizer.matching(shards.fingerprint)
     for other, what in ((valid_shards, "the validation tokens"), (tokenizer, "the tokenizer")):
         if other is not None:
             check_fingerprint(shards.fingerprint, other.fingerprint, str(shards.folder), what)
@@ -378,7 +382,9 @@ def _roles(config: SutlmConfig, examples: Sequence[JointExample]) -> dict[str, s
     return {id: role for role, ids in found.items() for id in ids}
 
 
-def _seconds(examples: Sequence[JointExample], frame_rate: float) -> float | None:
+def _seconds(examples: Sequence[JointExample], frame_rate: float | None) -> float | None:
+    if frame_rate is None:
+        return None
     return sum(example.tokens.num_frames for example in examples if example.tokens is not None) / frame_rate or None
 
 

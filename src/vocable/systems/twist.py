@@ -49,11 +49,13 @@ class TwistConfig:
     tokenizer: UnitTokenizerConfig = field(default_factory=UnitTokenizerConfig)
     kmeans_file: str | None = None
     """A published scikit-learn k-means file to use instead of fitting; it is read without unpickling code."""
+    stream: str | None = None
+    """Stream that the language model reads, where the tokenizer writes several; it has one code per position."""
     lm: UnitLMConfig = field(default_factory=UnitLMConfig)
     training: LMTrainingConfig
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     max_utterance_seconds: float | None = 25.0
-    """Longer utterances lose their end, as in the paper (25 s); None keeps all."""
+    """Longer utterances lose their end, as in the paper (25 s); None keeps all. Tokens of words are all kept."""
     valid_share: float = 0.02
     """Share of the utterances, chosen by the hash of their id, to validate on where neither a validation set is given
     nor the manifest says who is held out (the paper: a random 2 %)."""
@@ -69,7 +71,8 @@ class UnitDocuments(NamedTuple):
     token_ids: Sequence[Int[Tensor, " _"]]
     """Built when they are asked for."""
     seconds: Sequence[float]
-    """Audio that each document stands for: what turns loss per token into loss per second."""
+    """Audio that each document stands for, to turn loss per token into loss per second; none where tokens follow
+    words."""
 
 
 def build_tokenizer(
@@ -90,11 +93,13 @@ def build_layout(codebook_size: int) -> UnitsLayout:
 def build_sequences(
     shards: Iterable[tuple[Utterance, SpeechTokens]],
     layout: UnitsLayout,
-    frame_rate: float,
+    frame_rate: float | None,
     max_seconds: float | None = None,
 ) -> UnitDocuments:
     """Turn tokens into one document an utterance; what lies beyond `max_seconds` is left out."""
     rows = TokenRows.of(shards)
+    if frame_rate is None:
+        return UnitDocuments(token_ids=LazyDocuments(rows, lambda pair: layout.build(pair[1])), seconds=())
 
     def cut(pair: tuple[Utterance, SpeechTokens]) -> SpeechTokens:
         return pair[1] if max_seconds is None else first_seconds(pair[1], max_seconds, frame_rate)
@@ -160,16 +165,18 @@ def train(
 
     Raises:
         FingerprintError: the validation tokens, or the tokenizer, are not of the kind that the training tokens are.
-        ConfigError: the tokens have several codebooks.
+        ConfigError: the tokens have several streams and none is chosen, or the stream has several codebooks.
     """
-    if shards.card["num_codebooks"] != 1:
-        raise ConfigError(f"{shards.folder} has {shards.card['num_codebooks']} codebooks; TWIST reads units, i.e. one.")
+    shards = shards.stream(config.stream)
     if valid_shards is not None:
+        valid_shards = valid_shards.stream(config.stream)
         check_fingerprint(shards.fingerprint, valid_shards.fingerprint, str(shards.folder), str(valid_shards.folder))
     if tokenizer is not None:
+        tokenizer = tokenizer.matching(shards.fingerprint)
         check_fingerprint(shards.fingerprint, tokenizer.fingerprint, str(shards.folder), "the tokenizer")
-    layout = build_layout(shards.card["codebook_size"])
-    frame_rate, limit = shards.card["frame_rate"], config.max_utterance_seconds
+    (stream,) = shards.streams
+    layout = build_layout(stream.codebook_size)
+    frame_rate, limit = stream.rate, config.max_utterance_seconds
     if valid_shards is None:
         rest, held_out = shards.divide(config.valid_share)
     else:

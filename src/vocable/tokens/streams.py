@@ -35,11 +35,15 @@ def streams_of_card(card: Mapping[str, Any]) -> tuple[Stream, ...]:
     """Return the streams that a card describes; cards from before there were several describe one, `units`."""
     if "streams" not in card:
         sizes = (card["codebook_size"],) * card.get("num_codebooks", 1)
-        return (Stream(name="units", codebook_sizes=sizes, rate=card.get("frame_rate")),)
+        return (Stream(name="units", codebook_sizes=sizes, rate=_rate(card.get("frame_rate"))),)
     return tuple(
-        Stream(name=one["name"], codebook_sizes=tuple(one["codebook_sizes"]), rate=one["rate"])
+        Stream(name=one["name"], codebook_sizes=tuple(one["codebook_sizes"]), rate=_rate(one["rate"]))
         for one in card["streams"]
     )
+
+
+def _rate(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def choose_stream(streams: Sequence[Stream], name: str | None, owner: str) -> Stream:
