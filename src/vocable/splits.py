@@ -122,6 +122,16 @@ def mark_splits(
     return [replace(utterance, split=split) for utterance, split in zip(bare, splits, strict=True)]
 
 
+def check_valid_share(share: float) -> None:
+    """Refuse a share of 0 or below, or of everything.
+
+    Raises:
+        ConfigError: with the value.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"valid_share is {share}; it must lie between 0 and 1.")
+
+
 def divide(items: Sequence[D], valid_share: float, by: By = "id") -> tuple[list[D], list[D]]:
     """Return the items to train on and those to validate on; what is marked `test` is in neither.
 

@@ -128,6 +128,8 @@ def test_one_stage_says_what_it_lacks(text, tmp_path):
         go(out)
     assert go(out, only="words", text=text) == ["words: 0 words", "words are written"]
     assert go(out, only="line") == ["line: to do", "2 words joined"]
+    with pytest.raises(ConfigError, match="stage 'words' is no part of this run, as --words makes it needless"):
+        go(out, only="words", words=out / "words")
     with pytest.raises(UnknownNameError, match=r"Unknown stage of words 'lines'\. Did you mean 'line'"):
         go(out, only="lines")
 

@@ -1,13 +1,14 @@
 """The speech of a quickstart: the stories that come with Vocable, or a folder of the user's own recordings."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from vocable.audio.manifest import Rejections, read_manifest
 from vocable.corpora.folder import import_folder
 from vocable.errors import ManifestError
-from vocable.splits import by_rank
+from vocable.splits import SPLITS, by_rank
 from vocable.types import Utterance
 
 STORIES = Path(__file__).with_name("speech") / "manifest.jsonl"
@@ -53,7 +54,8 @@ def load_own_speech(source: Path, rejections: Rejections) -> Splits:
         return marked
     ordered = by_rank(utterances)
     tenth = max(len(ordered) // 10, 2)
-    return Splits(train=ordered[2 * tenth :], valid=ordered[:tenth], test=ordered[tenth : 2 * tenth])
+    parts = ordered[2 * tenth :], ordered[:tenth], ordered[tenth : 2 * tenth]
+    return Splits(*([replace(u, split=name) for u in part] for name, part in zip(SPLITS, parts, strict=True)))
 
 
 def choose_prompts(

@@ -142,6 +142,9 @@ def run_system(
     if only is not None:
         by_name = {stage.name: stage for stage in system.stages}
         chosen = [look_up(f"stage of {system.name}", only, by_name)]
+        if chosen[0] not in needed:
+            given = ", ".join(map(_option, run.given)) or "the recipe"
+            raise ConfigError(f"The stage {only!r} is no part of this run, as {given} makes it needless.")
     first = os.environ.get("RANK", "0") == "0"  # one of several processes reports, and writes the record
     coming: set[str] = set()
     for stage in chosen:

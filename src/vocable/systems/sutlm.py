@@ -36,7 +36,7 @@ from vocable.sequences.mixing import BuiltDocuments, Mixture, MixtureConfig, ass
 from vocable.sequences.packing import PackedBatch
 from vocable.sequences.subwords import SubwordConfig, UnitSubwords
 from vocable.sequences.text_tokenizers import fit_text_tokenizer, load_text_tokenizer
-from vocable.splits import divide, plain_text, split_key, training_items, validation_items
+from vocable.splits import check_valid_share, divide, plain_text, split_key, training_items, validation_items
 from vocable.systems.shared import LanguageModelStage, TokensStage, UnitsStage
 from vocable.systems.stage import Run, System
 from vocable.tokens.fingerprint import check_fingerprint
@@ -118,8 +118,7 @@ class SutlmConfig:
     """Order of the mixture, and what layouts draw: which words are spoken, which side comes first."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.valid_share < 1:
-            raise ConfigError(f"valid_share is {self.valid_share}; it must lie between 0 and 1.")
+        check_valid_share(self.valid_share)
         if not self.sources:
             raise ConfigError("sources is empty. Name kinds of rows, e.g. sources: {unit-only: {}, text-only: {}}.")
         for name, source in self.sources.items():

@@ -28,6 +28,7 @@ from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.lazy import LazyDocuments
 from vocable.sequences.packing import PackedBatch
 from vocable.sequences.vocabulary import UnitVocabulary
+from vocable.splits import check_valid_share
 from vocable.systems.shared import LanguageModelStage, TokensStage, UnitsStage
 from vocable.systems.stage import Run, System
 from vocable.tokens.fingerprint import check_fingerprint
@@ -61,8 +62,7 @@ class TwistConfig:
     nor the manifest says who is held out (the paper: a random 2 %)."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.valid_share < 1:
-            raise ConfigError(f"valid_share is {self.valid_share}; it must lie between 0 and 1.")
+        check_valid_share(self.valid_share)
 
 
 class UnitDocuments(NamedTuple):

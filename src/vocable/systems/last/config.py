@@ -5,6 +5,7 @@ from typing import Literal
 
 from vocable.errors import ConfigError
 from vocable.features import EncoderConfig
+from vocable.splits import check_valid_share
 from vocable.systems.last.model import LastModelConfig
 from vocable.training.config import AdamWTrainingConfig
 
@@ -68,8 +69,7 @@ class LastConfig:
     nor the manifest says who is held out."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.valid_share < 1:
-            raise ConfigError(f"valid_share is {self.valid_share}; it must lie between 0 and 1.")
+        check_valid_share(self.valid_share)
         if self.gradient_norms_every is not None and self.gradient_norms_every < 1:
             raise ConfigError(f"gradient_norms_every is {self.gradient_norms_every}; it must be at least 1, or null.")
         batches = self.model.quantizer.init_batches
