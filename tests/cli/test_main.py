@@ -274,6 +274,19 @@ def test_every_command_has_a_summary_an_example_and_documented_settings():
         assert "<class" not in shown and "Literal[" not in shown and "value" not in shown.split("\n\n", 1)[0], name
 
 
+def test_examples_in_the_help_parse():
+    commands = {name: c for name, c in cli.find_commands().items() if not isinstance(c, PlainCommand)}
+    num_examples = 0
+    for name, command in commands.items():
+        for line in command.help(name).splitlines():
+            words = shlex.split(line, comments=True) if line.startswith("  vocable ") else []
+            if words:
+                assert words[1 : 1 + len(name.split())] == name.split(), line
+                command.configs(*command.parse(words[1 + len(name.split()) :]))
+                num_examples += 1
+    assert num_examples > 40
+
+
 def test_settings_agree_with_the_configs_themselves():
     """What is read from the source is what Python made of it: names and defaults."""
     import dataclasses
