@@ -17,8 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vocable.errors import ConfigError, NumericsError
+from vocable.errors import ConfigError
 from vocable.evaluation.runner import BenchmarkConfig
+from vocable.training.config import TrainingConfig
+from vocable.training.loop import fit
+from vocable.training.task import Learner, Loop, LossSum, Progress, TrainingTask
 
 BLANK = 0
 """The class that stands for no character; characters are numbered from 1."""
@@ -190,30 +193,72 @@ def train_recogniser(
     Raises:
         NumericsError: the loss is not a number.
     """
-    total = config.epochs * math.ceil(len(examples) / config.batch_utterances)
+    per_epoch = math.ceil(len(examples) / config.batch_utterances)
+    training = TrainingConfig(
+        max_steps=config.epochs * per_epoch,
+        max_gradient_norm=config.max_gradient_norm,
+        precision="fp32",
+        log_every=per_epoch,
+        validate_every=None,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = UnitRecogniser(codebook_size, examples[0].codes.shape[0], num_classes, config).to(device).train()
+        model = UnitRecogniser(codebook_size, examples[0].codes.shape[0], num_classes, config).to(device)
+        lines = fit(ProbeTask(model, examples, config, on_update), training, device)
+    return Trained(model.eval(), [line["loss"] for line in lines], config.epochs * per_epoch)
+
+
+class ProbeTask(TrainingTask):
+    """Training of a recogniser, for the loop in training/loop.py; its tokens are utterances."""
+
+    def __init__(
+        self,
+        model: UnitRecogniser,
+        examples: Sequence[Example],
+        config: ProbeConfig,
+        on_update: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Arguments as in `train_recogniser`."""
+        self.examples, self.config, self.on_update = examples, config, on_update
+        self.num_updates = config.epochs * math.ceil(len(examples) / config.batch_utterances)
         optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: _rate_factor(update, total))
-        generator = torch.Generator().manual_seed(config.seed)
-        losses = []
-        for epoch in range(config.epochs):
-            summed = 0.0
-            for batch in epoch_batches([one.codes.shape[1] for one in examples], config, epoch, generator):
-                loss = _loss(model, [examples[index] for index in batch], device)
-                if not math.isfinite(loss.item()):
-                    raise NumericsError(f"The loss is {loss.item()} in epoch {epoch + 1}. Lower the learning rate.")
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
-                optimizer.step()
-                schedule.step()
-                summed += loss.item() * len(batch)
-                if on_update is not None:
-                    on_update(1, total)
-            losses.append(summed / len(examples))
-    return Trained(model.eval(), losses, total)
+        self.learners = {"model": Learner(model, optimizer)}
+        self._order = self._batches()
+
+    def _batches(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.config.seed)
+        lengths = [one.codes.shape[1] for one in self.examples]
+        for epoch in range(self.config.epochs):
+            yield from epoch_batches(lengths, self.config, epoch, generator)
+
+    def next_batches(self, count: int, process: int, num_processes: int) -> list[list[Example]]:
+        """Return the next batches of like length."""
+        return [[self.examples[index] for index in next(self._order)] for _ in range(count)]
+
+    def num_targets(self, batch: list[Example]) -> int:
+        """Count utterances."""
+        return len(batch)
+
+    def learning_rate(self, peak: float, progress: Progress) -> float:
+        """Rise over the first tenth of the updates, then fall as a cosine."""
+        return peak * _rate_factor(progress.step - 1, self.num_updates)
+
+    def loss_sum(self, model: nn.Module, batch: list[Example]) -> LossSum:
+        """Sum the CTC loss per character over utterances."""
+        padded, lengths = _pad([one.codes for one in batch])
+        device = next(model.parameters()).device
+        log_probs = model(padded.to(device), lengths)
+        steps = torch.tensor([self.config.num_steps(length) for length in lengths.tolist()])
+        sizes = torch.tensor([len(one.targets) for one in batch])
+        targets = torch.cat([one.targets for one in batch]).to(device)
+        losses = nn.functional.ctc_loss(log_probs.transpose(0, 1), targets, steps, sizes, blank=BLANK, reduction="none")
+        return LossSum((losses / sizes.to(device)).sum(), {})
+
+    def step(self, loop: Loop, batches: Sequence[list[Example]]) -> None:
+        """Make one update, and report it."""
+        super().step(loop, batches)
+        if self.on_update is not None:
+            self.on_update(1, self.num_updates)
 
 
 @torch.inference_mode()
@@ -268,16 +313,6 @@ def _rate_factor(update: int, total: int) -> float:
     if update < rising:
         return (update + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (update - rising) / max(1, total - rising)))
-
-
-def _loss(model: UnitRecogniser, examples: Sequence[Example], device: str) -> Float[Tensor, ""]:
-    """CTC loss per character, mean over utterances."""
-    padded, lengths = _pad([one.codes for one in examples])
-    log_probs = model(padded.to(device), lengths)
-    steps = torch.tensor([model.config.num_steps(length) for length in lengths.tolist()])
-    sizes = torch.tensor([len(one.targets) for one in examples])
-    targets = torch.cat([one.targets for one in examples]).to(device)
-    return nn.functional.ctc_loss(log_probs.transpose(0, 1), targets, steps, sizes, blank=BLANK)
 
 
 def _pad(

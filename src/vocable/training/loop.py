@@ -180,14 +180,15 @@ class _Trainer:
             for name, learner in zip(names, learners, strict=True)
         }
         prepared = self.accelerator.prepare(*(one.module for one in learners), *(one.optimizer for one in learners))
-        self.modules: dict[str, nn.Module] = dict(zip(names, prepared[: len(names)]))
+        self.modules: Mapping[str, nn.Module] = dict(zip(names, prepared[: len(names)]))
         self.optimizers: dict[str, torch.optim.Optimizer] = dict(zip(names, prepared[len(names) :]))
         self.first = self.accelerator.unwrap_model(self.modules[self.main_learner])
         self.average: nn.Module | None = None
         if self.config.ema_decay is not None:
-            self.average = copy.deepcopy(self.first).requires_grad_(False)
+            average = copy.deepcopy(self.first).requires_grad_(False)
             if isinstance(self.accelerator, Accelerator):  # so that it is in the checkpoints
-                self.accelerator.prepare_model(self.average, evaluation_mode=True)
+                self.accelerator.prepare_model(average, evaluation_mode=True)
+            self.average = average
 
     def open(self, out: Path, show: bool) -> None:
         """Take the run's folder, and go on where a run in it stopped."""
@@ -299,11 +300,11 @@ class _Trainer:
             parts.append(found.parts)
         total = self._sum(total)
         if not torch.isfinite(torch.tensor(total)):
-            where = "" if self.out is None else f"{self.out}: "
             rates = ", ".join(f"{peak:g}" for peak in self.peaks[learner])
+            where, kept = ("The", "") if self.out is None else (f"{self.out}: the", "; earlier checkpoints are kept")
             raise NumericsError(
-                f"{where}the loss is {total} at step {self.state.step}. Lower the learning rate (now {rates}), or look "
-                "for broken data; earlier checkpoints are kept."
+                f"{where} loss is {total} at step {self.state.step}. Lower the learning rate (now {rates}), or look "
+                f"for broken data{kept}."
             )
         self.scaler.unscale_(optimizer)
         if self.task.learners[learner].is_clipped:

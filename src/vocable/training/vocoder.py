@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,8 +44,6 @@ from vocable.training.vocoder_losses import (
     pitch_loss,
 )
 from vocable.types import SpeechTokens, Utterance
-
-Batch = TypeVar("Batch", bound=NamedTuple)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -448,6 +446,6 @@ def _describe(rows: TokenRows, weights: np.ndarray) -> dict[str, object]:
     }
 
 
-def _to(batch: Batch, device: torch.device | str) -> Batch:
+def _to(batch: Any, device: torch.device | str) -> Any:
     """Move a (nested) NamedTuple of tensors to a device."""
     return type(batch)(*(item.to(device) if isinstance(item, Tensor) else _to(item, device) for item in batch))

@@ -163,7 +163,7 @@ def test_one_class_and_empty_splits_are_refused(lm, sentiment_rows):
 def test_a_loss_that_is_no_number_is_named(lm, sentiment_rows):
     train, dev = sentiment_rows["train"]["text"], sentiment_rows["dev"]["text"]
     features = [torch.full((1, 32), float("nan"))] * len(train), [torch.zeros(1, 32)] * len(dev)
-    with pytest.raises(NumericsError, match="Lower the learning rates"):
+    with pytest.raises(NumericsError, match="Lower the learning rate"):
         fine_tune(lm.model, SentimentTask(), train, dev, FineTuneConfig(epochs=1), features=features)
 
 
@@ -184,3 +184,40 @@ def test_a_head_says_something_about_rows_of_any_order(lm, sentiment_rows):
     found = predict(lm.model, head, task, rows, config)
     assert predict(lm.model, head, task, rows[::-1], config) == found[::-1]
     assert set(found) <= set(task.classes)
+
+
+@pytest.mark.parametrize("train", ["head", "all"])
+def test_an_epoch_is_that_of_a_plain_loop(lm, sentiment_rows, train):
+    """The same weights, to the bit, as AdamW with a warm-up written out."""
+    task, rows = SentimentTask(), sentiment_rows["train"]["speech"]
+    config = FineTuneConfig(train=train, epochs=1, batch_utterances=7, warmup_steps=4, max_gradient_norm=0.1)
+    found = fine_tune(lm.model, task, rows, sentiment_rows["dev"]["speech"], config, seed=3)
+    model = copy.deepcopy(lm.model).eval()
+    torch.manual_seed(3)
+    head = nn.Linear(found.head.in_features, found.head.out_features)
+    nn.init.normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    groups = [{"params": list(head.parameters()), "lr": config.head_learning_rate}]
+    if train == "all":
+        groups.append({"params": list(model.train().parameters()), "lr": config.learning_rate})
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 4))
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(3)).tolist()
+    cached = frozen_features(model, task, [example.row for example in rows])
+    for start in range(0, len(order), 7):
+        chosen = [rows[index] for index in order[start : start + 7]]
+        read = [cached[index] for index in order[start : start + 7]]
+        if train == "all":
+            states = hidden_states(model, [example.row.token_ids for example in chosen])
+            read = [task.features(*pair) for pair in zip(states, (example.row for example in chosen))]
+        scores = head(nn.functional.dropout(torch.cat(read), config.dropout))
+        loss = nn.functional.cross_entropy(scores, torch.cat([task.targets(*example) for example in chosen]))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 0.1)
+        optimizer.step()
+        schedule.step()
+    assert torch.equal(found.head.weight, head.weight) and torch.equal(found.head.bias, head.bias)
+    for name, weights in model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], weights), name

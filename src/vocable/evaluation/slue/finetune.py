@@ -17,11 +17,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vocable.errors import ConfigError, NumericsError
+from vocable.errors import ConfigError
 from vocable.evaluation.slue.heads import Pooling, Task, frozen_features
 from vocable.evaluation.slue.labels import Labels
 from vocable.evaluation.slue.rows import TaskRow
 from vocable.lm.packed import hidden_states
+from vocable.training.config import TrainingConfig
+from vocable.training.loop import fit
+from vocable.training.task import Learner, Loop, LossSum, Progress, TrainingTask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +115,6 @@ def fine_tune(
         NumericsError: the loss is not a number.
     """
     _check(task, train, dev)
-    targets = [task.targets(*example) for example in train]
     frozen = config.train == "head"
     if frozen and features is None:
         rows = [[example.row for example in part] for part in (train, dev)]
@@ -121,36 +123,25 @@ def fine_tune(
             frozen_features(model, task, rows[1], config.max_tokens),
         )
     learner = model if frozen else copy.deepcopy(model)
+    per_epoch = math.ceil(len(train) / config.batch_utterances)
+    training = TrainingConfig(
+        max_steps=config.epochs * per_epoch,
+        max_gradient_norm=config.max_gradient_norm,
+        precision="fp32",
+        log_every=per_epoch,
+        validate_every=per_epoch,
+        patience=config.patience,
+    )
     device = next(model.parameters()).device
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         head = nn.Linear(_width(learner), len(task.classes)).to(device)
         nn.init.normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
-        stepper = _Stepper(learner, head, task, config)
-        best, best_weights, best_epoch = -1.0, None, 0
-        scores: list[float] = []
-        generator = torch.Generator().manual_seed(seed)
-        for epoch in range(1, config.epochs + 1):
-            order = torch.randperm(len(train), generator=generator).tolist()
-            for start in range(0, len(order), config.batch_utterances):
-                chosen = order[start : start + config.batch_utterances]
-                cached = None if features is None or not frozen else [features[0][index] for index in chosen]
-                stepper.step([train[index].row for index in chosen], [targets[index] for index in chosen], cached)
-            found = predict(learner, head, task, [e.row for e in dev], config, features[1] if features else None)
-            scores.append(dev_score(task, dev, found))
-            if scores[-1] > best:
-                best, best_epoch = scores[-1], epoch
-                best_weights = _weights(head, None if frozen else learner)
-            if on_epoch is not None:
-                on_epoch(1, config.epochs)
-            if epoch - best_epoch >= config.patience:
-                break
-    assert best_weights is not None, "a score is at least 0"
-    head.load_state_dict(best_weights[0])
-    if best_weights[1] is not None:
-        learner.load_state_dict(best_weights[1])
-    return FineTuned(head.eval(), learner.eval(), best_epoch, scores)
+        tuning = FineTuneTask(learner, head, task, train, dev, config, seed, features if frozen else None, on_epoch)
+        fit(tuning, training, device)
+    scores = tuning.scores
+    return FineTuned(head.eval(), learner.eval(), scores.index(max(scores)) + 1, scores)
 
 
 def predict(
@@ -184,38 +175,72 @@ def dev_score(task: Task, examples: Sequence[Example], found: Sequence[Any]) -> 
     return float(task.score(np.asarray(counts, dtype=float).sum(axis=0)))
 
 
-class _Stepper:
-    """Optimiser and schedule, and one update."""
+class FineTuneTask(TrainingTask):
+    """Training of a head, alone or with its model, for the loop in training/loop.py; its tokens are outputs."""
 
-    def __init__(self, model: nn.Module, head: nn.Linear, task: Task, config: FineTuneConfig) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        head: nn.Linear,
+        task: Task,
+        train: Sequence[Example],
+        dev: Sequence[Example],
+        config: FineTuneConfig,
+        seed: int,
+        features: tuple[Sequence[Tensor], Sequence[Tensor]] | None,
+        on_epoch: Callable[[int, int], None] | None,
+    ) -> None:
+        """Arguments as in `fine_tune`; `features` are those of the rows, unless the model is trained too."""
         self.model, self.head, self.task, self.config = model, head, task, config
-        groups: list[dict[str, Any]] = [{"params": list(head.parameters()), "lr": config.head_learning_rate}]
-        if config.train == "all":
-            groups.append({"params": list(model.parameters()), "lr": config.learning_rate})
-        self.parameters = [parameter for group in groups for parameter in group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-        warmup = max(1, config.warmup_steps)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: min(1.0, (step + 1) / warmup))
+        self.train, self.dev, self.features, self.on_epoch = train, dev, features, on_epoch
+        self.targets = [task.targets(*example) for example in train]
+        self.scores: list[float] = []
+        parts: dict[str, nn.Module] = {"head": head} if config.train == "head" else {"head": head, "model": model}
+        rates = {"head": config.head_learning_rate, "model": config.learning_rate}
+        groups = [{"params": list(part.parameters()), "lr": rates[name]} for name, part in parts.items()]
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+        self.learners = {"head": Learner(nn.ModuleDict(parts), optimizer)}
+        self._generator = torch.Generator().manual_seed(seed)
+        self._order: list[int] = []
 
-    def step(self, rows: Sequence[TaskRow], targets: Sequence[Tensor], cached: Sequence[Tensor] | None) -> None:
-        if cached is None:
-            self.model.train()
-            cached = [
-                self.task.features(*pair)
-                for pair in zip(hidden_states(self.model, [row.token_ids for row in rows]), rows)
-            ]
-        wanted: Int[Tensor, " outputs"] = torch.cat(list(targets)).to(self.head.weight.device)
-        if not len(wanted):
-            return
-        inputs = F.dropout(torch.cat(list(cached)).to(self.head.weight), self.config.dropout)
-        loss = F.cross_entropy(self.head(inputs), wanted)
-        if not math.isfinite(loss.item()):
-            raise NumericsError(f"The loss is {loss.item()} while fine-tuning. Lower the learning rates.")
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, self.config.max_gradient_norm)
-        self.optimizer.step()
-        self.schedule.step()
+    def next_batches(self, count: int, process: int, num_processes: int) -> list[list[int]]:
+        """Return the next batches of rows, by number, in another order every epoch."""
+        size, batches = self.config.batch_utterances, []
+        for _ in range(count):
+            if not self._order:
+                self._order = torch.randperm(len(self.train), generator=self._generator).tolist()
+            batches.append(self._order[:size])
+            self._order = self._order[size:]
+        return batches
+
+    def num_targets(self, batch: list[int]) -> int:
+        """Count outputs."""
+        return sum(len(self.targets[index]) for index in batch)
+
+    def learning_rate(self, peak: float, progress: Progress) -> float:
+        """Rise over the warm-up, and stay."""
+        return peak * min(1.0, progress.step / max(1, self.config.warmup_steps))
+
+    def loss_sum(self, model: nn.Module, batch: list[int]) -> LossSum:
+        """Sum the cross entropy over outputs."""
+        if self.features is not None:
+            read = [self.features[0][index] for index in batch]
+        else:
+            rows = [self.train[index].row for index in batch]
+            states = hidden_states(self.model, [row.token_ids for row in rows])
+            read = [self.task.features(*pair) for pair in zip(states, rows)]
+        targets: Int[Tensor, " outputs"] = torch.cat([self.targets[index] for index in batch])
+        inputs = F.dropout(torch.cat(read).to(self.head.weight), self.config.dropout)
+        return LossSum(F.cross_entropy(self.head(inputs), targets.to(inputs.device), reduction="sum"), {})
+
+    def validate(self, loop: Loop, model: nn.Module) -> dict[str, float]:
+        """Score the dev set; what should fall is the negative score."""
+        rows = [example.row for example in self.dev]
+        found = predict(self.model, self.head, self.task, rows, self.config, self.features and self.features[1])
+        self.scores.append(dev_score(self.task, self.dev, found))
+        if self.on_epoch is not None:
+            self.on_epoch(1, self.config.epochs)
+        return {"loss": -self.scores[-1]}
 
 
 def _check(task: Task, train: Sequence[Example], dev: Sequence[Example]) -> None:
@@ -233,13 +258,3 @@ def _width(model: Any) -> int:
     """What the final hidden states measure; OPT-350M projects them to another width than its layers'."""
     config = model.config.get_text_config(decoder=True)
     return int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)
-
-
-def _weights(head: nn.Module, model: nn.Module | None) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-    """Copies, on the CPU."""
-    kept = [
-        None if part is None else {name: value.detach().cpu().clone() for name, value in part.state_dict().items()}
-        for part in (head, model)
-    ]
-    assert kept[0] is not None
-    return kept[0], kept[1]
