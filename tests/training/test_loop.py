@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from processes import environment, run_together
 from training.conftest import CONFIG, curve
 from vocable.errors import ConfigError, NumericsError, OutputError
 from vocable.lm.checkpoint import read_lm
@@ -63,7 +63,7 @@ def test_stopping_and_going_on_changes_nothing(run):
 def test_a_killed_run_goes_on_exactly(run, tmp_path):
     """A process that dies between checkpoints repeats the steps since the last one, to the bit, and logs them once."""
     whole = run("whole")
-    killed = subprocess.run([sys.executable, WORKER, tmp_path / "killed", "5"], env=_environment(), timeout=300)
+    killed = subprocess.run([sys.executable, WORKER, tmp_path / "killed", "5"], env=environment(), timeout=300)
     assert killed.returncode == 9
     assert [line["step"] for line in read_metrics(tmp_path / "killed") if line["split"] == "train"] == [1, 2, 3, 4, 5]
     assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["step-00000003"]
@@ -85,9 +85,7 @@ def test_a_half_written_checkpoint_is_ignored(run, tmp_path):
 
 def test_two_processes_train_as_one(run, tmp_path):
     one = run("one", dataclasses.replace(CONFIG, max_steps=4), model=_no_dropout())
-    # accelerate launch --cpu starts one process unless told of MPI hosts; torchrun starts two, which accelerate sees
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*command, WORKER, tmp_path / "two", "processes"], env=_environment(), check=True, timeout=300)
+    run_together(2, [WORKER, tmp_path / "two", "processes"])
     two = read_metrics(tmp_path / "two")
     expected = [(line["step"], line["split"], line["loss"]) for line in one.train_curve + one.valid_curve]
     found = [(line["step"], line["split"], line["loss"]) for line in two]
@@ -104,13 +102,6 @@ def _no_dropout():
     from vocable.sequences import UnitVocabulary
 
     return cold_start(shape_config("tiny"), UnitVocabulary(codebook_size=30))
-
-
-def _environment():
-    source = Path(__file__).parents[2] / "src"
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE")}
-    path = f"{source}:{Path(__file__).parents[1]}"
-    return {**kept, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def test_uneven_micro_batches_weigh_by_tokens(tiny_lm, make_documents, card, tmp_path):

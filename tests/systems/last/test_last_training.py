@@ -1,10 +1,7 @@
 """Training LAST from speech: what is cached, logged, checkpointed and saved, and that a run goes on exactly."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from processes import run_together
 from tiny import save_tiny_encoder, save_tiny_lm, write_speech
 from vocable.audio.io import read_utterance
 from vocable.audio.manifest import Rejections, read_manifest
@@ -342,13 +340,9 @@ def test_settings_that_do_not_fit_together(config, world, tmp_path):
 def test_two_processes_learn_the_same(world, config, tmp_path):
     """Each reads its own batches; encoder, adapter and codebook stay equal to the bit."""
     save_config(config, tmp_path / "config.yaml")
-    source, tests = Path(__file__).parents[3] / "src", Path(__file__).parents[2]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE")}
-    environment = {**kept, "PYTHONPATH": f"{source}:{tests}", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     worker = Path(__file__).with_name("worker.py")
     arguments = [tmp_path / "config.yaml", world[3] / "speech" / "manifest.jsonl", tmp_path / "run"]
-    subprocess.run([*command, worker, *arguments], env=environment, check=True, timeout=300)
+    run_together(2, [worker, *arguments])
     hashes = [(tmp_path / "run" / f"process-{index}").read_text() for index in (0, 1)]
     assert hashes[0] == hashes[1]
     assert [line["step"] for line in read_metrics(tmp_path / "run" / "training") if line["split"] == "train"] == [
