@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from vocable.audio.io import read_audio, write_audio
     from vocable.audio.manifest import read_manifest, write_manifest
     from vocable.evaluation.runner import evaluate
-    from vocable.lm.checkpoint import load_lm
     from vocable.lm.generation import GenerationConfig
+    from vocable.lm.spoken import load_lm
+    from vocable.sequences.joint_rows import Segment
     from vocable.synthesis.opening import load_synthesizer
     from vocable.systems import train
     from vocable.tokens.shards import TokenShards
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Clip": "vocable.types",
     "GenerationConfig": "vocable.lm.generation",
+    "Segment": "vocable.sequences.joint_rows",
     "SpeechTokens": "vocable.types",
     "Stream": "vocable.types",
     "TokenShards": "vocable.tokens.shards",
     "Utterance": "vocable.types",
     "Word": "vocable.types",
     "evaluate": "vocable.evaluation.runner",
-    "load_lm": "vocable.lm.checkpoint",
+    "load_lm": "vocable.lm.spoken",
     "load_synthesizer": "vocable.synthesis.opening",
     "load_tokenizer": "vocable.tokens.tokenizer",
     "read_audio": "vocable.audio.io",
@@ -48,6 +50,7 @@ _HOMES = {
 __all__ = [
     "Clip",
     "GenerationConfig",
+    "Segment",
     "SpeechTokens",
     "Stream",
     "TokenShards",
