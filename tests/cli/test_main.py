@@ -183,9 +183,12 @@ def test_a_yaml_file_fills_what_the_line_does_not_say(commands, tmp_path, capsys
     )
 
 
-def test_settings_of_a_config_that_a_file_names_are_passed_on(commands):
+def test_settings_of_a_config_that_a_file_names_are_passed_on(commands, tmp_path):
     assert run("lm.x=3", "y=[1]", "--strict", name="change") == ("lm.x=3", "y=[1]")
     assert run("num_sides=5", "--start-seconds", "2", name="reshape") == ('num_sides="5"', 'start_seconds="2"')
+    path = tmp_path / "c.yaml"
+    path.write_text("num_sides: 6\nstart_seconds: 3\n")
+    assert run("num_sides=5", "--config", str(path), name="reshape") == ('num_sides="5"', "start_seconds=3")
 
 
 def test_errors_are_printed_without_a_traceback(commands, capsys):

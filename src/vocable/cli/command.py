@@ -144,7 +144,8 @@ class Command:
         for name, part in self.parts.items():
             top = {setting.name: values[setting.name] for setting in part if setting.name in values}
             if name == "overrides":
-                own = [f"{s.name}={json.dumps(given[s.name])}" for s in part if s.name in given]
+                said = {**below, **given}
+                own = [f"{s.name}={json.dumps(said[s.name])}" for s in part if s.name in said]
                 built[name] = (*own, *free)
             elif kind := self.kind(name):
                 config = getattr(importlib.import_module(kind[0]), kind[1])
