@@ -7,9 +7,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from vocable.evaluation.half_models import HalfModel
-from vocable.evaluation.half_rows import JointHalfRows
-from vocable.evaluation.halves import CutUtterance, Half
+from vocable.evaluation.halves import CutUtterance, Half, HalfModel
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.spoken import open_lm
 from vocable.sequences.joint_layouts import UnitOnlyLayout
@@ -66,13 +64,23 @@ class TopicModel(nn.Module):
 
 def topic_model(shared):
     """The planted model, ready for CRA."""
-    rows = joint_rows()
-    return HalfModel(rows, TopicModel(rows.layout.vocabulary, shared), None, None, {}, {})
+    layout = topic_layout()
+    model = TopicModel(layout.vocabulary, shared)
+    return HalfModel(open_lm(LoadedLM(model, card_of(layout), layout.text_tokenizer)), {}, {})
 
 
-def joint_rows():
+def topic_layout():
     tokenizer = word_tokenizer()
-    return JointHalfRows(UnitOnlyLayout(vocabulary=joint_vocabulary(tokenizer, 2 * TOPICS)).bind(tokenizer))
+    return UnitOnlyLayout(vocabulary=joint_vocabulary(tokenizer, 2 * TOPICS)).bind(tokenizer)
+
+
+def card_of(layout):
+    return LMCard(
+        vocabulary=layout.vocabulary,
+        layout=layout.card(),
+        tokenizer_fingerprint="tiny",
+        unit_seconds=(0.1,) * layout.vocabulary.codebook_size,
+    )
 
 
 def random_joint_model(layout, positions=256):
@@ -90,11 +98,5 @@ def random_joint_model(layout, positions=256):
             initializer_range=0.4,
         )
         model = LlamaForCausalLM(config).eval()
-    card = LMCard(
-        vocabulary=layout.vocabulary,
-        layout=layout.card(),
-        tokenizer_fingerprint="tiny",
-        unit_seconds=(0.1,) * layout.vocabulary.codebook_size,
-    )
-    loaded = open_lm(LoadedLM(model, card, layout.text_tokenizer, layout.subwords))
-    return HalfModel(JointHalfRows(layout), model, loaded, None, {}, {"model": {"name": "random"}})
+    loaded = LoadedLM(model, card_of(layout), layout.text_tokenizer, layout.subwords)
+    return HalfModel(open_lm(loaded), {}, {"model": {"name": "random"}})

@@ -14,18 +14,17 @@ from vocable.evaluation.comparison.measures import find_measures
 from vocable.evaluation.context_retrieval import (
     WAYS,
     PairScores,
+    Retrieval,
     RetrievalConfig,
-    evaluate_retrieval,
     retrieve,
     retrieved_in,
     score_pool,
 )
-from vocable.evaluation.context_retrieval_report import write_retrieval_picture
-from vocable.evaluation.half_models import HalfModel
-from vocable.evaluation.half_rows import CELLS, UnitHalfRows, continues_run
-from vocable.evaluation.halves import CutConfig, Half, SpeechForm, cut_utterance
-from vocable.evaluation.results import load_result, save_result
-from vocable.lm.checkpoint import LMCard
+from vocable.evaluation.halves import CELLS, CutConfig, Half, HalfModel, SpeechForm, continues_run, cut_utterance
+from vocable.evaluation.results import load_result
+from vocable.evaluation.runner import run_benchmark
+from vocable.lm.checkpoint import LMCard, LoadedLM
+from vocable.lm.unit_lm import UnitLM
 from vocable.sequences.joint_layouts import make_layout
 from vocable.sequences.joint_vocabulary import joint_vocabulary
 from vocable.sequences.layouts import UnitsLayout
@@ -42,6 +41,16 @@ TABLE = torch.tensor(  # log p(y_i | x_j): rows are prompts, columns continuatio
     ],
     dtype=torch.float64,
 )
+
+
+def config_of(**settings):
+    return RetrievalConfig(manifest=Path("none"), model="none", **settings)
+
+
+def evaluate_retrieval(model, cut, left_out, config, out=None):
+    benchmark = Retrieval(config, {"model": model, "cut": cut})
+    benchmark.run.excluded.update(left_out)
+    return run_benchmark(benchmark, out)
 
 
 def test_directions_on_a_hand_table():
@@ -86,7 +95,7 @@ def test_ties_share_the_credit():
 @pytest.mark.parametrize("logits", ["kept", "masked"])
 def test_planted_knowledge_is_found(shared, logits):
     pool = [topical(topic) for topic in range(TOPICS)]
-    result = evaluate_retrieval(topic_model(shared), pool, {}, RetrievalConfig(pool_size=TOPICS, logits=logits))
+    result = evaluate_retrieval(topic_model(shared), pool, {}, config_of(pool_size=TOPICS, logits=logits))
     for cell in CELLS:
         expected = 1.0 if shared or cell[0] == cell[2] else 1 / TOPICS
         for way in ("cra", "continuations_pmi"):
@@ -153,7 +162,7 @@ def test_scores_are_those_of_one_row_at_a_time(kind, logits, seam, max_tokens):
     head = Half(" so", 1, spoken(int(pool[0].prompt.tokens.units[-1]), 11, 3))  # goes on with a run of prompt 0
     pool[1] = pool[1]._replace(continuation=head)
     assert continues_run(pool[0].prompt, head)
-    config = RetrievalConfig(pool_size=4, logits=logits, seam=seam, max_tokens=max_tokens)
+    config = config_of(pool_size=4, logits=logits, seam=seam, max_tokens=max_tokens)
     known = layout.vocabulary
     seen = []
     for cell in CELLS:
@@ -166,7 +175,7 @@ def test_scores_are_those_of_one_row_at_a_time(kind, logits, seam, max_tokens):
             else:
                 ids, first = row_by_hand(layout, pool[j].prompt, pool[i].continuation, cell, seam)
             with torch.no_grad():
-                table = model.model(torch.tensor([ids])).logits[0].double()
+                table = model.lm.model(torch.tensor([ids])).logits[0].double()
             total = 0.0
             for place in range(first, len(ids)):
                 row = table[place - 1]
@@ -187,7 +196,7 @@ def test_equal_prompts_are_exact_ties():
         CutConfig(), random_example(5, 6, UNITS).tokens, SpeechForm(FRAME_RATE, True),
     )  # fmt: skip
     result = evaluate_retrieval(
-        random_joint_model(layout), [one._replace(id=str(k)) for k in range(5)], {}, RetrievalConfig(pool_size=5)
+        random_joint_model(layout), [one._replace(id=str(k)) for k in range(5)], {}, config_of(pool_size=5)
     )
     assert all(score.value == pytest.approx(0.2) for score in result.scores.values())
 
@@ -195,38 +204,38 @@ def test_equal_prompts_are_exact_ties():
 def test_a_model_of_units_has_one_cell():
     vocabulary = UnitVocabulary(codebook_size=2 * TOPICS)
     card = LMCard(vocabulary=vocabulary, layout=UnitsLayout(vocabulary=vocabulary).card(), tokenizer_fingerprint="t")
-    rows = UnitHalfRows(card)
+    random = random_joint_model(layouts()["runs"]).lm.model
+    model = HalfModel(UnitLM(LoadedLM(random, card)), {}, {})
     one = topical(1)
-    assert rows.prompt(one.prompt, "u2u").tolist() == [1, 4, 5]  # <s> and units from id 2 on
-    assert rows.continuation(one.continuation, "u2u").tolist() == [4, 5]
-    model = random_joint_model(layouts()["runs"])._replace(rows=rows)
+    assert model.prompt(one.prompt, "u2u").tolist() == [1, 4, 5]  # <s> and units from id 2 on
+    assert model.continuation(one.continuation, "u2u").tolist() == [4, 5]
     pool = [topical(topic) for topic in range(TOPICS)]
-    result = evaluate_retrieval(model, pool, {}, RetrievalConfig(pool_size=TOPICS))
+    result = evaluate_retrieval(model, pool, {}, config_of(pool_size=TOPICS))
     assert set(result.scores) == {"cra_u2u", *(f"{way}_u2u" for way in WAYS if way != "prompts")}
 
 
 def test_pools_are_disjoint_and_reported(tmp_path):
     pool = [topical(k % TOPICS)._replace(id=f"u{k}") for k in range(11)]
-    model = HalfModel(None, None, None, None, {}, {"model": {"control": "random"}})
-    result = evaluate_retrieval(model, pool, {"no word times": 2}, RetrievalConfig(pool_size=5))
+    model = HalfModel(None, {}, {"model": {"control": "random"}})
+    result = evaluate_retrieval(model, pool, {"no word times": 2}, config_of(pool_size=5), tmp_path)
     assert sorted(item["pool"] for item in result.items) == [0] * 5 + [1] * 5
     assert len({item["id"] for item in result.items}) == 10
     assert result.excluded == {"no word times": 2, "not drawn into a pool": 1}
     assert result.measurements["chance"] == result.conventions["chance"] == 0.2
     assert set(result.scores) == {f"{'cra' if way == 'prompts' else way}_{cell}" for way in WAYS for cell in CELLS}
-    again = evaluate_retrieval(model, pool, {}, RetrievalConfig(pool_size=5, num_pools=1))
+    again = evaluate_retrieval(model, pool, {}, config_of(pool_size=5, num_pools=1))
     assert [i["id"] for i in again.items] == [i["id"] for i in result.items[:5]]
-    loaded = load_result(save_result(result, tmp_path))
+    loaded = load_result(tmp_path / "cra.json")
     assert loaded.scores["cra_u2t"] == result.scores["cra_u2t"]
     assert {measure.name for measure in find_measures([loaded, loaded])} >= {f"cra_{cell}" for cell in CELLS}
-    picture = write_retrieval_picture(result, tmp_path / "cra.svg").read_text()
+    picture = (tmp_path / "cra.svg").read_text()
     assert picture.startswith("<svg") and "chance 0.2" in picture
 
 
 def test_chance_is_what_random_scores_get():
     pool = [topical(k % TOPICS)._replace(id=f"u{k}", speaker=None) for k in range(2000)]
-    model = HalfModel(None, None, None, None, {}, {})
-    result = evaluate_retrieval(model, pool, {}, RetrievalConfig(pool_size=10, num_resamples=10))
+    model = HalfModel(None, {}, {})
+    result = evaluate_retrieval(model, pool, {}, config_of(pool_size=10, num_resamples=10))
     for score in result.scores.values():
         assert score.value == pytest.approx(0.1, abs=4 * (0.1 * 0.9 / 2000) ** 0.5)
 
@@ -234,18 +243,18 @@ def test_chance_is_what_random_scores_get():
 def test_what_cannot_be_done_is_said():
     pool = [topical(topic) for topic in range(TOPICS)]
     with pytest.raises(ConfigError, match="pool_size is 1"):
-        RetrievalConfig(pool_size=1)
+        config_of(pool_size=1)
     with pytest.raises(ConfigError, match="num_pools is 0"):
-        RetrievalConfig(num_pools=0)
+        config_of(num_pools=0)
     with pytest.raises(ManifestError, match=r"6 utterances can be used \(no word times: 3 left out\), 7 are needed"):
-        evaluate_retrieval(topic_model(True), pool, {"no word times": 3}, RetrievalConfig(pool_size=7))
+        evaluate_retrieval(topic_model(True), pool, {"no word times": 3}, config_of(pool_size=7))
     with pytest.raises(ManifestError, match="12 are needed"):
-        evaluate_retrieval(topic_model(True), pool, {}, RetrievalConfig(pool_size=6, num_pools=2))
+        evaluate_retrieval(topic_model(True), pool, {}, config_of(pool_size=6, num_pools=2))
     broken = topic_model(True)
-    broken.model.same.fill_(torch.nan)
-    broken.model.forward = lambda input_ids, use_cache: type("Out", (), {"logits": broken.model.same[input_ids]})
+    broken.lm.model.same.fill_(torch.nan)
+    broken.lm.model.forward = lambda input_ids, use_cache: type("Out", (), {"logits": broken.lm.model.same[input_ids]})
     with pytest.raises(NumericsError, match="NaN"):
-        evaluate_retrieval(broken, pool, {}, RetrievalConfig(pool_size=6))
+        evaluate_retrieval(broken, pool, {}, config_of(pool_size=6))
 
 
 def test_halves_that_do_not_fit_are_left_out():
@@ -253,5 +262,5 @@ def test_halves_that_do_not_fit_are_left_out():
     model = random_joint_model(layout, positions=40)
     long = topical(0)._replace(id="long", continuation=Half(" b" * 50, 50, spoken(1, 2)))
     pool = [topical(topic) for topic in range(TOPICS)]
-    result = evaluate_retrieval(model, [*pool, long], {}, RetrievalConfig(pool_size=6))
+    result = evaluate_retrieval(model, [*pool, long], {}, config_of(pool_size=6))
     assert result.excluded == {"a half is longer than half of the model's 40 positions": 1}

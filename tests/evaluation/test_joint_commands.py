@@ -10,7 +10,7 @@ from tiny import save_tiny_joint_run, save_tiny_recogniser, save_tiny_unit_run
 from vocable.audio.io import write_audio
 from vocable.audio.manifest import write_manifest
 from vocable.cli import main
-from vocable.evaluation.half_rows import CELLS
+from vocable.evaluation.halves import CELLS
 from vocable.evaluation.results import load_result
 from vocable.tokens.unit_tokenizer import UnitTokenizer
 from vocable.types import Utterance, Word

@@ -11,18 +11,16 @@ from evaluation.joint_halves import random_joint_model, spoken
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from sequences.joint_examples import FRAME_RATE, random_example, text_tokenizer
 from vocable.errors import ConfigError, ManifestError, UnknownNameError
-from vocable.evaluation import half_generation
 from vocable.evaluation.comparison.measures import find_measures
 from vocable.evaluation.half_generation import continue_halves, random_words
-from vocable.evaluation.half_models import HalfModel
-from vocable.evaluation.half_rows import CELLS, TextHalfRows, UnitHalfRows
-from vocable.evaluation.halves import CutConfig, SpeechForm, cut_utterance
+from vocable.evaluation.halves import CELLS, CutConfig, HalfModel, SpeechForm, cut_utterance
 from vocable.evaluation.pelm import PelmConfig, directions_of, evaluate_pelm, pelm_steps
 from vocable.evaluation.pelm_summary import measure
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.units_to_text import JointUnitsToText, SpokenUnitsToText, load_joint_units_to_text
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.generation import GenerationConfig
+from vocable.lm.joint_lm import JointLM
 from vocable.lm.spoken import open_lm
 from vocable.lm.text_lm import load_text_lm
 from vocable.sequences.joint_layouts import make_layout
@@ -167,17 +165,17 @@ def test_continuations_do_not_depend_on_the_rest_of_the_run(model, chosen):
 
 def test_own_transcription_is_greedy_behind_the_switch(model, own):
     tokens = spoken(3, 3, 5, 1)
-    known = model.rows.layout.vocabulary
+    known = model.lm.layout.vocabulary
     ids = [known.unit_open_id, *(unit + known.speech_offset for unit in (3, 5, 1)), known.unit_to_text_id]
     banned = known.bans(speech=False)
     banned[0] = True  # the tokenizer's own end of text
     new = []
     with torch.no_grad():
         while len(new) < 6:
-            row = model.model(torch.tensor([[*ids, *new]])).logits[0, -1].masked_fill(banned, -torch.inf)
+            row = model.lm.model(torch.tensor([[*ids, *new]])).logits[0, -1].masked_fill(banned, -torch.inf)
             new.append(int(row.argmax()))
     expected = text_tokenizer().decode([token for token in new if token != known.end_id])
-    few = JointUnitsToText(model.loaded, "x", {}, max_text_tokens=6, batch_size=4)
+    few = JointUnitsToText(model.lm, "x", {}, max_text_tokens=6, batch_size=4)
     empty = SpeechTokens(codes=torch.zeros(1, 0, dtype=torch.long))
     if known.end_id in new:
         expected = text_tokenizer().decode(new[: new.index(known.end_id)])
@@ -212,8 +210,8 @@ def test_units_alone_are_heard(chosen, text_lm, tiny_tokenizer, tiny_vocoder, ti
         tokenizer_fingerprint="t",
         unit_seconds=(0.1,) * 8,
     )
-    loaded = open_lm(LoadedLM(model.model, card))
-    units = HalfModel(UnitHalfRows(card), model.model, loaded, None, {}, {"model": {}})
+    loaded = open_lm(LoadedLM(model.lm.model, card))
+    units = HalfModel(loaded, {}, {"model": {}})
     few = [
         one._replace(
             prompt=one.prompt._replace(tokens=spoken(*range(1, 6))),
@@ -240,12 +238,12 @@ def test_units_alone_are_heard(chosen, text_lm, tiny_tokenizer, tiny_vocoder, ti
 
 
 def test_controls_that_write(chosen, text_lm, tmp_path):
-    random = HalfModel(None, None, None, None, {}, {"model": {"control": "random"}})
+    random = HalfModel(None, {}, {"model": {"control": "random"}})
     config = PelmConfig(num_prompts=3, max_text_tokens=8, num_resamples=10)
     drawn = evaluate_pelm(random, chosen, {}, text_lm, None, tmp_path, config)
     assert drawn.excluded["not drawn"] == 2 and len(drawn.items) == 3
     assert {item["t2t_stopped"] for item in drawn.items} == {"random"}
-    written = HalfModel(TextHalfRows(text_lm.tokenizer), text_lm.model, None, None, {}, {"model": {"control": "text"}})
+    written = HalfModel(text_lm, {}, {"model": {"control": "text"}})
     result = evaluate_pelm(written, chosen, {}, text_lm, None, tmp_path, config)
     assert [item["id"] for item in result.items] == [item["id"] for item in drawn.items]
     assert all(0 < item["t2t_num_tokens"] <= 8 for item in result.items)
@@ -295,7 +293,7 @@ def test_nothing_is_made_twice(model, chosen, text_lm, own, tmp_path, tmp_path_f
     }
     assert made(first)["texts measured"] == len(texts)  # those that two anchors share once
 
-    monkeypatch.setattr(half_generation, "_continue_spoken", lambda *_, **__: pytest.fail("generated again"))
+    monkeypatch.setattr(JointLM, "continue_", lambda *_, **__: pytest.fail("generated again"))
     counting, seen = Counts(own), {}
     again = evaluate_pelm(
         model, chosen, {}, text_lm, counting, tmp_path, FEW,
@@ -316,21 +314,23 @@ def test_nothing_is_made_twice(model, chosen, text_lm, own, tmp_path, tmp_path_f
 def test_a_run_that_was_stopped_goes_on(model, chosen, text_lm, own, tmp_path, monkeypatch):
     whole = evaluate_pelm(model, chosen, {}, text_lm, own, tmp_path / "whole", FEW)
     sizes = []
-    generate = half_generation._continue_spoken
+    generate = JointLM.continue_
 
-    def stops(lm, block, *rest):
+    def stops(lm, prompts, config, **settings):
+        if "task" in settings:  # a transcription
+            return generate(lm, prompts, config, **settings)
         if len(sizes) == 4:  # u2u in batches of 2, 2, 1; then one of t2t
             raise KeyboardInterrupt
-        sizes.append(len(block))
-        return generate(lm, block, *rest)
+        sizes.append(len(prompts))
+        return generate(lm, prompts, config, **settings)
 
-    monkeypatch.setattr(half_generation, "_continue_spoken", stops)
+    monkeypatch.setattr(JointLM, "continue_", stops)
     with pytest.raises(KeyboardInterrupt):
         evaluate_pelm(model, chosen, {}, text_lm, own, tmp_path / "stopped", FEW)
     assert sizes == [2, 2, 1, 2]
     kept = tmp_path / "stopped" / "kept" / "continuations.jsonl"
     kept.write_bytes(kept.read_bytes()[:-20])  # the last line was half written
-    monkeypatch.setattr(half_generation, "_continue_spoken", generate)
+    monkeypatch.setattr(JointLM, "continue_", generate)
     later = evaluate_pelm(model, chosen, {}, text_lm, own, tmp_path / "stopped", FEW)
     assert made(later)["continuations generated"] == 2 * len(chosen) - 6
     assert made(later)["units transcribed"] == 0
@@ -366,7 +366,7 @@ def test_what_is_kept_belongs_to_what_it_was_made_from(model, chosen, text_lm, o
         assert generated(**changes)["continuations generated"] == count, changes
     prompt = chosen[0].prompt._replace(tokens=spoken(1, 2, 1))
     assert generated(chosen=[chosen[0]._replace(prompt=prompt), *chosen[1:]])["continuations generated"] == 1
-    weight = next(model.model.parameters())
+    weight = next(model.lm.model.parameters())
     before = weight.detach().clone()
     with torch.no_grad():
         weight[0, 0] += 1

@@ -1,4 +1,4 @@
-"""`vocable evaluate cra | pelm`: do speech and text share their meaning in a language model that reads both?"""
+"""`vocable evaluate pelm`: do speech and text share their meaning in a language model that reads both?"""
 
 from __future__ import annotations
 
@@ -6,99 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from vocable.evaluation.half_models import HalfModel
+    from vocable.evaluation.halves import HalfModel
     from vocable.evaluation.units_to_text import UnitsToText
-
-
-def evaluate_cra_command(
-    manifest: Path,
-    *,
-    model: str,
-    out: Path,
-    tokenizer: Path | None = None,
-    text_model: str = "HuggingFaceTB/SmolLM2-135M",
-    pool_size: int = 100,
-    num_pools: int | None = None,
-    share: float = 0.5,
-    min_words: int = 2,
-    pause: Literal["middle", "before", "after"] = "middle",
-    logits: Literal["kept", "masked"] = "kept",
-    seam: Literal["merge", "keep"] = "merge",
-    dtype: Literal["float32", "bfloat16"] | None = None,
-    max_tokens: int = 4096,
-    device: str | None = None,
-    seed: int = 0,
-    cache: Path | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Measure context retrieval (CRA): how often a continuation finds its own prompt among others.
-
-    Four cells: prompt and continuation each as units or text (u2u, t2t, u2t, t2u). Both argmax directions: prompts
-    ranked for a continuation (the CRA of SUTLM), and continuations for a prompt (sum, mean, and less log p(y)).
-    Chance is 1 in POOL_SIZE. A model of units alone has the cell u2u only.
-
-    Writes cra.json, cra.items.parquet (ranks and credits of every utterance) and cra.svg (the four cells).
-
-    Args:
-        manifest: Recordings with texts and word times (JSONL); see 'vocable align'.
-        model: Folder of a language model, or of its training run; or a control: text (a text model, t2t), random.
-        out: Folder for the result.
-        tokenizer: Folder of the speech tokenizer; without it, the one beside the model.
-        text_model: The text model of the control text.
-        pool_size: Utterances that compete with each other.
-        num_pools: Disjoint pools to average over; null takes as many as there are utterances for.
-        share: Share of the words that the prompt gets.
-        min_words: Fewest words of each half; shorter utterances are left out.
-        pause: Whose units the pause at the cut is: halved, or all the prompt's (before) or the continuation's (after).
-        logits: Probabilities among all ids (kept), or within the continuation's modality (masked).
-        seam: A run of equal units over the cut counts once (merge), or twice (keep).
-        dtype: Type of the model's weights: float32 or bfloat16. Without it, as saved.
-        max_tokens: Tokens in one forward pass.
-        device: Where to compute, such as cpu or cuda. Without it, a GPU if there is one.
-        seed: Of the draw of pools and of the random control.
-        cache: Folder for tokens. Without it, that of the assets.
-        overwrite: Replace an earlier result in the same folder.
-    """
-    from vocable.audio.manifest import read_manifest
-    from vocable.cli.showing import print_scores
-    from vocable.devices import best_device
-    from vocable.errors import MissingDependencyError
-    from vocable.evaluation.context_retrieval import RetrievalConfig, evaluate_retrieval
-    from vocable.evaluation.context_retrieval_report import write_retrieval_picture
-    from vocable.evaluation.half_models import HalfModelConfig, cut_for, load_half_model
-    from vocable.evaluation.halves import CutConfig
-    from vocable.evaluation.results import check_output, save_result
-    from vocable.progress import progress_bars
-    from vocable.training.logs import quiet_transformers
-
-    quiet_transformers()
-    config = RetrievalConfig(
-        pool_size=pool_size,
-        num_pools=num_pools,
-        cut=CutConfig(share=share, min_words=min_words, pause=pause),
-        logits=logits,
-        seam=seam,
-        seed=seed,
-        max_tokens=max_tokens,
-    )
-    check_output(out, "cra", overwrite)
-    kept = {} if cache is None else {"cache": cache}
-    device = best_device(device)
-    loading = HalfModelConfig(
-        model=model, tokenizer=tokenizer, text_model=text_model, dtype=dtype, device=device, **kept
-    )
-    utterances = read_manifest(manifest)
-    loaded = load_half_model(loading)
-    with progress_bars("Encoding speech", "Scoring pairs") as (encoding, scoring):
-        cut, left_out = cut_for(loaded, utterances, config.cut, loading.cache, encoding)
-        result = evaluate_retrieval(loaded, cut, left_out, config, scoring)
-    path = save_result(result, out, overwrite=True)
-    print_scores(result)
-    print(f"Results: {path}")
-    try:
-        print(f"Picture: {write_retrieval_picture(result, path.with_suffix('.svg'))}")
-    except MissingDependencyError as error:
-        print(f"No picture: {error}")
 
 
 def evaluate_pelm_command(
@@ -170,11 +79,13 @@ def evaluate_pelm_command(
         cache: Folder for tokens. Without it, that of the assets.
         overwrite: Replace an earlier result in the same folder.
     """
+    from collections import Counter
+
     from vocable.audio.manifest import read_manifest
     from vocable.config import load_config
     from vocable.devices import best_device
-    from vocable.evaluation.half_models import HalfModelConfig, cut_for, load_half_model
-    from vocable.evaluation.halves import CutConfig
+    from vocable.evaluation.halves import CutConfig, cut_for, load_half_model
+    from vocable.evaluation.once import default_cache
     from vocable.evaluation.pelm import PelmConfig, directions_of, evaluate_pelm, pelm_steps
     from vocable.evaluation.results import check_output, save_result
     from vocable.lm.generation import GenerationConfig
@@ -194,13 +105,9 @@ def evaluate_pelm_command(
         seed=seed,
     )
     check_output(out, "pelm", overwrite)
-    kept = {} if cache is None else {"cache": cache}
     device = best_device(device)
-    loading = HalfModelConfig(
-        model=model, tokenizer=tokenizer, text_model=control_model, dtype=dtype, device=device, **kept
-    )
     utterances = read_manifest(manifest)
-    loaded = load_half_model(loading)
+    loaded = load_half_model(model, tokenizer=tokenizer, text_model=control_model, dtype=dtype, device=device)
     mapping = None
     if any("u" in direction for direction in directions_of(loaded, config)):
         mapping = _units_to_text(units_to_text, loaded, vocoder, voice, transcriber, language, same_judge, device)
@@ -208,7 +115,8 @@ def evaluate_pelm_command(
     steps = pelm_steps(directions_of(loaded, config))
     with progress_bars("Encoding speech", *steps) as (encoding, *bars):
         shown = dict(zip(steps, bars))
-        cut, left_out = cut_for(loaded, utterances, config.cut, loading.cache, encoding)
+        left_out = Counter[str]()
+        cut = cut_for(loaded, utterances, config.cut, cache or default_cache(), left_out, encoding)
         result = evaluate_pelm(
             loaded, cut, left_out, scorer, mapping, out, config, lambda step, count, total: shown[step](count, total)
         )
@@ -233,11 +141,11 @@ def _units_to_text(
 
     if how != "asr":
         return load_joint_units_to_text(how, loaded, device=device)
-    tokenizer: Any = loaded.tokenizer
-    assert loaded.rows is not None
+    lm: Any = loaded.lm
+    tokenizer = lm.tokenizer
     tokenizer.synthesizer = load_synthesizer(vocoder, tokenizer, device)
     recogniser = load_transcriber(transcriber, language=language, device=device)
-    return SpokenUnitsToText(tokenizer, recogniser, loaded.rows.collapsed, voice, same_judge)
+    return SpokenUnitsToText(tokenizer, recogniser, lm.collapsed, voice, same_judge)
 
 
 def _print_beside_anchors(result: Any) -> None:
@@ -265,4 +173,4 @@ def _print_beside_anchors(result: Any) -> None:
     print_notes(console, result)
 
 
-COMMANDS = {"evaluate cra": evaluate_cra_command, "evaluate pelm": evaluate_pelm_command}
+COMMANDS = {"evaluate pelm": evaluate_pelm_command}

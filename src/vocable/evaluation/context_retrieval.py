@@ -7,16 +7,17 @@
                      the sum less log p(y_i) without a prompt (pointwise mutual information)
 
 The first needs no correction: y_i is the same in each argmax, and so are its length and its frequency. The second does,
-which is why all three are given. Four cells say in which modality x and y are (half_rows.py); chance is 1/N. A model
+which is why all three are given. Four cells say in which modality x and y are (halves.py); chance is 1/N. A model
 whose modalities share nothing is good at u2u and t2t, and at chance in u2t and t2u.
 
 Source: Toward Joint Language Modeling for Speech Units and Text (Chou et al., 2023, arXiv:2310.08715). Pool size, cut
 and treatment of runs at the cut are not known to us from the paper; they are settings.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -25,11 +26,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vocable.errors import ConfigError, ManifestError, NumericsError
-from vocable.evaluation.half_models import HalfModel, readable
-from vocable.evaluation.half_rows import CELLS, Cell, HalfRows, continues_run, without_last_run
-from vocable.evaluation.halves import CutConfig, CutUtterance, reasons
+from vocable.evaluation.figures import ACCENT, INK, figure_svg, load_pyplot
+from vocable.evaluation.halves import (
+    CELLS,
+    Cell,
+    CutConfig,
+    CutUtterance,
+    HalfModel,
+    continues_run,
+    cut_for,
+    load_half_model,
+    readable,
+    reasons,
+    without_last_run,
+)
+from vocable.evaluation.once import default_cache
 from vocable.evaluation.results import EvaluationResult, Score, mean_score
-from vocable.lm.branches import Tree, tree_nll
+from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
+from vocable.lm.branches import Tree
 
 WAYS = {
     "prompts": "continuation kept, prompts ranked by log p(y|x): the CRA of SUTLM",
@@ -39,27 +53,48 @@ WAYS = {
 }
 GROUP_PROMPTS = 8
 """Scored between two reports of progress."""
+PLACES = {"u2u": (0, 0), "u2t": (0, 1), "t2u": (1, 0), "t2t": (1, 1)}
+"""Row and column of each cell in the picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetrievalConfig:
-    """The switches of CRA; all of them are written into the result."""
+class RetrievalConfig(BenchmarkConfig):
+    """What is evaluated, and the switches of CRA; all of them are written into the result."""
 
+    manifest: Path
+    """Recordings with texts and word times (JSONL); see 'vocable align'."""
+    model: str
+    """Folder of a language model, or of its training run; or a control: text (a text model, t2t), random."""
+    tokenizer: Path | None = None
+    """Folder of the speech tokenizer; without it, the one beside the model."""
+    text_model: str = "HuggingFaceTB/SmolLM2-135M"
+    """The text model of the control text."""
     pool_size: int = 100
-    """Utterances that compete (N). Chance is one in as many."""
+    """Utterances that compete with each other (N). Chance is one in as many."""
     num_pools: int | None = None
-    """Disjoint pools to average over; None: as many as there are utterances for."""
-    cut: CutConfig = field(default_factory=CutConfig)
+    """Disjoint pools to average over; null takes as many as there are utterances for."""
+    share: float = 0.5
+    """Share of the words that the prompt gets."""
+    min_words: int = 2
+    """Fewest words of each half; shorter utterances are left out."""
+    pause: Literal["middle", "before", "after"] = "middle"
+    """Which half gets the pause at the cut: both (middle), the prompt (before) or the continuation (after)."""
     logits: Literal["kept", "masked"] = "kept"
-    """Probabilities among all ids, or among those of the continuation's modality."""
+    """Probabilities among all ids (kept), or within the continuation's modality (masked)."""
     seam: Literal["merge", "keep"] = "merge"
     """Units where the prompt ends in the unit that the continuation begins with, and runs are collapsed: leave it out
-    of the prompt, as one run is one unit in training; or keep both, a repetition that the model has never seen."""
-    seed: int = 0
-    """Of the draw of pools, and of the random control."""
+    of the prompt, as one run is one unit in training (merge); or keep both, a repetition that the model has never
+    seen (keep)."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the model's weights. Without it, as saved."""
     max_tokens: int = 4096
     """Tokens in one forward pass."""
     num_resamples: int = 2000
+    """Resamples of the bootstrap."""
+    device: str | None = None
+    """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
+    cache: Path = field(default_factory=default_cache)
+    """Folder for tokens. Without it, that of the assets."""
 
     def __post_init__(self) -> None:
         if self.pool_size < 2:
@@ -68,6 +103,128 @@ class RetrievalConfig:
             raise ConfigError(f"num_pools is {self.num_pools}; give at least 1, or null for as many as there are.")
         if self.max_tokens < 1 or self.num_resamples < 1:
             raise ConfigError(f"max_tokens is {self.max_tokens}, num_resamples {self.num_resamples}; at least 1 each.")
+        self.cut  # noqa: B018  # checks its settings
+
+    @property
+    def cut(self) -> CutConfig:
+        """Where utterances are cut."""
+        return CutConfig(share=self.share, min_words=self.min_words, pause=self.pause)
+
+
+class Retrieval(Benchmark[RetrievalConfig]):
+    """Measure context retrieval (CRA): how often a continuation finds its own prompt among others.
+
+    Four cells: prompt and continuation each as units or text (u2u, t2t, u2t, t2u). Both argmax directions: prompts
+    ranked for a continuation (the CRA of SUTLM), and continuations for a prompt (sum, mean, and less log p(y)).
+    Chance is 1 in POOL_SIZE. A model of units alone has the cell u2u only.
+
+    Writes cra.json, cra.items.parquet (ranks and credits of every utterance) and cra.svg (the four cells).
+
+    vocable evaluate cra dev.jsonl --model runs/sutlm --out results
+    """
+
+    name, Config, positional = "cra", RetrievalConfig, ("manifest",)
+
+    def items(self) -> Iterator[Item]:
+        """Draw pools, and score every continuation behind every prompt of its pool."""
+        config, run = self.config, self.run
+        self.model = model = run.open("model", self._load)
+        run.fingerprints |= model.fingerprints
+        run.weights |= model.weights
+        cut = run.open("cut", self._cut)
+        self.pools = draw_pools(readable(model, cut, run.excluded), config, run.excluded)
+        total = len(self.pools) * len(model.cells) * config.pool_size**2
+        for number, pool in enumerate(self.pools):
+            rows: list[dict[str, Any]] = [_item(one, number) for one in pool]
+            for cell in model.cells:
+                if model.lm is None:
+                    scores = _random_scores(len(pool), config.seed, number, cell)
+                    run.advance("Scoring pairs", len(pool) ** 2, total)
+                else:
+                    watch = lambda count: run.advance("Scoring pairs", count, total)  # noqa: E731
+                    scores = score_pool(model, pool, cell, config, watch)
+                _add(rows, cell, scores)
+            yield from rows
+
+    def _load(self) -> HalfModel:
+        config = self.config
+        return load_half_model(
+            config.model,
+            tokenizer=config.tokenizer,
+            text_model=config.text_model,
+            dtype=config.dtype,
+            device=self.run.device,
+        )
+
+    def _cut(self) -> list[CutUtterance]:
+        watch = lambda count, total: self.run.advance("Encoding speech", count, total)  # noqa: E731
+        config, excluded = self.config, self.run.excluded
+        return cut_for(self.model, self.run.utterances(), config.cut, config.cache, excluded, watch)
+
+    def scores(self, items: Items) -> dict[str, Score]:
+        """Sum up the credits: the CRA of each cell first, then the other direction.
+
+        Intervals are bootstraps over utterances (and over speakers), which takes pools as they were drawn.
+        """
+        speakers, size = [item["speaker"] for item in items], self.config.pool_size
+        self.scored = {
+            score_name(way, cell): mean_score(
+                [item[score_name(way, cell)] for item in items],
+                speakers,
+                better="higher",
+                meaning=f"{meaning}; {cell}, {size} compete, chance {1 / size:.4g}",
+                num_resamples=self.config.num_resamples,
+            )
+            for way, meaning in WAYS.items()
+            for cell in self.model.cells
+        }
+        return self.scored
+
+    def conventions(self) -> dict[str, Any]:
+        """See `Benchmark`."""
+        config, lm = self.config, self.model.lm
+        return {
+            "pool_size": config.pool_size,
+            "chance": 1 / config.pool_size,
+            "cut": asdict(config.cut),
+            "logits": config.logits,
+            "seam": config.seam if lm is not None and lm.collapsed and "u2u" in self.model.cells else None,
+            "scored": "tokens of the continuation; switch symbol and openers are read only",
+            "ties": "share the credit",
+            "directions": WAYS,
+            "without_a_prompt": "behind the opener of the continuation's modality",
+            "intervals": f"percentile bootstrap, 95 %, {config.num_resamples} draws, over utterances and over speakers",
+        }
+
+    def measurements(self, items: Items) -> dict[str, Any]:
+        """See `Benchmark`."""
+        cells = self.model.cells
+        names = [score_name(way, cell) for way in WAYS for cell in cells]
+        return {
+            "num_utterances": len(items),
+            "num_pools": len(self.pools),
+            "pool_size": self.config.pool_size,
+            "chance": 1 / self.config.pool_size,
+            "mean_rank": {name: float(np.mean([item[f"rank_{name}"] for item in items])) for name in names},
+            "ties": {name: sum(0 < item[name] < 1 for item in items) for name in names},
+            "scored_tokens": {cell: sum(item[f"scored_tokens_{cell}"] for item in items) for cell in cells},
+        }
+
+    def notes(self, items: Items) -> list[str]:
+        """See `Benchmark`."""
+        chance = 1 / self.config.pool_size
+        notes = [f"Chance is {chance:.4g} (1 in {self.config.pool_size})."]
+        found = {cell: self.scored[score_name("prompts", cell)].low for cell in self.model.cells}
+        near = [cell for cell in CELLS if (low := found.get(cell)) is not None and low <= chance * (1 + 1e-9)]
+        if near:
+            notes.append(f"Not told apart from chance: CRA of {', '.join(near)}.")
+        if len(items) < 30:
+            notes.append(f"Only {len(items)} utterances: intervals are rough.")
+        return notes
+
+    def picture(self, result: EvaluationResult) -> str:
+        """Draw the four cells; see `retrieval_picture`."""
+        return retrieval_picture(result)
 
 
 class PairScores(NamedTuple):
@@ -118,7 +275,7 @@ def score_pool(
     """Score every continuation of a pool behind every prompt. Each prompt is read once; equal rows are scored once.
 
     Args:
-        model: with rows.
+        model: one that reads.
         pool: the utterances that compete.
         cell: modality of prompt and continuation.
         config: see `RetrievalConfig`.
@@ -127,22 +284,21 @@ def score_pool(
     Raises:
         NumericsError: the model returned NaN or infinite values.
     """
-    assert model.model is not None and model.rows is not None
-    classes = model.rows.classes if config.logits == "masked" else None
-    continuations = [model.rows.continuation(one.continuation, cell) for one in pool]
+    assert model.lm is not None
+    logits = config.logits if len(model.lm.modalities) > 1 else "kept"
+    continuations = [model.continuation(one.continuation, cell) for one in pool]
     lengths = torch.tensor([len(row) for row in continuations])
-    opening = model.rows.opening(cell)
     places: dict[tuple[int, ...], list[tuple[int, int]]] = {
-        tuple(opening.tolist()): [(len(pool), i) for i in range(len(pool))]
+        tuple(model.opener(cell).tolist()): [(len(pool), i) for i in range(len(pool))]
     }
-    for j, i, row in _prompt_rows(model.rows, pool, cell, config):
+    for j, i, row in _prompt_rows(model, pool, cell, config):
         places.setdefault(tuple(row.tolist()), []).append((j, i))
     given = torch.full((len(pool) + 1, len(pool)), torch.nan, dtype=torch.float64)  # the last row: without a prompt
     prefixes, done = list(places), 0
     for start in range(0, len(prefixes), GROUP_PROMPTS):
         group = prefixes[start : start + GROUP_PROMPTS]
         trees, homes = _trees([(prefix, places[prefix]) for prefix in group], continuations, config.max_tokens)
-        losses = tree_nll(model.model, trees, max_tokens=config.max_tokens, classes=classes)
+        losses = model.lm.score_branches(trees, logits=logits, max_tokens=config.max_tokens)
         for home, loss in zip(homes, losses):
             for cells_of, branch in zip(home, loss.branches):
                 for j, i in cells_of:
@@ -155,62 +311,8 @@ def score_pool(
     return PairScores(given[:-1], given[-1], lengths)
 
 
-def evaluate_retrieval(
-    model: HalfModel,
-    utterances: Sequence[CutUtterance],
-    left_out: dict[str, int],
-    config: RetrievalConfig | None = None,
-    on_progress: Callable[[int, int], None] = lambda count, total: None,
-) -> EvaluationResult:
-    """Measure CRA in every cell that the model can read.
-
-    Intervals are bootstraps over utterances (and over speakers), which takes pools as they were drawn.
-
-    Args:
-        model: of `load_half_model`.
-        utterances: of `cut_for`.
-        left_out: utterances that could not be cut, by reason.
-        config: see `RetrievalConfig`.
-        on_progress: called with the pairs scored since the last call, and their total.
-
-    Raises:
-        ManifestError: there are fewer usable utterances than one pool needs.
-        NumericsError: see `score_pool`.
-    """
-    config, started = config or RetrievalConfig(), time.perf_counter()
-    excluded = dict(left_out)
-    usable = readable(model, utterances, excluded)
-    pools = draw_pools(usable, config, excluded)
-    total = len(pools) * len(model.cells) * config.pool_size**2
-    items = []
-    for number, pool in enumerate(pools):
-        rows: list[dict[str, Any]] = [_item(one, number) for one in pool]
-        for cell in model.cells:
-            if model.rows is None:
-                scores = _random_scores(len(pool), config.seed, number, cell)
-                on_progress(len(pool) ** 2, total)
-            else:
-                scores = score_pool(model, pool, cell, config, lambda count: on_progress(count, total))
-            _add(rows, cell, scores)
-        items += rows
-    scored = retrieval_scores(items, model.cells, config)
-    return EvaluationResult(
-        benchmark="cra",
-        scores=scored,
-        conventions=_conventions(model, config),
-        fingerprints=model.fingerprints,
-        weights=model.weights,
-        seed=config.seed,
-        seconds=time.perf_counter() - started,
-        excluded=excluded,
-        notes=_notes(scored, config, len(items)),
-        measurements=_measurements(model, items, len(pools), config),
-        items=items,
-    )
-
-
 def draw_pools(
-    utterances: Sequence[CutUtterance], config: RetrievalConfig, excluded: dict[str, int]
+    utterances: Sequence[CutUtterance], config: RetrievalConfig, excluded: Counter[str]
 ) -> list[list[CutUtterance]]:
     """Draw disjoint pools; who is left over is counted in `excluded`.
 
@@ -233,39 +335,61 @@ def draw_pools(
     return [[utterances[k] for k in order[start : start + config.pool_size]] for start in starts]
 
 
-def retrieval_scores(
-    items: Sequence[dict[str, Any]], cells: Sequence[Cell], config: RetrievalConfig
-) -> dict[str, Score]:
-    """Sum up the credits of items: the CRA of each cell first, then the other direction."""
-    speakers = [item["speaker"] for item in items]
-    return {
-        score_name(way, cell): mean_score(
-            [item[score_name(way, cell)] for item in items],
-            speakers,
-            better="higher",
-            meaning=f"{meaning}; {cell}, {config.pool_size} compete, chance {1 / config.pool_size:.4g}",
-            num_resamples=config.num_resamples,
-        )
-        for way, meaning in WAYS.items()
-        for cell in cells
-    }
-
-
 def score_name(way: str, cell: str) -> str:
     """Name of a score, and of the column of its credits: `cra_u2t`, `continuations_pmi_u2t`."""
     return f"cra_{cell}" if way == "prompts" else f"{way}_{cell}"
 
 
-def _prompt_rows(rows: HalfRows, pool: Sequence[CutUtterance], cell: Cell, config: RetrievalConfig):
+def retrieval_picture(result: EvaluationResult, way: str = "prompts") -> str:
+    """Draw the cells of a result as SVG, shaded from chance to 1; cells that were not measured stay empty.
+
+    Args:
+        result: of this benchmark.
+        way: which argmax; see `WAYS`.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    plt = load_pyplot()
+    from matplotlib.colors import LinearSegmentedColormap
+
+    chance = float(result.conventions["chance"])
+    colours = LinearSegmentedColormap.from_list("retrieval", ["#ffffff", ACCENT])
+    figure, axis = plt.subplots(figsize=(3.6, 3.2))
+    for cell, (row, column) in PLACES.items():
+        score = result.scores.get(score_name(way, cell))
+        if score is None or score.value is None:
+            continue
+        height = max(0.0, (score.value - chance) / (1 - chance))
+        axis.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=colours(height), linewidth=0))
+        ink = "#ffffff" if height > 0.6 else INK
+        axis.text(column, row - 0.08, f"{score.value:.3g}", ha="center", va="center", color=ink, fontsize=13)
+        if score.low is not None and score.high is not None:
+            interval = f"{score.low:.3g} to {score.high:.3g}"
+            axis.text(column, row + 0.2, interval, ha="center", va="center", color=ink, fontsize=8)
+    axis.set(xlim=(-0.5, 1.5), ylim=(1.5, -0.5), aspect="equal")
+    axis.set_xticks([0, 1], ["units", "text"])
+    axis.set_yticks([0, 1], ["units", "text"])
+    axis.set_xlabel(f"continuation      (chance {chance:.3g})")
+    axis.set_ylabel("prompt")
+    axis.set_title("Context retrieval accuracy", loc="left", color=INK)
+    axis.tick_params(length=0)
+    return figure_svg(figure) + "\n"
+
+
+def _prompt_rows(
+    model: HalfModel, pool: Sequence[CutUtterance], cell: Cell, config: RetrievalConfig
+) -> Iterator[tuple[int, int, Tensor]]:
     """Yield number of prompt and of continuation, and what is read before the latter."""
-    merges = cell == "u2u" and rows.collapsed and config.seam == "merge"
+    assert model.lm is not None
+    merges = cell == "u2u" and model.lm.collapsed and config.seam == "merge"
     for j, prompt in enumerate(pool):
-        whole = rows.prompt(prompt.prompt, cell)
+        whole = model.prompt(prompt.prompt, cell)
         shorter = None
         for i, other in enumerate(pool):
             if merges and continues_run(prompt.prompt, other.continuation):
                 if shorter is None:
-                    shorter = rows.prompt(without_last_run(prompt.prompt), cell)
+                    shorter = model.prompt(without_last_run(prompt.prompt), cell)
                 yield j, i, shorter
             else:
                 yield j, i, whole
@@ -319,50 +443,3 @@ def _add(rows: Sequence[dict[str, Any]], cell: Cell, scores: PairScores) -> None
     own = scores.given.diagonal().tolist()
     for row, nll, alone, tokens in zip(rows, own, scores.alone.tolist(), scores.num_tokens.tolist(), strict=True):
         row[f"loglik_{cell}"], row[f"loglik_alone_{cell}"], row[f"scored_tokens_{cell}"] = nll, alone, tokens
-
-
-def _conventions(model: HalfModel, config: RetrievalConfig) -> dict[str, Any]:
-    return {
-        "pool_size": config.pool_size,
-        "chance": 1 / config.pool_size,
-        "cut": asdict(config.cut),
-        "logits": config.logits,
-        "seam": config.seam if model.rows is not None and model.rows.collapsed and "u2u" in model.cells else None,
-        "scored": "tokens of the continuation; switch symbol and openers are read only",
-        "ties": "share the credit",
-        "directions": WAYS,
-        "without_a_prompt": "behind the opener of the continuation's modality",
-        "intervals": f"percentile bootstrap, 95 %, {config.num_resamples} draws, over utterances and over speakers",
-    }
-
-
-def _measurements(
-    model: HalfModel, items: Sequence[dict[str, Any]], num_pools: int, config: RetrievalConfig
-) -> dict[str, Any]:
-    names = [score_name(way, cell) for way in WAYS for cell in model.cells]
-    return {
-        "num_utterances": len(items),
-        "num_pools": num_pools,
-        "pool_size": config.pool_size,
-        "chance": 1 / config.pool_size,
-        "mean_rank": {name: float(np.mean([item[f"rank_{name}"] for item in items])) for name in names},
-        "ties": {name: sum(0 < item[name] < 1 for item in items) for name in names},
-        "scored_tokens": {cell: sum(item[f"scored_tokens_{cell}"] for item in items) for cell in model.cells},
-    }
-
-
-def _notes(scores: dict[str, Score], config: RetrievalConfig, count: int) -> list[str]:
-    """What a reader must know before using the numbers."""
-    chance, notes = 1 / config.pool_size, [f"Chance is {1 / config.pool_size:.4g} (1 in {config.pool_size})."]
-    near = [
-        cell
-        for cell in CELLS
-        if (score := scores.get(score_name("prompts", cell)))
-        and score.low is not None
-        and score.low <= chance * (1 + 1e-9)
-    ]
-    if near:
-        notes.append(f"Not told apart from chance: CRA of {', '.join(near)}.")
-    if count < 30:
-        notes.append(f"Only {count} utterances: intervals are rough.")
-    return notes

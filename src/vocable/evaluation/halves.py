@@ -12,12 +12,26 @@ units at a border is that of sequences/word_slices.py.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from jaxtyping import Int
+from torch import Tensor
 
 from vocable.errors import ConfigError, ManifestError
+from vocable.evaluation.once import Progress, encode_once
 from vocable.evaluation.unusable import UnusableError
+from vocable.lm.spoken import LanguageModel, Segment, load_lm
+from vocable.lm.text_lm import load_text_lm
+from vocable.registry import look_up
+from vocable.sequences.spans import Modality
 from vocable.sequences.word_slices import Pause, slice_frames, word_borders, word_texts
 from vocable.types import SpeechTokens, Utterance
+
+Cell = Literal["u2u", "t2t", "u2t", "t2u"]
+"""Modality of the prompt, and of the continuation: units or text."""
+CELLS: tuple[Cell, ...] = get_args(Cell)
+MODALITIES: dict[str, Modality] = {"u": "speech", "t": "text"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +43,7 @@ class CutConfig:
     min_words: int = 2
     """Fewest words of prompt and of continuation; shorter utterances are left out, and counted."""
     pause: Pause = "middle"
-    """Whose units the pause at the cut is: halved, or all of the prompt's (before), or the continuation's (after)."""
+    """Which half gets the pause at the cut: both (middle), the prompt (before) or the continuation (after)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
@@ -46,6 +60,10 @@ class Half(NamedTuple):
     num_words: int
     tokens: SpeechTokens | None = None
     """None where speech is not read."""
+
+    def segment(self, modality: str) -> Segment:
+        """Return the half as units ("u") or as text ("t")."""
+        return Segment(tokens=self.tokens) if modality == "u" else Segment(text=self.text)
 
 
 class CutUtterance(NamedTuple):
@@ -152,3 +170,145 @@ def without_words(utterances: Sequence[Utterance], config: CutConfig) -> tuple[l
 def reasons(left_out: Mapping[str, int]) -> str:
     """Write counts of reasons for an error message."""
     return ", ".join(f"{reason}: {count}" for reason, count in left_out.items()) or "there are none"
+
+
+class HalfModel(NamedTuple):
+    """A model, and how it reads halves:
+
+        u2u   <U> units(x) | units(y)              t2t   <T> text(x) | text(y)
+        u2t   <U> units(x) <U2T> | text(y)         t2u   <T> text(x) <T2U> | units(y)
+
+    What stands before the bar is read, what stands after it is scored: the switch symbol never is. The halves are
+    turned into ids apart, so that y has the same ids after every prompt. Models of units alone have the cell u2u,
+    models of text alone t2t.
+    """
+
+    lm: LanguageModel | None
+    """None: the random control."""
+    fingerprints: dict[str, str]
+    weights: dict[str, Any]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells that the model can read; random ones need no reading."""
+        known = None if self.lm is None else self.lm.modalities
+        return tuple(cell for cell in CELLS if known is None or {MODALITIES[cell[0]], MODALITIES[cell[2]]} <= {*known})
+
+    def prompt(self, half: Half, cell: Cell) -> Int[Tensor, " prompt"]:
+        """Return what is read: opener, prompt, and the switch symbol where the modality changes."""
+        return self._lm.prompt([half.segment(cell[0])], to=MODALITIES[cell[2]])
+
+    def continuation(self, half: Half, cell: Cell) -> Int[Tensor, " continuation"]:
+        """Return what is scored."""
+        return self._lm.content(half.segment(cell[2]))
+
+    def opener(self, cell: Cell) -> Int[Tensor, " opener"]:
+        """Return what a continuation without a prompt follows: the opener of its modality."""
+        return self._lm.opener(MODALITIES[cell[2]])
+
+    def description(self) -> dict[str, Any]:
+        """Say how rows are made, for results."""
+        return {**self._lm.description(), "halves": f"{self._lm.prompt_form}, continuation"}
+
+    @property
+    def _lm(self) -> LanguageModel:
+        assert self.lm is not None, "the random control reads nothing"
+        return self.lm
+
+
+def load_half_model(
+    model: str, *, tokenizer: Path | None, text_model: str, dtype: str | None, device: str
+) -> HalfModel:
+    """Load a folder (all cells that the model reads) or a control: text (a text model), random (chance).
+
+    Raises:
+        UnknownNameError: the model is neither a folder nor a control.
+        ConfigError: the folder holds no language model of Vocable, or its tokenizer is not beside it.
+        FingerprintError: the tokenizer is not the one that the language model was trained with.
+    """
+    if Path(model).is_dir():
+        lm = load_lm(model, tokenizer=tokenizer, dtype=dtype, device=device)
+        found = HalfModel(lm, {"tokenizer": lm.tokenizer.fingerprint}, {})
+        return found._replace(weights={"model": {**lm.record(), "rows": found.description()}})
+    if look_up("model folder or control", model, {"text": "text", "random": "random"}) == "random":
+        return HalfModel(None, {}, {"model": {"control": "random"}})
+    weight_type: Any = dtype or "float32"
+    text = load_text_lm(text_model, opening="none", dtype=weight_type, device=device)
+    found = HalfModel(text, {}, {})
+    record = {"control": "text", "text_model": dict(text.weights), "rows": found.description()}
+    return found._replace(weights={"model": record})
+
+
+def cut_for(
+    model: HalfModel,
+    utterances: Sequence[Utterance],
+    cut: CutConfig,
+    cache: Path,
+    left_out: Counter[str],
+    on_progress: Progress | None = None,
+) -> list[CutUtterance]:
+    """Encode utterances as the model reads them, and cut them; what is left out is counted in `left_out`, by reason.
+
+    Raises:
+        ManifestError: no utterance can be cut.
+    """
+    kept, reasons_of_words = without_words(utterances, cut)
+    left_out += reasons_of_words
+    tokens, speech = {}, None
+    if kept and model.lm is not None and "speech" in model.lm.modalities:
+        tokenizer = model.lm.tokenizer  # type: ignore[attr-defined]  # all that read speech have one
+        rate = tokenizer.frame_rate
+        if rate is None or tokenizer.num_codebooks != 1:
+            raise ConfigError(
+                f"{tokenizer.name!r} has {tokenizer.num_codebooks} codebooks and the frame rate {rate}; "
+                "cutting units at words needs one codebook and a frame rate."
+            )
+        tokens = encode_once(kept, tokenizer, cache, on_progress=on_progress)
+        speech = SpeechForm(frame_rate=rate, collapsed=model.lm.collapsed)
+    form = "text" if model.lm is None else model.lm.text_form
+    found, more = cut_all(kept, lambda u: cut_utterance(u, cut, tokens.get(u.id), speech, form))
+    left_out += more
+    if not found:
+        raise ManifestError(
+            f"None of {len(utterances)} utterances can be cut in two ({reasons(left_out)}). Word times come from "
+            "'vocable align', or from a synthesiser."
+        )
+    return found
+
+
+def readable(model: HalfModel, utterances: Sequence[CutUtterance], excluded: Counter[str]) -> list[CutUtterance]:
+    """Drop utterances of which a half takes more than half of the model's positions, and count them in `excluded`.
+
+    Any prompt can then stand before any continuation.
+    """
+    positions = None if model.lm is None else model.lm.context_tokens
+    if positions is None:
+        return list(utterances)
+    kept = []
+    for one in utterances:
+        longest = max(
+            max(len(model.prompt(half, cell)), len(model.continuation(half, cell)))
+            for half in (one.prompt, one.continuation)
+            for cell in model.cells
+        )
+        if longest <= positions // 2:
+            kept.append(one)
+    if len(kept) < len(utterances):
+        excluded[f"a half is longer than half of the model's {positions} positions"] = len(utterances) - len(kept)
+    return kept
+
+
+def continues_run(prompt: Half, continuation: Half) -> bool:
+    """Whether the prompt's last unit is the continuation's first: one run, in a recording without a cut."""
+    first, last = continuation.tokens, prompt.tokens
+    if first is None or last is None or last.codes.shape[1] < 2 or not first.codes.shape[1]:
+        return False
+    return int(last.units[-1]) == int(first.units[0])
+
+
+def without_last_run(half: Half) -> Half:
+    """Return the half without its last unit, which belongs to a run that goes on in the continuation."""
+    assert half.tokens is not None
+    durations = half.tokens.durations
+    tokens = SpeechTokens(codes=half.tokens.codes[:, :-1], durations=None if durations is None else durations[:-1])
+    return half._replace(tokens=tokens)

@@ -29,15 +29,13 @@ from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.continuation_prompts import derangement
 from vocable.evaluation.continuation_summary import TEXT_CONVENTIONS
 from vocable.evaluation.half_generation import Made, random_words
-from vocable.evaluation.half_models import HalfModel, readable
-from vocable.evaluation.half_rows import Cell, plain_case
-from vocable.evaluation.halves import CutConfig, CutUtterance, reasons
+from vocable.evaluation.halves import Cell, CutConfig, CutUtterance, HalfModel, readable, reasons
 from vocable.evaluation.pelm_kept import KeptContinuations, KeptMeasures, KeptTranscripts, count_made
 from vocable.evaluation.pelm_summary import Empty, pelm_exclusions, pelm_notes, pelm_scores
 from vocable.evaluation.results import EvaluationResult
 from vocable.evaluation.units_to_text import UnitsToText
 from vocable.lm.generation import GenerationConfig
-from vocable.lm.text_lm import TextLM
+from vocable.lm.text_lm import TextLM, plain_case
 from vocable.registry import look_up
 from vocable.types import SpeechTokens
 
@@ -100,7 +98,7 @@ def directions_of(model: HalfModel, config: PelmConfig) -> tuple[Cell, ...]:
     Raises:
         ConfigError: the model cannot go in a direction that was asked for.
     """
-    known: tuple[Cell, ...] = ("t2t",) if model.rows is None else model.cells
+    known: tuple[Cell, ...] = ("t2t",) if model.lm is None else model.cells
     wanted = known if config.directions is None else config.directions
     for direction in wanted:
         if direction not in known:
@@ -142,7 +140,7 @@ def evaluate_pelm(
         ManifestError: no utterance is left.
         OutputError: what is kept in `folder` cannot be read or written.
     """
-    config, started, excluded = config or PelmConfig(), time.perf_counter(), dict(left_out)
+    config, started, excluded = config or PelmConfig(), time.perf_counter(), Counter(left_out)
     directions = directions_of(model, config)
     if units_to_text is None and any("u" in direction for direction in directions):
         raise ConfigError(f"{', '.join(directions)}: directions with units need a way from units to text.")
@@ -175,7 +173,7 @@ def _start(
     if units_to_text is not None:
         written = KeptTranscripts(folder, units_to_text, model.fingerprints.get("tokenizer"))
     continued = None
-    if model.rows is not None:
+    if model.lm is not None:
         continued = KeptContinuations(folder, model, config.generation, config.max_text_tokens, config.seed)
     return _Run(model, config, continued, written, KeptMeasures(folder, text_lm, config.empty), watch)
 
@@ -250,7 +248,7 @@ class _TrueTexts:
         return self.heard[half]
 
 
-def _choose(utterances: Sequence[CutUtterance], config: PelmConfig, excluded: dict[str, int]) -> list[CutUtterance]:
+def _choose(utterances: Sequence[CutUtterance], config: PelmConfig, excluded: Counter[str]) -> list[CutUtterance]:
     if not utterances:
         raise ManifestError(f"No utterance is left to take a prompt from ({reasons(excluded)}).")
     count = min(config.num_prompts or len(utterances), len(utterances))
@@ -312,7 +310,7 @@ def _conventions(
         "directions": list(directions),
         "cut": asdict(config.cut),
         "num_prompts": config.num_prompts,
-        "sampling": sampling if model.rows is not None else None,
+        "sampling": sampling if model.lm is not None else None,
         "max_text_tokens_sampled": config.max_text_tokens,
         "seeds": "of the seed, the utterance's id and the direction",
         "prompt_text": config.prompt_text,

@@ -16,9 +16,7 @@ from typing import Any
 from vocable.assets.weights import weights_key
 from vocable.evaluation.continuation_summary import TEXT_CONVENTIONS
 from vocable.evaluation.half_generation import Made, continue_halves
-from vocable.evaluation.half_models import HalfModel
-from vocable.evaluation.half_rows import Cell
-from vocable.evaluation.halves import CutUtterance
+from vocable.evaluation.halves import Cell, CutUtterance, HalfModel
 from vocable.evaluation.keyed_store import KeyedStore, tokens_as_json, tokens_from_json
 from vocable.evaluation.pelm_summary import Empty, measure
 from vocable.evaluation.units_to_text import UnitsToText
@@ -69,8 +67,7 @@ class KeptContinuations:
         return [_made_from_json(self.store[keys[one.id]]) for one in chosen]
 
     def _key(self, one: CutUtterance, cell: Cell) -> str:
-        assert self.model.rows is not None
-        prompt = self.model.rows.prompt(one.prompt, cell).tolist()
+        prompt = self.model.prompt(one.prompt, cell).tolist()
         return fingerprint({**self._settings, "prompt": prompt, "cell": cell, "id": one.id})
 
 
@@ -153,14 +150,14 @@ def count_made(*kept: KeptContinuations | KeptTranscripts | KeptMeasures | None)
 
 def _generation_settings(model: HalfModel, config: GenerationConfig, max_text_tokens: int, seed: int) -> dict[str, Any]:
     """What decides a continuation beside its prompt. The name of a folder does not: a model may move."""
-    assert model.model is not None and model.rows is not None
+    assert model.lm is not None
     sampling = asdict(config)
     for not_of_the_units in ("batch_size", "cache", "seed"):
         del sampling[not_of_the_units]
-    card = None if model.loaded is None else model.loaded.card
+    card = getattr(model.lm, "card", None)
     return {
-        "lm": tensor_sha256(model.model.state_dict()),
-        "rows": model.rows.description(),
+        "lm": tensor_sha256(model.lm.model.state_dict()),
+        "rows": model.description(),
         "unit_seconds": None if card is None else card.unit_seconds,
         "silence_units": None if card is None else card.silence_units,
         "fingerprints": dict(model.fingerprints),

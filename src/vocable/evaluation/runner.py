@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from vocable.config import config_from_dict
 from vocable.devices import best_device
-from vocable.errors import ManifestError, NumericsError, VocableError
+from vocable.errors import ManifestError, MissingDependencyError, NumericsError, VocableError
 from vocable.evaluation.results import EvaluationResult, Score, check_output, save_result
 from vocable.files import write_text
 from vocable.registry import look_up
@@ -69,6 +69,7 @@ Progress = Callable[..., None]
 """Called with the name of a step, the number of items done since the last call, and their total where it is known."""
 
 BENCHMARKS = {
+    "cra": "vocable.evaluation.context_retrieval:Retrieval",
     "abx": "vocable.evaluation.abx:Abx",
     "phones": "vocable.evaluation.phones:Phones",
     "recognition": "vocable.evaluation.recognition:Recognition",
@@ -202,6 +203,10 @@ class Benchmark(ABC, Generic[C]):
         """An HTML page to look at or listen to; None where there is none. `items` have all columns."""
         return None
 
+    def picture(self, result: EvaluationResult) -> str | None:
+        """A picture of the scores, as SVG; None where there is none. Left out where matplotlib is not installed."""
+        return None
+
     def nothing(self, reasons: str) -> VocableError:
         """The error for a run without any item."""
         return ManifestError(f"Nothing could be scored ({reasons or 'there are no items'}).")
@@ -293,6 +298,13 @@ def run_benchmark(benchmark: Benchmark, out: Path | None = None, overwrite: bool
         page = benchmark.page(result, items)
         if page is not None:
             write_text(page, path.with_suffix(".html"))
+        try:
+            picture = benchmark.picture(result)
+        except MissingDependencyError as error:
+            picture = None
+            print(f"No picture: {error}")
+        if picture is not None:
+            write_text(picture, path.with_suffix(".svg"))
     return result
 
 
@@ -320,7 +332,7 @@ def print_result(
     console = Console()
     console.print(table)
     print_notes(console, result)
-    for title, kind in (("Results", "json"), ("Page", "html")):
+    for title, kind in (("Results", "json"), ("Page", "html"), ("Picture", "svg")):
         path = Path(out) / f"{result.benchmark}.{kind}" if out is not None else None
         if path is not None and path.exists():
             print(f"{title}: {path}")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vocable.audio.io import resample
 from vocable.errors import ConfigError
-from vocable.evaluation.half_models import HalfModel
+from vocable.evaluation.halves import HalfModel
 from vocable.evaluation.judges import check_judge
 from vocable.evaluation.resynthesis import vocoder_fingerprint
 from vocable.lm.generation import GenerationConfig
@@ -144,16 +144,17 @@ def load_joint_units_to_text(
         FingerprintError: the other model reads units of another tokenizer.
     """
     if how == "own":
-        if model.loaded is None or "text" not in model.loaded.modalities:
+        if not isinstance(model.lm, SpokenLM) or "text" not in model.lm.modalities:
             raise ConfigError(
                 "This model writes no text, so it cannot transcribe its own units. Name another way: asr, or the "
                 "folder of a joint model that reads the same units."
             )
         return JointUnitsToText(
-            model.loaded, "own: the evaluated model", model.weights["model"], max_text_tokens, batch_size
+            model.lm, "own: the evaluated model", model.weights["model"], max_text_tokens, batch_size
         )
     if not Path(how).is_dir():
         raise ConfigError(f"units_to_text is {how!r}; it must be own, asr, or the folder of a joint language model.")
-    loaded = load_lm(Path(how), tokenizer=model.tokenizer, device=device)
+    units = model.lm.tokenizer if isinstance(model.lm, SpokenLM) else None
+    loaded = load_lm(Path(how), tokenizer=units, device=device)
     record = {name: value for name, value in loaded.record().items() if name != "dtype"}
     return JointUnitsToText(loaded, str(loaded.folder), record, max_text_tokens, batch_size)

@@ -12,7 +12,7 @@ from vocable.evaluation.slue.examples import make_examples
 from vocable.evaluation.slue.finetune import FineTuneConfig, dev_score, fine_tune, predict
 from vocable.evaluation.slue.heads import EntityTask, SentimentTask, frozen_features, vote
 from vocable.evaluation.slue.metrics import Found
-from vocable.evaluation.slue.rows import NO_WORD, TaskRow, row_maker
+from vocable.evaluation.slue.rows import NO_WORD, RowMaker, TaskRow
 from vocable.evaluation.slue.words import WORD_TAGS
 from vocable.lm.packed import hidden_states
 
@@ -25,13 +25,13 @@ def lm():
 @pytest.fixture(scope="module")
 def entity_rows(lm):
     labelled, speech = toy.toy_set()
-    return make_examples(labelled, "entities", row_maker(lm), speech).splits
+    return make_examples(labelled, "entities", RowMaker(lm), speech).splits
 
 
 @pytest.fixture(scope="module")
 def sentiment_rows(lm):
     labelled, speech = toy.toy_set()
-    return make_examples(labelled, "sentiment", row_maker(lm), speech).splits
+    return make_examples(labelled, "sentiment", RowMaker(lm), speech).splits
 
 
 def test_votes_by_hand():

@@ -12,14 +12,7 @@ from evaluation.slue import toy
 from vocable.errors import ConfigError
 from vocable.evaluation.slue.labels import Entity
 from vocable.evaluation.slue.metrics import Found
-from vocable.evaluation.slue.rows import (
-    NO_WORD,
-    JointRowMaker,
-    UnitRowMaker,
-    UnusableError,
-    row_maker,
-    words_of_frames,
-)
+from vocable.evaluation.slue.rows import NO_WORD, RowMaker, words_of_frames
 from vocable.evaluation.slue.words import (
     WORD_TAGS,
     gold_entities,
@@ -28,6 +21,7 @@ from vocable.evaluation.slue.words import (
     tagged_entities,
     written_spans,
 )
+from vocable.evaluation.unusable import UnusableError
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.spoken import open_lm
 from vocable.sequences.joint_layouts import TextOnlyLayout
@@ -41,6 +35,12 @@ from vocable.types import SpeechTokens, Utterance, Word
 TEXT = "In New York, Tom's two friends met (Ann)."
 ENTITIES = (Entity("PLACE", 3, 8), Entity("PERSON", 13, 3), Entity("QUANT", 19, 3), Entity("PERSON", 36, 3))
 TAGS = ["O", "B-PLACE", "I-PLACE", "B-PERSON", "B-QUANT", "O", "O", "B-PERSON"]
+
+
+def reading(layout):
+    """The language model of a layout, without a network."""
+    card = LMCard(vocabulary=layout.vocabulary, layout=layout.card(), tokenizer_fingerprint="f" * 16)
+    return open_lm(LoadedLM(None, card, getattr(layout, "text_tokenizer", None), getattr(layout, "subwords", None)))
 
 
 def test_words_are_tagged_by_hand():
@@ -114,7 +114,7 @@ def utterance(text, words):
 
 
 def test_a_spoken_row_by_hand(lm):
-    maker, known = row_maker(lm), lm.card.vocabulary
+    maker, known = RowMaker(lm), lm.card.vocabulary
     words, tokens = toy.speak("we saw Rome.")
     row = maker.spoken(utterance("we saw Rome.", words), "we saw Rome.", tokens, toy.FRAME_RATE)
     ids = [known.unit_open_id, *(known.speech_offset + tokens.units).tolist(), known.end_id]
@@ -124,7 +124,7 @@ def test_a_spoken_row_by_hand(lm):
 
 
 def test_a_written_row_is_what_the_layout_writes(lm):
-    maker, known = row_maker(lm), lm.card.vocabulary
+    maker, known = RowMaker(lm), lm.card.vocabulary
     row = maker.written("on the way to Rome.")
     layout = TextOnlyLayout(vocabulary=known).bind(lm.text_tokenizer)
     ids = lm.text_tokenizer.encode("on the way to Rome.", add_special_tokens=False)
@@ -138,10 +138,10 @@ def test_a_written_row_is_what_the_layout_writes(lm):
 
 
 def test_lower_case_keeps_places(lm):
-    row = JointRowMaker(lm.layout, "lower").written("Tom saw İzmir")
+    row = RowMaker(lm, "lower").written("Tom saw İzmir")
     assert row.text == "tom saw İzmir" and len(row.spans) == 3  # its small letter would be two characters
     with pytest.raises(UnusableError, match="empty"):
-        row_maker(lm).written(" ")
+        RowMaker(lm).written(" ")
 
 
 def test_rows_without_usable_words_have_none(lm):
@@ -151,14 +151,14 @@ def test_rows_without_usable_words_have_none(lm):
         (words, "we saw Oslo.", 50.0),
         (words, "we saw Rome.", None),
     ):
-        row = row_maker(lm).spoken(utterance(text, given_words), text, tokens, rate)
+        row = RowMaker(lm).spoken(utterance(text, given_words), text, tokens, rate)
         assert row.spans == () and set(row.words.tolist()) == {NO_WORD} and len(row.token_ids) == 8
     nothing = SpeechTokens(codes=torch.zeros(1, 0, dtype=torch.int64))
     with pytest.raises(UnusableError, match="too short"):
-        row_maker(lm).spoken(utterance("we", words[:1]), "we", nothing, 50.0)
+        RowMaker(lm).spoken(utterance("we", words[:1]), "we", nothing, 50.0)
     late = tuple(Word(word=w.word, start=w.start + 60, end=w.end + 60) for w in words)
     with pytest.raises(UnusableError, match="do not fit"):
-        row_maker(lm).spoken(utterance("we saw Rome.", late), "we saw Rome.", tokens, 50.0)
+        RowMaker(lm).spoken(utterance("we saw Rome.", late), "we saw Rome.", tokens, 50.0)
 
 
 def test_subwords_belong_to_the_word_of_most_of_their_units(lm):
@@ -171,7 +171,7 @@ def test_subwords_belong_to_the_word_of_most_of_their_units(lm):
     vocabulary = joint_vocabulary(lm.text_tokenizer, subwords)
     layout = TextOnlyLayout(vocabulary=vocabulary).bind(lm.text_tokenizer, subwords)
     words, tokens = toy.speak("we saw Rome.")
-    row = JointRowMaker(layout).spoken(utterance("we saw Rome.", words), "we saw Rome.", tokens, 50.0)
+    row = RowMaker(reading(layout)).spoken(utterance("we saw Rome.", words), "we saw Rome.", tokens, 50.0)
     sizes = subwords.encode(tokens).num_units.tolist()
     assert max(sizes) > 1, "no subword was learned"
     expected, unit = [], 0
@@ -186,13 +186,13 @@ def test_a_model_of_units_reads_speech_only(lm):
     vocabulary = UnitVocabulary(codebook_size=toy.CODEBOOK_SIZE)
     layout = UnitsLayout(vocabulary=vocabulary)
     card = LMCard(vocabulary=vocabulary, layout=layout.card(), tokenizer_fingerprint="f" * 16)
-    maker = row_maker(open_lm(LoadedLM(lm.model, card)))
-    assert isinstance(maker, UnitRowMaker) and maker.modalities == ("speech",)
+    maker = RowMaker(open_lm(LoadedLM(lm.model, card)))
+    assert maker.modalities == ("speech",)
     words, tokens = toy.speak("we saw Rome.")
     row = maker.spoken(utterance("we saw Rome.", words), "we saw Rome.", tokens, 50.0)
     assert torch.equal(row.token_ids, layout.build(tokens))
     assert row.words.tolist() == [NO_WORD, 0, 0, 1, 1, 2, 2, NO_WORD]
-    bare = UnitRowMaker(UnitsLayout(vocabulary=vocabulary, bos=False, eos=False))
+    bare = RowMaker(reading(UnitsLayout(vocabulary=vocabulary, bos=False, eos=False)))
     assert bare.spoken(utterance("we saw Rome.", words), "we saw Rome.", tokens, 50.0).words.tolist() == [
         0,
         0,
@@ -201,5 +201,5 @@ def test_a_model_of_units_reads_speech_only(lm):
         2,
         2,
     ]
-    with pytest.raises(ConfigError, match="no text"):
+    with pytest.raises(ConfigError, match="reads units only"):
         maker.written("we")

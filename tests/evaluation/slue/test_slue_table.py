@@ -15,7 +15,7 @@ from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.slue.examples import Speech, make_examples
 from vocable.evaluation.slue.finetune import FineTuneConfig
 from vocable.evaluation.slue.labelled_set import LabelledSet, write_labelled_set
-from vocable.evaluation.slue.rows import row_maker
+from vocable.evaluation.slue.rows import RowMaker
 from vocable.evaluation.slue.table import SlueConfig, run_slue, untrained
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.spoken import open_lm
@@ -126,7 +126,7 @@ def test_what_cannot_be_used_is_counted_in_both_modalities(lm):
     utterances["test2"] = dataclasses.replace(utterances["test2"], words=utterances["test3"].words)
     tokens = {name: found for name, found in SPEECH.tokens.items() if name != "dev0"}
     labelled = LabelledSet(labels=LABELLED.labels, utterances=utterances, excluded={"before": 2})
-    found = make_examples(labelled, "entities", row_maker(lm), Speech(tokens, toy.FRAME_RATE))
+    found = make_examples(labelled, "entities", RowMaker(lm), Speech(tokens, toy.FRAME_RATE))
     assert found.excluded == {
         "before": 2,
         "no word times, which entities in speech need: vocable align": 1,
@@ -138,7 +138,7 @@ def test_what_cannot_be_used_is_counted_in_both_modalities(lm):
         assert [e.labels.id for e in rows["speech"]] == [e.labels.id for e in rows["text"]] and len(
             rows["text"]
         ) == count
-    sentiment = make_examples(labelled, "sentiment", row_maker(lm), Speech(tokens, None))
+    sentiment = make_examples(labelled, "sentiment", RowMaker(lm), Speech(tokens, None))
     assert sentiment.excluded == {"before": 2, "no speech tokens": 1}  # sentiment needs no word times
 
 
@@ -146,14 +146,14 @@ def test_without_word_times_the_way_out_is_named(lm):
     bare = {name: dataclasses.replace(found, words=None) for name, found in LABELLED.utterances.items()}
     labelled = dataclasses.replace(LABELLED, utterances=bare)
     with pytest.raises(ConfigError, match=r"split 'train' can be used.*no word times.*vocable align \(30\)"):
-        make_examples(labelled, "entities", row_maker(lm), SPEECH)
+        make_examples(labelled, "entities", RowMaker(lm), SPEECH)
     nothing = dataclasses.replace(LABELLED, labels=[label for label in LABELLED.labels if label.split != "dev"])
     with pytest.raises(ConfigError, match="split 'dev' can be used for sentiment: none is labelled"):
-        make_examples(nothing, "sentiment", row_maker(lm), SPEECH)
+        make_examples(nothing, "sentiment", RowMaker(lm), SPEECH)
 
 
 def test_training_data_can_be_cut_and_long_rows_are_left_out(lm):
-    maker = row_maker(lm)
+    maker = RowMaker(lm)
     ids = []
     for seed in (0, 0, 1):
         found = make_examples(LABELLED, "sentiment", maker, SPEECH, max_train=5, seed=seed)

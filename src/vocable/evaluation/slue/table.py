@@ -27,7 +27,7 @@ from vocable.evaluation.slue.heads import EntityTask, SentimentTask, Task, froze
 from vocable.evaluation.slue.labelled_set import LabelledSet
 from vocable.evaluation.slue.labels import TASKS
 from vocable.evaluation.slue.metrics import macro_recall, micro_f1, resampled_score, tag_counts
-from vocable.evaluation.slue.rows import Modality, RowMaker, TaskRow, TextCase, row_maker
+from vocable.evaluation.slue.rows import Modality, RowMaker, TaskRow, TextCase
 from vocable.evaluation.unusable import UnusableError
 from vocable.lm.spoken import SpokenLM
 
@@ -104,8 +104,8 @@ def run_slue(
     """
     started = time.monotonic()
     task: Task = TASK_MAKERS[config.task](config)
-    maker = row_maker(lm, config.text_case)
-    context = getattr(lm.model.config, "max_position_embeddings", None)
+    maker = RowMaker(lm, config.text_case)
+    context = lm.context_tokens
     examples = make_examples(
         labelled, config.task, maker, speech, context_tokens=context, max_train=config.max_train, seed=config.seeds[0]
     )
