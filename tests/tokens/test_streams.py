@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from cli.test_vocoder import SMALL
 from tiny import make_tiny_recogniser, save_tiny_lm, write_speech
 from tokens.example_tokenizers import DECODE_RATE, LEVELS, STEPS, SineCodec, WordTokenizer, codes_level, level_codes
 from vocable.audio.io import Audio, read_clip, write_audio
@@ -18,6 +19,7 @@ from vocable.evaluation.runner import run_benchmark
 from vocable.evaluation.units import Units, UnitsConfig
 from vocable.features.speaker import SpeakerEncoder
 from vocable.features.voice import voice_vector
+from vocable.lm.spoken import load_lm
 from vocable.synthesis.opening import attach_synthesizer, load_synthesizer
 from vocable.tokens import SpeechTokenizer, TokenShards, load_tokenizer
 from vocable.tokens.agreement import compare_tokens, measure_batchings
@@ -131,6 +133,10 @@ def test_twist_trains_on_one_stream(stored, tmp_path: Path):
     read = shards.stream(READ[tokenizer.name])
     assert card["tokenizer_fingerprint"] == read.fingerprint and card["tokenizer_card"] == read.card
     assert card["vocabulary"]["codebook_size"] == read.streams[0].codebook_size
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    opened = load_lm(tmp_path / "lm")
+    assert opened.tokenizer.fingerprint == read.fingerprint and opened.tokenizer.streams == read.streams
+    assert (opened.card.unit_seconds is None) == (read.streams[0].rate is None)
 
 
 # the codec
@@ -213,6 +219,18 @@ def test_a_vocoder_may_read_one_stream(tmp_path: Path, make_speechlike):
         (speech,) = reader.decode(reader.encode([waveform]))
         assert len(speech) == 16_000
     assert codec.decode_rate == DECODE_RATE  # its own
+
+
+def test_a_vocoder_is_trained_on_one_stream(corpus: Path, tmp_path: Path):
+    codec = SineCodec.make()
+    codec.save_pretrained(tmp_path / "codec")
+    command = ["vocoder", "train", str(corpus), str(tmp_path / "run"), "--tokenizer", str(tmp_path / "codec")]
+    small = [*SMALL, "training.max_minutes=null"]
+    assert main([*command, *small]) == 2  # which stream?
+    assert main([*command, "--stream", "acoustic", *small]) == 0
+    reader = attach_synthesizer(codec, tmp_path / "run" / "vocoder")
+    assert reader.fingerprint == codec.stream("acoustic").fingerprint
+    assert reader.synthesizer.config.sizes == (STEPS,) * LEVELS and reader.decode_rate == 16_000
 
 
 def test_a_view_is_saved_as_the_whole(tmp_path: Path):

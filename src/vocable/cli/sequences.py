@@ -23,6 +23,8 @@ class ShowConfig:
     """Utterances (JSONL) with text and, for layouts that switch at words, word times."""
     tokens: Path
     """Folder of token shards of the same utterances."""
+    stream: str | None = None
+    """Name of the stream to show, where the tokens have several."""
     layout: str = "ast"
     """unit-only, text-only, cst, cst-u2t, cst-t2u, ast, sims or spirit-lm."""
     text_tokenizer: str = "HuggingFaceTB/SmolLM2-135M"
@@ -54,13 +56,13 @@ def show(config: ShowConfig, overrides: tuple[str, ...] = ()) -> None:
     from vocable.sequences.text_tokenizers import load_text_tokenizer
     from vocable.tokens.shards import TokenShards
 
-    shards = TokenShards(config.tokens)
+    shards = TokenShards(config.tokens).stream(config.stream)
     subwords = None
     if config.subwords is not None:
         subwords = UnitSubwords.load(config.subwords)
         subwords.check(shards.fingerprint, f"the shard folder {config.tokens}")
     reader = load_text_tokenizer(config.text_tokenizer)
-    vocabulary = joint_vocabulary(reader, subwords or shards.card["codebook_size"])
+    vocabulary = joint_vocabulary(reader, subwords or shards.streams[0].codebook_size)
     chosen = _with_overrides(config.layout, vocabulary, config.seed, overrides).bind(reader, subwords)
     example = _find_example(read_manifest(config.manifest, check_audio=False), shards, config.id)
     sequence = chosen.build_sequence(example, epoch=config.epoch)
@@ -111,6 +113,8 @@ class FitSubwordsConfig(OverwriteOption):
     """Folder of token shards, as 'vocable tokenize' writes them."""
     out: Path
     """Folder for the subwords."""
+    stream: str | None = None
+    """Name of the stream to learn from, where the tokens have several."""
 
 
 def fit_subwords(config: FitSubwordsConfig, learning: SubwordConfig) -> None:
@@ -127,7 +131,7 @@ def fit_subwords(config: FitSubwordsConfig, learning: SubwordConfig) -> None:
 
     if (config.out / CARD_NAME).exists() and not config.overwrite:
         raise OutputError(f"{config.out}: holds subwords already. Give another folder, or --overwrite.")
-    shards = TokenShards(config.tokens)
+    shards = TokenShards(config.tokens).stream(config.stream)
     with progress("Reading units", len(shards)) as advance:
         subwords = UnitSubwords.fit(shards, shards.card, learning, on_utterance=lambda _: advance(1))
     subwords.save(config.out)
@@ -172,14 +176,15 @@ def rate(config: RateConfig) -> None:
     from vocable.sequences.text_tokenizers import load_text_tokenizer
     from vocable.tokens.shards import TokenShards
 
-    subwords, shards = UnitSubwords.load(config.subwords), TokenShards(config.tokens)
+    subwords = UnitSubwords.load(config.subwords)
+    shards = TokenShards(config.tokens).matching(subwords.card.tokenizer_fingerprint)
     subwords.check(shards.fingerprint, f"the shard folder {config.tokens}")
     count = None
     if config.text_tokenizer is not None:
         reader = load_text_tokenizer(config.text_tokenizer)
         count = lambda text: len(reader.encode(text, add_special_tokens=False))  # noqa: E731
     with progress("Counting tokens", len(shards)) as advance:
-        result = measure_rate(subwords, shards, shards.card["frame_rate"], count, on_utterance=lambda _: advance(1))
+        result = measure_rate(subwords, shards, shards.streams[0].rate, count, on_utterance=lambda _: advance(1))
     table = Table(title=f"{result.seconds / 60:.1f} minutes, {result.num_utterances} utterances")
     for column in ("tokens", "per second", "ms each"):
         table.add_column(column, justify="left" if column == "tokens" else "right")
@@ -229,7 +234,7 @@ def _find_example(utterances, shards, id: str | None) -> JointExample:
     for utterance, tokens in shards:
         ours = known.get(utterance.id)
         if ours is not None and (id == ours.id if id is not None else bool(ours.words) or not any_words):
-            return JointExample.of(ours, tokens, shards.card["frame_rate"])
+            return JointExample.of(ours, tokens, shards.streams[0].rate)
     wanted = repr(id) if id is not None else "any utterance of the manifest"
     raise ManifestError(f"{shards.folder}: has no tokens of {wanted}. Tokenize the manifest: vocable tokenize")
 

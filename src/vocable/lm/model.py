@@ -306,8 +306,11 @@ class SpokenLM(LanguageModel):
         """
         durations = new.durations
         if durations is None:
+            rate = self.card.tokenizer_card["frame_rate"]
+            if self.card.unit_seconds is None or rate is None:
+                raise ConfigError(f"{self.name}: nothing says how long its units last, so speech cannot be joined.")
             seconds = torch.tensor(self.card.unit_seconds)[new.units] if len(new.units) else torch.zeros(0)
-            durations = (seconds * self.card.tokenizer_card["frame_rate"]).round().long().clamp(min=1)
+            durations = (seconds * rate).round().long().clamp(min=1)
         before = torch.ones_like(prompt.units) if prompt.durations is None else prompt.durations
         return SpeechTokens(
             codes=torch.cat([prompt.codes, new.codes.to(prompt.codes.dtype)], dim=1),

@@ -34,7 +34,7 @@ class SubwordRate(NamedTuple):
 def measure_rate(
     subwords: UnitSubwords,
     utterances: Iterable[tuple[Utterance, SpeechTokens]],
-    frame_rate: float,
+    frame_rate: float | None,
     count_text_tokens: Callable[[str], int] | None = None,
     *,
     on_utterance: Callable[[Utterance], None] | None = None,
@@ -42,8 +42,10 @@ def measure_rate(
     """Compare the rate of frames, runs, subwords and text tokens on the same audio.
 
     Raises:
-        ConfigError: there is no audio.
+        ConfigError: there is no audio, or the tokens follow words.
     """
+    if frame_rate is None:
+        raise ConfigError("These tokens follow words, which have no rate: give tokens of frames.")
     total = np.zeros(5)  # frames, runs, subwords, units, utterances
     text = np.zeros(4)  # frames, subwords, text tokens, utterances
     used: set[int] = set()

@@ -166,7 +166,7 @@ def build_tokenizer(
 
 def build_examples(shards: TokenShards, texts: Sequence[str] = ()) -> list[JointExample]:
     """Take the utterances of token shards, with text and words where they have them, and text without speech."""
-    frame_rate = shards.card["frame_rate"]
+    frame_rate = shards.streams[0].rate
     spoken = [JointExample.of(utterance, tokens, frame_rate) for utterance, tokens in shards]
     return spoken + [JointExample(id=f"text {index}", text=text) for index, text in enumerate(texts)]
 
@@ -339,7 +339,7 @@ def train(
         config.training,
         out / "lm",
         build_card(config, sources, shards, tokenizer),
-        valid_seconds=_seconds(spoken[0], shards.card["frame_rate"]) if spoken else None,
+        valid_seconds=_seconds(spoken[0], shards.streams[0].rate) if spoken else None,
         joint=JointParts(
             text_tokenizer=readers.text_tokenizer,
             subwords=readers.subwords,
