@@ -46,7 +46,7 @@ def compare(config: ResultsConfig, testing: CompareConfig) -> None:
     from vocable.evaluation.comparison.examples import no_sounds, sounds_of_manifest, sounds_of_pairs
     from vocable.evaluation.comparison.page import write_comparison_page
     from vocable.evaluation.comparison.pairing import load_results
-    from vocable.evaluation.pairs.benchmarks import read_benchmark
+    from vocable.evaluation.pairs.benchmark import read_benchmark
     from vocable.evaluation.results import check_output
     from vocable.files import write_text
 

@@ -74,7 +74,11 @@ BENCHMARKS = {
     "phones": "vocable.evaluation.phones:Phones",
     "recognition": "vocable.evaluation.recognition:Recognition",
     "resynthesis": "vocable.evaluation.resynthesis:Resynthesis",
+    "salmon": "vocable.evaluation.salmon:Salmon",
+    "sblimp": "vocable.evaluation.sblimp:Sblimp",
     "signal": "vocable.evaluation.signal:Signal",
+    "storycloze": "vocable.evaluation.storycloze:StoryCloze",
+    "swuggy": "vocable.evaluation.swuggy:Swuggy",
     "units": "vocable.evaluation.units:Units",
 }
 """Every benchmark by name: its module and class."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from vocable.errors import ManifestError
 from vocable.evaluation.pairs import PairItem, PairSet, Segment
+from vocable.evaluation.pairs.benchmark import PairBenchmark, PairsConfig
 from vocable.evaluation.pairs.gold_csv import WAVE
 from vocable.evaluation.pairs.tables import accuracy, accuracy_by, grouped, macro_accuracy, mean_over_voices
 from vocable.evaluation.results import Score
@@ -78,3 +79,16 @@ def salmon_scores(items: Sequence[Mapping[str, Any]], column: str) -> dict[str, 
     if len(by_task) < 2:
         return by_task or {"all": accuracy(pairs.values(), "pairs preferred")}
     return {"mean": macro_accuracy(grouped(pairs, 0), "mean over tasks of their accuracies"), **by_task}
+
+
+class Salmon(PairBenchmark):
+    """Consistent against inconsistent recordings (SALMon): voice, room, background, mood; eight tasks.
+
+    DATA is the unpacked benchmark (speaker_consistency/sample_0_0.wav, ...), or a set of your own, made with
+    'vocable evaluate build consistency'.
+
+    vocable evaluate salmon data/salmon --model runs/twist --out results
+    """
+
+    name, Config = "salmon", PairsConfig
+    read, table = staticmethod(read_salmon), staticmethod(salmon_scores)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vocable.evaluation.pairs import PairSet
+from vocable.evaluation.pairs.benchmark import PairBenchmark, PairsConfig
 from vocable.evaluation.pairs.gold_csv import find_gold, pairs_from_gold, read_gold
 from vocable.evaluation.pairs.tables import accuracy, accuracy_by, grouped, macro_accuracy, mean_over_voices
 from vocable.evaluation.results import Score
@@ -42,3 +43,16 @@ def sblimp_scores(items: Sequence[Mapping[str, Any]], column: str) -> dict[str, 
     phenomena = {key: None if key[0] is None else str(key[0]) for key in sentences}
     by_name = accuracy_by(sentences, phenomena, "phenomenon")
     return scores | {f"phenomenon/{name}": score for name, score in sorted(by_name.items())}
+
+
+class Sblimp(PairBenchmark):
+    """Grammatical against ungrammatical sentences (sBLIMP): accuracy over pairs, and by phenomenon.
+
+    DATA is the unpacked ZeroSpeech 2021 benchmark (syntactic/dev/gold.csv), or a set of your own, made with
+    'vocable evaluate build sentences'.
+
+    vocable evaluate sblimp data/sblimp --model runs/twist --out results
+    """
+
+    name, Config = "sblimp", PairsConfig
+    read, table = staticmethod(read_sblimp), staticmethod(sblimp_scores)

@@ -10,19 +10,16 @@ different modalities, is that of SpiRit-LM (Nguyen et al., 2024, arXiv:2402.0575
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from vocable.errors import ManifestError
 from vocable.evaluation.pairs import PairItem, PairSet, Segment
+from vocable.evaluation.pairs.benchmark import PairBenchmark, PairsConfig
 from vocable.evaluation.pairs.gold_csv import WAVE
 from vocable.evaluation.pairs.tables import accuracy_in_clusters
 from vocable.evaluation.results import Score
 from vocable.types import Utterance
-
-Modalities = Literal["S", "S->T", "T->S", "T"]
-"""Of context and ending: speech, or text."""
 
 
 def read_storycloze(folder: Path, version: Literal["spoken", "topic"] | None = None) -> PairSet:
@@ -70,33 +67,6 @@ def read_storycloze(folder: Path, version: Literal["spoken", "topic"] | None = N
     return PairSet(benchmark="storycloze", items=items, utterances=utterances, card=card, excluded=excluded)
 
 
-def with_modalities(pair_set: PairSet, modalities: Modalities) -> PairSet:
-    """Return the pairs with context (all but the last segment) and ending each as speech or as text.
-
-    A pair that lacks a context, where the two differ, or a text, where one is needed, is left out and counted.
-
-    Raises:
-        ManifestError: `modalities` is unknown, or no pair is left.
-    """
-    if modalities not in get_args(Modalities):
-        raise ManifestError(f"modalities is {modalities!r}; known: {', '.join(get_args(Modalities))}.")
-    context, _, ending = modalities.partition("->")
-    items, excluded = [], dict(pair_set.excluded)
-    for item in pair_set.items:
-        halves = []
-        for half in (item.positive, item.negative):
-            kinds = [context] * (len(half) - 1) + [ending or context]
-            halves.append(tuple(_as(segment, kind, pair_set) for segment, kind in zip(half, kinds)))
-        lacking = any(segment is None for half in halves for segment in half)
-        too_short = bool(ending) and min(len(half) for half in halves) < 2
-        if lacking or too_short:
-            reason = "no context apart from the ending" if too_short else "an utterance has no text"
-            excluded[reason] = excluded.get(reason, 0) + 1
-            continue
-        items.append(replace(item, positive=halves[0], negative=halves[1]))
-    return replace(pair_set, items=items, excluded=excluded, card={**pair_set.card, "modalities": modalities})
-
-
 def storycloze_scores(items: Sequence[Mapping[str, Any]], column: str) -> dict[str, Score]:
     """Return the accuracy over pairs, for each version apart where the set holds both.
 
@@ -113,16 +83,6 @@ def storycloze_scores(items: Sequence[Mapping[str, Any]], column: str) -> dict[s
     if len(versions) == 1 and scores:
         return scores
     return {"all": accuracy_in_clusters(items, column, "story", "right endings preferred"), **scores}
-
-
-def _as(segment: Segment, kind: str, pair_set: PairSet) -> Segment | None:
-    """The segment as speech ("S") or text ("T"); None where that form is not there."""
-    if (kind == "S") == (segment.speech is not None):
-        return segment
-    if kind == "S" or segment.speech is None:
-        return None
-    text = pair_set.utterances[segment.speech].text
-    return None if text is None else Segment(text=text)
 
 
 def _without_role(path: Path) -> Path | None:
@@ -154,3 +114,16 @@ def _version_by_name(stem: Path, root: Path) -> tuple[str | None, Path]:
             if len(found) == 1:
                 return found.pop(), folder if folder in below else root
     return None, root
+
+
+class StoryCloze(PairBenchmark):
+    """Right against wrong endings of spoken stories (spoken and topic StoryCloze; cross-modal too).
+
+    DATA is a folder of <id>_correct.wav and <id>_incorrect.wav (with <id>_mutual.wav and .txt files in the cross-modal
+    archives), or a set of your own, made with 'vocable evaluate build stories'.
+
+    vocable evaluate storycloze data/storycloze --model runs/twist --out results
+    """
+
+    name, Config = "storycloze", PairsConfig
+    read, table = staticmethod(read_storycloze), staticmethod(storycloze_scores)

@@ -15,6 +15,7 @@ from typing import Any
 
 from vocable.errors import ManifestError
 from vocable.evaluation.pairs import PairSet
+from vocable.evaluation.pairs.benchmark import PairBenchmark, PairsConfig
 from vocable.evaluation.pairs.gold_csv import find_gold, pairs_from_gold, read_gold
 from vocable.evaluation.pairs.tables import accuracy, accuracy_by, mean_over_voices, thing_said
 from vocable.evaluation.results import Score
@@ -73,3 +74,16 @@ def _with_band(path: Path, group: Mapping[str, str]) -> dict[str, str]:
         return {**group, "band": frequency_band(float(group["band"]))}
     except ValueError as error:
         raise ManifestError(f"{path}: the frequency {group['band']!r} is no number.") from error
+
+
+class Swuggy(PairBenchmark):
+    """Spoken words against pseudo-words (sWUGGY): accuracy over all, in-vocabulary, and by frequency.
+
+    DATA is the unpacked ZeroSpeech 2021 benchmark (lexical/dev/gold.csv), or a set of your own, made with
+    'vocable evaluate build words'.
+
+    vocable evaluate swuggy data/swuggy --model runs/twist --out results
+    """
+
+    name, Config = "swuggy", PairsConfig
+    read, table = staticmethod(read_swuggy), staticmethod(swuggy_scores)

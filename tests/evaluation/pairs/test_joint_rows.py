@@ -1,14 +1,18 @@
 """Cross-modal StoryCloze with a model that reads units and text, against rows written out by hand."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from vocable.evaluation.pairs import PairItem, PairSet, Segment
+from vocable.evaluation.pairs.benchmark import PairsConfig
+from vocable.evaluation.pairs.items import with_modalities
 from vocable.evaluation.pairs.models import PairModel
-from vocable.evaluation.pairs.scoring import PairScoringConfig, evaluate_pairs
-from vocable.evaluation.storycloze import storycloze_scores, with_modalities
+from vocable.evaluation.runner import run_benchmark
+from vocable.evaluation.storycloze import StoryCloze
 from vocable.evaluation.unusable import UnusableError
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.joint_lm import JointLM
@@ -81,9 +85,9 @@ def test_every_pairing_of_modalities(layout, tokenizer, tokens, pair_set, modali
     model = AutoModelForCausalLM.from_config(config).eval()
     crossed = with_modalities(pair_set, modalities)
     classes = known.classes if text_logits == "masked" else None
-    scoring = PairScoringConfig(scored="ending", text_logits=text_logits)
+    chosen = PairsConfig(data=Path("data"), model="model", scored="ending", text_logits=text_logits, boundary=boundary)
     reader = PairModel(lm=reading(model, layout), tokens=tokens)
-    result = evaluate_pairs(crossed, reader, storycloze_scores, scoring, boundary=boundary)
+    result = run_benchmark(StoryCloze(chosen, {"pairs": crossed, "model": reader}))
     for side, ending in (("positive", "r"), ("negative", "w")):
         ids, first = row_by_hand(layout, tokenizer, ending, modalities, boundary)
         with torch.no_grad():

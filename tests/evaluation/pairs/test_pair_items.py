@@ -7,7 +7,7 @@ import pytest
 
 from vocable.errors import ManifestError, UnknownNameError
 from vocable.evaluation.pairs import PairItem, PairSet, Segment, read_pair_set, write_pair_set
-from vocable.evaluation.pairs.benchmarks import read_benchmark
+from vocable.evaluation.pairs.benchmark import read_benchmark
 from vocable.evaluation.pairs.items import pair_fingerprint
 from vocable.types import Utterance
 
@@ -82,6 +82,8 @@ def test_folders_without_a_set(tmp_path):
         read_pair_set(tmp_path)
     with pytest.raises(UnknownNameError, match="Did you mean 'sblimp'"):
         read_benchmark("sblmip", tmp_path)
+    with pytest.raises(ManifestError, match="'units' has no pairs"):
+        read_benchmark("units", tmp_path)
     with pytest.raises(ManifestError, match="Two pairs of the x set have the id 'p'"):
         item = PairItem(id="p", positive=(Segment(text="a"),), negative=(Segment(text="b"),))
         PairSet(benchmark="x", items=[item, item], utterances={})

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from vocable.errors import ManifestError
+from vocable.evaluation.pairs.items import with_modalities
 from vocable.evaluation.salmon import TASKS, read_salmon
 from vocable.evaluation.sblimp import read_sblimp
-from vocable.evaluation.storycloze import read_storycloze, storycloze_scores, with_modalities
+from vocable.evaluation.storycloze import read_storycloze, storycloze_scores
 from vocable.evaluation.swuggy import frequency_band, read_swuggy
 
 SWUGGY = "id,filename,voice,frequency,word,phones,length,correct"

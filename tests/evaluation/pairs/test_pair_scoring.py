@@ -1,6 +1,8 @@
 """Pair scores equal those of the plain way: one row, one forward pass, one half at a time."""
 
+import copy
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -9,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from vocable.errors import ConfigError, ManifestError
+from vocable.errors import ConfigError, ManifestError, NumericsError
 from vocable.evaluation.pairs import PairItem, PairSet, Segment
+from vocable.evaluation.pairs.benchmark import PairsConfig, credit
 from vocable.evaluation.pairs.models import CountingLM, PairModel, RandomLM
-from vocable.evaluation.pairs.scoring import PairScoringConfig, credit, evaluate_pairs
-from vocable.evaluation.storycloze import storycloze_scores
+from vocable.evaluation.runner import run_benchmark
+from vocable.evaluation.storycloze import StoryCloze
 from vocable.evaluation.unusable import UnusableError
 from vocable.lm import rows as rows_module
 from vocable.lm.checkpoint import LMCard, LoadedLM
@@ -67,9 +70,14 @@ def slow_nll(model, row, first_scored):
     return total
 
 
+def evaluate_pairs(pair_set, model, **settings):
+    config = PairsConfig(data=Path("data"), model="model", **settings)
+    return run_benchmark(StoryCloze(config, {"pairs": pair_set, "model": model}))
+
+
 def evaluate(pair_set, tokens, model, boundary="bos", **settings):
     reader = PairModel(lm=UnitLM(LoadedLM(model, CARD)), tokens=tokens)
-    return evaluate_pairs(pair_set, reader, storycloze_scores, PairScoringConfig(**settings), boundary=boundary)
+    return evaluate_pairs(pair_set, reader, boundary=boundary, **settings)
 
 
 @pytest.mark.parametrize("boundary", ["none", "bos", "bos_eos"])
@@ -217,9 +225,8 @@ def test_sum_and_mean_disagree_on_halves_of_unequal_length():
     pair_set = PairSet(benchmark="storycloze", items=[item], utterances={})
 
     for normalise, headline in (("sum", 1.0), ("mean", 0.0)):
-        config = PairScoringConfig(normalise=normalise)
         model = PairModel(lm=Planted([RowScore(2.0, 2), RowScore(3.0, 6)]))
-        result = evaluate_pairs(pair_set, model, storycloze_scores, config, boundary="bos")
+        result = evaluate_pairs(pair_set, model, normalise=normalise)
         assert result.scores["all"].value == headline
         assert result.scores["all_sum" if normalise == "mean" else "all_mean"].value == 1 - headline
         assert result.scores["all"].low is None  # one item: its spread is unknown
@@ -240,12 +247,18 @@ def test_ties_and_few_pairs_are_said(ties, pairs, notes):
     result = evaluate_pairs(
         PairSet(benchmark="storycloze", items=items, utterances={}),
         PairModel(lm=Planted(scores), notes=["of the model"]),
-        storycloze_scores,
-        PairScoringConfig(),
-        boundary="bos",
     )
     assert result.notes == ["of the model", *notes] and result.measurements["ties"] == ties
     assert result.scores["all"].value == pytest.approx((pairs - ties / 2) / pairs)
+
+
+def test_a_model_that_is_not_finite_is_an_error(model, tmp_path):
+    pair_set, tokens = story_set(tmp_path)
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    with pytest.raises(NumericsError, match="storycloze: nll_positive of item '0' is nan"):
+        evaluate(pair_set, tokens, broken)
 
 
 def test_credit():

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.errors import ManifestError
@@ -21,6 +21,8 @@ from vocable.files import replace_file
 from vocable.tokens.fingerprint import fingerprint
 from vocable.types import Utterance
 
+Modalities = Literal["S", "S->T", "T->S", "T"]
+"""Of context and ending: speech, or text."""
 MANIFEST, PAIRS, CARD = "manifest.jsonl", "pairs.jsonl", "card.json"
 
 
@@ -160,6 +162,43 @@ def pair_fingerprint(pair_set: PairSet) -> str:
 def is_pair_set(folder: Path) -> bool:
     """Whether `folder` holds pairs in the format of this module."""
     return (Path(folder) / PAIRS).is_file()
+
+
+def with_modalities(pair_set: PairSet, modalities: Modalities) -> PairSet:
+    """Return the pairs with context (all but the last segment) and ending each as speech or as text.
+
+    A pair that lacks a context, where the two differ, or a text, where one is needed, is left out and counted.
+
+    Raises:
+        ManifestError: `modalities` is unknown, or no pair is left.
+    """
+    if modalities not in get_args(Modalities):
+        raise ManifestError(f"modalities is {modalities!r}; known: {', '.join(get_args(Modalities))}.")
+    context, _, ending = modalities.partition("->")
+    items, excluded = [], dict(pair_set.excluded)
+    for item in pair_set.items:
+        halves = []
+        for half in (item.positive, item.negative):
+            kinds = [context] * (len(half) - 1) + [ending or context]
+            halves.append(tuple(_as(segment, kind, pair_set) for segment, kind in zip(half, kinds)))
+        lacking = any(segment is None for half in halves for segment in half)
+        too_short = bool(ending) and min(len(half) for half in halves) < 2
+        if lacking or too_short:
+            reason = "no context apart from the ending" if too_short else "an utterance has no text"
+            excluded[reason] = excluded.get(reason, 0) + 1
+            continue
+        items.append(replace(item, positive=halves[0], negative=halves[1]))
+    return replace(pair_set, items=items, excluded=excluded, card={**pair_set.card, "modalities": modalities})
+
+
+def _as(segment: Segment, kind: str, pair_set: PairSet) -> Segment | None:
+    """The segment as speech ("S") or text ("T"); None where that form is not there."""
+    if (kind == "S") == (segment.speech is not None):
+        return segment
+    if kind == "S" or segment.speech is None:
+        return None
+    text = pair_set.utterances[segment.speech].text
+    return None if text is None else Segment(text=text)
 
 
 def _why_unusable(item: PairItem | str, utterances: Mapping[str, Utterance]) -> str | None:

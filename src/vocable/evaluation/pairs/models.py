@@ -10,16 +10,18 @@ asr               a recogniser and the text language model: the cascade that TWI
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
+from vocable.devices import best_device
 from vocable.errors import ConfigError
 from vocable.evaluation.once import Progress, default_cache, encode_once, transcribe_once
 from vocable.evaluation.pairs.items import PairSet
 from vocable.evaluation.pairs.items import Segment as PairSegment
+from vocable.evaluation.runner import BenchmarkConfig
 from vocable.evaluation.unusable import UnusableError
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.ngram import NgramLM
@@ -39,25 +41,30 @@ from vocable.types import SpeechTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairModelConfig:
+class PairModelConfig(BenchmarkConfig):
     """What is scored, and what it needs."""
 
     model: str
-    """Folder of a language model or of its run, or a control: unigram, bigram, random, text, asr."""
+    """Folder of a language model, or of its training run; or a control: unigram, bigram (counts of units), random, text
+    (a text model on the written pairs), asr (a recogniser, then the text model)."""
     tokenizer: Path | None = None
-    """Folder of the tokenizer; None looks beside the model for the one that it was trained with."""
+    """Folder of the tokenizer; without it, the one beside the model."""
     train_tokens: Path | None = None
     """Token shards that unigram and bigram count."""
     text_model: str = "HuggingFaceTB/SmolLM2-135M"
-    """Of text and asr."""
+    """The text model of text and asr."""
     transcriber: str = "openai/whisper-base"
-    """Of asr."""
+    """The recogniser of asr; it listens for the language that the set's manifest names, or English."""
     boundary: Boundary = "bos"
-    dtype: str | None = None
-    """Of the language model's weights, e.g. bfloat16; None keeps the saved one."""
-    device: str = "cpu"
-    cache: Path = field(default_factory=default_cache)
-    """Where tokens and transcripts are kept for the next model."""
+    """Symbols around a row: none (the first token is not scored), bos, or bos_eos (the end is scored too)."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the model's weights: float32 or bfloat16. Without it, as saved."""
+    device: str | None = None
+    """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
+    cache: Path | None = None
+    """Folder where tokens and transcripts are kept for the next model. Without it, that of the assets."""
+    seed: int = 0
+    """Seed of the random control. Intervals have a fixed seed, so that results differ by their items alone."""
 
 
 class Watch(NamedTuple):
@@ -158,35 +165,39 @@ class RandomLM:
         return {}
 
 
-def load_pair_model(pair_set: PairSet, config: PairModelConfig, watch: Watch = UNWATCHED, seed: int = 0) -> PairModel:
+def load_pair_model(pair_set: PairSet, config: PairModelConfig, watch: Watch = UNWATCHED) -> PairModel:
     """Load what `config.model` names, and encode or transcribe what the pairs say.
 
     Args:
         pair_set: the pairs.
         config: what to load.
         watch: told of progress.
-        seed: decides what the random control draws.
 
     Raises:
         UnknownNameError: the model is neither a folder nor a control.
         FingerprintError: the tokenizer is not the one that the language model was trained with.
         ConfigError: something that the model needs was not named.
     """
+    config = replace(config, device=best_device(config.device))
     if Path(config.model).is_dir():
         return _load_folder(pair_set, config, watch)
-    return look_up("model folder or control", config.model, CONTROLS)(pair_set, config, watch, seed)
+    return look_up("model folder or control", config.model, CONTROLS)(pair_set, config, watch)
 
 
 def _load_folder(pair_set: PairSet, config: PairModelConfig, watch: Watch) -> PairModel:
-    lm = load_lm(config.model, tokenizer=config.tokenizer, dtype=config.dtype, device=config.device)
+    lm = load_lm(config.model, tokenizer=config.tokenizer, dtype=config.dtype, device=config.device or "cpu")
     if "text" not in lm.modalities and _has_text(pair_set):
         raise ConfigError(
             f"{lm.folder} reads units only, but the pairs hold written text. Score a model of speech and text "
             "(recipes/sutlm), or --model text; or leave --modalities at S."
         )
     spoken = pair_set.spoken()  # where all is written, no tokenizer is needed
-    tokens = encode_once(spoken, lm.tokenizer, config.cache, on_progress=watch.encoding) if spoken else {}
+    tokens = encode_once(spoken, lm.tokenizer, _cache(config), on_progress=watch.encoding) if spoken else {}
     return PairModel(lm=lm, tokens=tokens, fingerprints=lm.fingerprints, weights={"model": lm.record()})
+
+
+def _cache(config: PairModelConfig) -> Path:
+    return config.cache or default_cache()
 
 
 def _has_text(pair_set: PairSet) -> bool:
@@ -198,13 +209,13 @@ def _has_text(pair_set: PairSet) -> bool:
     )
 
 
-def _load_counts(pair_set: PairSet, config: PairModelConfig, watch: Watch, seed: int) -> PairModel:
+def _load_counts(pair_set: PairSet, config: PairModelConfig, watch: Watch) -> PairModel:
     if config.train_tokens is None:
         raise ConfigError(f"{config.model} counts training units: name their token shards with --train-tokens.")
     shards = TokenShards(config.train_tokens)
     if config.tokenizer is None:
         raise ConfigError(f"{config.model} needs the tokenizer of its token shards: --tokenizer")
-    tokenizer = load_tokenizer(config.tokenizer, device=config.device)
+    tokenizer = load_tokenizer(config.tokenizer, device=config.device or "cpu")
     check_fingerprint(shards.fingerprint, tokenizer.fingerprint, f"The shards {config.train_tokens}", "the tokenizer")
     collapsed = bool(shards.card.get("collapse", True))
     vocabulary = UnitVocabulary(codebook_size=tokenizer.codebook_size)
@@ -216,23 +227,23 @@ def _load_counts(pair_set: PairSet, config: PairModelConfig, watch: Watch, seed:
     record = {"control": config.model, "train_tokens": str(config.train_tokens), "utterances": len(shards)}
     return PairModel(
         lm=CountingLM(LoadedLM(counts, card)),
-        tokens=encode_once(pair_set.spoken(), tokenizer, config.cache, on_progress=watch.encoding),
+        tokens=encode_once(pair_set.spoken(), tokenizer, _cache(config), on_progress=watch.encoding),
         fingerprints={"tokenizer": tokenizer.fingerprint},
         weights={"model": record},
     )
 
 
-def _load_random(pair_set: PairSet, config: PairModelConfig, watch: Watch, seed: int) -> PairModel:
-    return PairModel(lm=RandomLM(seed), weights={"model": {"control": "random", "seed": seed}})
+def _load_random(pair_set: PairSet, config: PairModelConfig, watch: Watch) -> PairModel:
+    return PairModel(lm=RandomLM(config.seed), weights={"model": {"control": "random", "seed": config.seed}})
 
 
-def _load_text(pair_set: PairSet, config: PairModelConfig, watch: Watch, seed: int) -> PairModel:
+def _load_text(pair_set: PairSet, config: PairModelConfig, watch: Watch) -> PairModel:
     return _text_model({utterance.id: utterance.text for utterance in pair_set.spoken()}, config, {}, [])
 
 
-def _load_cascade(pair_set: PairSet, config: PairModelConfig, watch: Watch, seed: int) -> PairModel:
-    transcriber = load_transcriber(config.transcriber, language=_language(pair_set), device=config.device)
-    texts = transcribe_once(pair_set.spoken(), transcriber, config.cache, watch.encoding)
+def _load_cascade(pair_set: PairSet, config: PairModelConfig, watch: Watch) -> PairModel:
+    transcriber = load_transcriber(config.transcriber, language=_language(pair_set), device=config.device or "cpu")
+    texts = transcribe_once(pair_set.spoken(), transcriber, _cache(config), watch.encoding)
     weights = {"transcriber": dict(transcriber.weights)}  # part of the model here, not a judge
     return _text_model(texts, config, weights, ["Texts are what the recogniser heard, errors included."])
 
@@ -254,12 +265,12 @@ def _text_model(
     texts: Mapping[str, str | None], config: PairModelConfig, weights: Mapping[str, Any], notes: Sequence[str]
 ) -> PairModel:
     dtype: Any = config.dtype or "float32"
-    lm = load_text_lm(config.text_model, opening="none", dtype=dtype, device=config.device)
+    lm = load_text_lm(config.text_model, opening="none", dtype=dtype, device=config.device or "cpu")
     record = {"control": config.model, "text_model": dict(lm.weights), **weights}
     return PairModel(lm=lm, texts=texts, weights={"model": record}, notes=notes)
 
 
-CONTROLS: dict[str, Callable[[PairSet, PairModelConfig, Watch, int], PairModel]] = {
+CONTROLS: dict[str, Callable[[PairSet, PairModelConfig, Watch], PairModel]] = {
     "unigram": _load_counts,
     "bigram": _load_counts,
     "random": _load_random,
