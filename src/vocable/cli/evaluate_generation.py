@@ -105,84 +105,6 @@ def evaluate_continuation_command(
     print(f"Results: {path}\nListen:  {path.with_suffix('.html')}")
 
 
-def evaluate_judge_command(
-    *,
-    continuations: Path,
-    out: Path | None = None,
-    model: str = "HuggingFaceTB/SmolLM2-135M",
-    base_url: str | None = None,
-    api_key_env: str | None = None,
-    question: Path | None = None,
-    systems: list[str] | None = None,
-    temperature: float = 0.0,
-    max_tokens: int = 300,
-    timeout_seconds: float = 60.0,
-    num_retries: int = 3,
-    seed: int = 0,
-    device: str | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Let a language model rate the continuations of a run from 1 to 5, and those of its anchors.
-
-    With --base-url, an OpenAI-compatible service is asked; each raw reply is kept in OUT/judge_replies.jsonl, so that a
-    stopped run goes on and a second one asks nothing again. Without it, a local text model rates by the likelihood of
-    the digits. A reply without a score is counted and left out. Writes judge.json and judge.items.parquet.
-
-    Args:
-        continuations: Folder that 'vocable evaluate continuation' wrote.
-        out: Folder for the result; without it, the same.
-        model: The judge: a model's name at the service, or a local text model.
-        base_url: Address of the service, up to and with /v1; without it, the judge is local.
-        api_key_env: Name of the environment variable with the service's key. The key itself is written nowhere.
-        question: A text file to ask with instead of the built-in question, with {prompt} and {continuation} in it.
-        systems: Which to rate: model, true, resynthesised, shuffled, copy, random; without it, all there are.
-        temperature: Of the service's replies.
-        max_tokens: Longest reply of the service.
-        timeout_seconds: How long to wait for the service, each time.
-        num_retries: Attempts after the first.
-        seed: Of the bootstrap.
-        device: Where a local judge computes. Without it, a GPU if there is one.
-        overwrite: Replace an earlier result in the same folder; replies that were kept stay.
-    """
-    from vocable.cli.showing import print_scores
-    from vocable.devices import best_device
-    from vocable.errors import ConfigError
-    from vocable.evaluation.judge_endpoint import EndpointConfig
-    from vocable.evaluation.llm_judge import LOCAL_QUESTION, QUESTION, EndpointJudge, LocalJudge, evaluate_judge
-    from vocable.evaluation.results import check_output, load_result, save_result
-    from vocable.lm.text_lm import load_text_lm
-    from vocable.progress import progress
-    from vocable.training.logs import quiet_transformers
-
-    out = continuations if out is None else out
-    check_output(out, "judge", overwrite)
-    run = load_result(continuations / "continuation.json")
-    try:
-        asked = question.read_text(encoding="utf-8") if question is not None else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{question}: the judge's question cannot be read: {error}") from error
-    judge: Any
-    if base_url is not None:
-        endpoint = EndpointConfig(
-            base_url=base_url,
-            model=model,
-            api_key_env=api_key_env,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            timeout_seconds=timeout_seconds,
-            num_retries=num_retries,
-        )
-        judge = EndpointJudge(endpoint, out / "judge_replies.jsonl", asked or QUESTION)
-    else:
-        quiet_transformers()
-        judge = LocalJudge(load_text_lm(model, device=best_device(device)), asked or LOCAL_QUESTION)
-    with progress("Judging") as advance:
-        result = evaluate_judge(run, judge, systems=systems, seed=seed, on_progress=advance)
-    path = save_result(result, out, overwrite=True)
-    print_scores(result, "prompts")
-    print(f"Results: {path}")
-
-
 def evaluate_retention_command(
     *,
     model: str,
@@ -282,6 +204,5 @@ def _print_beside_anchors(result: Any) -> None:
 
 COMMANDS = {
     "evaluate continuation": evaluate_continuation_command,
-    "evaluate judge": evaluate_judge_command,
     "evaluate retention": evaluate_retention_command,
 }

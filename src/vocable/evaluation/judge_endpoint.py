@@ -29,16 +29,17 @@ class EndpointConfig:
     """Which model to ask, and how."""
 
     base_url: str
-    """What stands before /chat/completions, e.g. http://localhost:8000/v1."""
+    """Address of the service, up to and with /v1, e.g. http://localhost:8000/v1."""
     model: str
     """Name of the model, as the service calls it."""
     api_key_env: str | None = None
-    """Environment variable that holds the key; None: the service wants none."""
+    """Name of the environment variable that holds the service's key, which itself is written nowhere."""
     temperature: float = 0.0
+    """Temperature of the replies."""
     max_tokens: int = 300
-    """Longest reply."""
+    """Longest reply of the service."""
     timeout_seconds: float = 60.0
-    """Of one attempt: for connecting, and for each wait for data."""
+    """Longest wait for the service: for connecting, and for data each time."""
     num_retries: int = 3
     """Attempts after the first."""
     backoff_seconds: float = 1.0
