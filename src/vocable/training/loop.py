@@ -10,7 +10,6 @@ processes on GPUs, `torchrun` also on CPUs (where `accelerate launch --cpu` star
 """
 
 import copy
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 from vocable.config import config_to_dict
 from vocable.errors import ConfigError, NumericsError, OutputError
-from vocable.files import put_folder, restore_folder
+from vocable.files import replace_folder, restore_folder
 from vocable.training.checkpoints import Checkpoints
 from vocable.training.config import MAY_CHANGE, TrainingConfig
 from vocable.training.logs import Display, RunLog, read_metrics
@@ -400,12 +399,10 @@ class _Trainer:
                 self.best_weights = weights
             return
         if self.accelerator.is_main_process:
-            temporary = self.out / f".{name}.writing"
-            shutil.rmtree(temporary, ignore_errors=True)
             try:
-                self.task.save(model, temporary)
-                put_folder(temporary, self.out / name)
-            except (OSError, SafetensorError) as error:
+                with replace_folder(self.out / name) as folder:
+                    self.task.save(model, folder)
+            except SafetensorError as error:  # its name for a full disk
                 raise OutputError(
                     f"{self.out / name}: could not write the model ({error}). Is the disk full?"
                 ) from error
