@@ -134,7 +134,19 @@ def test_one_stage_says_what_it_lacks(text, tmp_path):
         go(out, only="lines")
 
 
-def test_systems_have_names(monkeypatch):
+def test_several_processes_share_only_stages_that_can_be_shared(text, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    go(out, text=text, only="words")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"stage 'line' of words runs in one process\. .*: --stage line; then"):
+        go(out, text=text)
+    monkeypatch.setattr(Line, "shared", True)
+    monkeypatch.setenv("RANK", "1")
+    assert go(out, text=text) == []  # the second process works, and leaves reports and the record to the first
+    assert (out / "line").read_text() == "one two" and "line" not in json.loads((out / "stages.json").read_text())
+
+
+def test_systems_have_names():
     assert [stage.name for stage in find_system("twist").stages] == ["tokenizer", "tokens", "lm"]
     assert [stage.name for stage in find_system("last").stages] == ["features", "tokenizer"]
     with pytest.raises(UnknownNameError, match="Did you mean 'twist'"):

@@ -44,11 +44,12 @@ def train(config: TrainConfig, overrides: tuple[str, ...] = ()) -> None:
 
     A system is a chain of stages, such as tokenizer, tokens, lm. Run the same command again after an interruption:
     finished stages are skipped, the one that was stopped goes on. What is given takes the place of the stage that
-    makes it. Any setting of the recipe can be changed behind the command: lm.warm=false training.max_steps=1000.
+    makes it. Stages that fit units or tokenize run in one process (--stage tokens), training in as many as accelerate
+    launches. Any setting of the recipe can be changed behind the command: lm.warm=false training.max_steps=1000.
 
     vocable train recipes/twist/cpu.yaml --manifest dev.jsonl --out runs/mine
     vocable train recipes/twist/cpu.yaml --manifest dev.jsonl --out runs/mine --stage tokens --processes 4
-    accelerate launch --num_processes 2 -m vocable train RECIPE --tokens TOKENS --out OUT
+    accelerate launch --num_processes 2 -m vocable train RECIPE --manifest dev.jsonl --out runs/mine
     """
     import dataclasses
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError
 from vocable.files import replace_file
+from vocable.splits import hash_place
 from vocable.tokens.fingerprint import check_fingerprint, fingerprint
 from vocable.tokens.runs import Runs, collapse_runs, expand_runs
 from vocable.tokens.streams import choose_stream, streams_of_card
@@ -317,8 +318,7 @@ def _training_lines(
     for utterance, tokens in utterances:
         if on_utterance is not None:
             on_utterance(utterance)
-        place = int.from_bytes(hashlib.sha256(utterance.id.encode()).digest()[:8]) / 2**64
-        if place >= config.training_share:
+        if utterance.split == "test" or hash_place(utterance.id) >= config.training_share:
             continue
         units = units_over(tokens, config.over).units
         check_units(units, codebook_size)

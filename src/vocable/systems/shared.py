@@ -120,6 +120,7 @@ class LanguageModelStage(Stage):
     name = "lm"
     reads = ("tokens",)
     writes = ("lm",)
+    shared = True
 
     def __init__(self, train: LMTraining, may_read: tuple[str, ...] = ()) -> None:
         self.train = train

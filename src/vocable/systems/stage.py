@@ -62,6 +62,8 @@ class Stage(ABC):
     """Names of what it uses where it is there."""
     writes: tuple[str, ...] = ()
     """Names of what it makes; each is a folder of the run."""
+    shared: bool = False
+    """Whether the processes of `accelerate launch` can run it together."""
 
     @abstractmethod
     def run(self, run: Run) -> str:
@@ -158,6 +160,11 @@ def run_system(
             report(f"{stage.name}: {stage.progress(run)}")
             continue
         _refuse_missing(system, stage, run, coming)
+        if not stage.shared and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError(
+                f"The stage {stage.name!r} of {system.name} runs in one process. Run it first, without accelerate "
+                f"launch: --stage {stage.name}; then launch the same command."
+            )
         if first:
             report(f"{stage.name}: {stage.progress(run)}")
         run.out.mkdir(parents=True, exist_ok=True)

@@ -42,11 +42,9 @@ from vocable.systems.stage import Run, System
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import SpeechTokenizer
-from vocable.tokens.unit_sources import obtain_unit_tokenizer
-from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
+from vocable.tokens.unit_tokenizer import UnitTokenizerConfig
 from vocable.training.language_model import JointParts, LMTrainingConfig, train_lm
 from vocable.training.loop import TrainingResult
-from vocable.types import Utterance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,16 +150,6 @@ class Source(NamedTuple):
     examples: list[JointExample]
     unusable: dict[str, str]
     """Ids of examples that lack something, with the reason."""
-
-
-def build_tokenizer(
-    config: SutlmConfig,
-    utterances: Sequence[Utterance],
-    device: str = "cpu",
-    on_utterance: Callable[[Utterance], None] | None = None,
-) -> UnitTokenizer:
-    """Fit units on the utterances, or take the published k-means file that the config names."""
-    return obtain_unit_tokenizer(config.tokenizer, config.kmeans_file, utterances, device, on_utterance)
 
 
 def build_examples(shards: TokenShards, texts: Sequence[str] = ()) -> list[JointExample]:

@@ -17,6 +17,7 @@ class FeaturesStage(Stage):
     reads = ("manifest",)
     may_read = ("valid_manifest",)
     writes = ("features",)
+    shared = True
 
     def is_needed(self, config: LastConfig) -> bool:
         """Whether features are cached."""
@@ -40,6 +41,7 @@ class LastStage(Stage):
     reads = ("manifest",)
     may_read = ("valid_manifest", "features")
     writes = ("tokenizer",)
+    shared = True
 
     def run(self, run: Run) -> str:
         """Train; the best tokenizer of the run is the result."""
