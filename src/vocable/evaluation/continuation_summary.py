@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vocable.evaluation.bootstrap import bootstrap
 from vocable.evaluation.metrics.perplexity import TextNLL, continuation_nll, perplexity_scores, text_nll
 from vocable.evaluation.metrics.repetition import (
     auto_bleu_gslm,
@@ -119,13 +120,9 @@ def vert_score(
     What a text is compared with stays the same in every draw.
     """
     values = np.stack([np.asarray(self_bleu2, dtype=float), np.asarray(auto_bleu2, dtype=float)], axis=1)
-    low = high = None
-    if len(values) > 1:
-        draws = np.random.default_rng(seed).multinomial(
-            len(values), np.full(len(values), 1 / len(values)), num_resamples
-        )
-        means = draws @ values / len(values)
-        low, high = (float(end) for end in np.quantile(np.sqrt(means.prod(1)), [0.025, 0.975]))
+    low, high = bootstrap(
+        lambda draws: np.sqrt((draws @ values / len(values)).prod(1)), len(values), num_resamples, seed=seed
+    ) or (None, None)
     return Score(
         value=vert(*values.mean(0).tolist()),
         num_items=len(values),

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vocable.errors import ConfigError
-from vocable.evaluation.bootstrap import BLOCK_RESAMPLES
+from vocable.evaluation.bootstrap import bootstrap
 from vocable.evaluation.metrics.wer import normalise_basic, normalise_english
 from vocable.evaluation.results import Score
 from vocable.evaluation.slue.labels import SENTIMENTS
@@ -130,16 +130,13 @@ def resampled_score(
         raise ConfigError(f"{len(runs)} runs on {counts.shape[1] if counts.ndim > 1 else 0} utterances: nothing to do.")
     num_items = counts.shape[1]
     value = float(statistic(counts.sum(axis=1)).mean())
-    if num_items < 2:
-        return Score(value=value, num_items=num_items, better="higher", meaning=meaning)
-    generator = np.random.default_rng(seed)
-    values = []
-    for start in range(0, num_resamples, BLOCK_RESAMPLES):
-        size = min(BLOCK_RESAMPLES, num_resamples - start)
-        draws = generator.multinomial(num_items, np.full(num_items, 1 / num_items), size=size)
-        values.append(statistic(np.einsum("ri,sik->rsk", draws, counts, optimize=True)).mean(axis=1))
-    low, high = np.quantile(np.concatenate(values), [0.025, 0.975])
-    return Score(value=value, num_items=num_items, low=float(low), high=float(high), better="higher", meaning=meaning)
+    low, high = bootstrap(
+        lambda draws: statistic(np.einsum("ri,sik->rsk", draws, counts, optimize=True)).mean(axis=1),
+        num_items,
+        num_resamples,
+        seed=seed,
+    ) or (None, None)
+    return Score(value=value, num_items=num_items, low=low, high=high, better="higher", meaning=meaning)
 
 
 def _by_class(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
