@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vocable.errors import ConfigError
-from vocable.sequences import concatenate, cut_documents, pack_documents, plan_rows, token_budget_batches
+from vocable.sequences import (
+    MaskedDocument,
+    concatenate,
+    cut_documents,
+    pack_documents,
+    plan_rows,
+    token_budget_batches,
+)
 
 length_lists = st.lists(st.integers(0, 50), min_size=1, max_size=30)
 
@@ -82,3 +89,13 @@ def test_token_budget_batches(lengths, budget):
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
     assert all(len(batch) == 1 or sum(lengths[i] for i in batch) <= budget for batch in batches)
+
+
+def test_masks_of_documents_say_what_is_predicted():
+    masked = MaskedDocument(torch.tensor([5, 6, 7, 8]), torch.tensor([True, False, True, True]))
+    batch = concatenate([torch.tensor([1, 2, 3]), masked])
+    assert batch.token_ids.tolist() == [[1, 2, 3, 5, 6, 7, 8]]
+    assert batch.labels.tolist() == [[-100, 2, 3, -100, -100, 7, 8]]
+    assert batch.num_targets == 4
+    pieces = list(pack_documents([masked], 8, context_tokens=3))  # cut with one token of context carried over
+    assert [label for row in pieces for label in row.labels[0].tolist() if label >= 0] == [7, 8]

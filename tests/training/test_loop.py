@@ -17,7 +17,7 @@ from vocable.errors import ConfigError, NumericsError, OutputError
 from vocable.lm.checkpoint import read_lm
 from vocable.lm.packed import enable_packing, token_losses
 from vocable.lm.scoring import document_nll
-from vocable.sequences import concatenate
+from vocable.sequences import MaskedDocument, concatenate
 from vocable.tokens.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
 from vocable.training.language_model import train_lm
 from vocable.training.logs import Display, RunLog, clock, read_metrics
@@ -250,3 +250,38 @@ def test_plain_display_without_a_terminal():
     lines = ["precision: fp32", "[ 25%] 5:00 left  step 10  loss 3.142", "[100%] step 40  loss 3"]
     assert stream.getvalue().splitlines() == lines
     assert [clock(seconds) for seconds in (7.4, 725, 12_000)] == ["0:07", "12:05", "3:20:00"]
+
+
+def test_what_the_mask_of_a_document_leaves_out_is_not_learnt(tiny_lm, make_documents, card, tmp_path):
+    """A step on masked documents has the loss and the gradient of the tokens in the mask, done by hand."""
+    generator = torch.Generator().manual_seed(0)
+    masked = [MaskedDocument(d, torch.rand(len(d), generator=generator) < 0.5) for d in make_documents(8, longest=20)]
+    config = dataclasses.replace(CONFIG, max_steps=1, tokens_per_batch=400, batches_per_step=1, warmup_steps=1)
+    by_hand = tiny_lm(dropout=0.0)
+    losses = []
+    for document in masked:
+        logits = by_hand(document.token_ids[None]).logits[0, :-1]
+        found = torch.nn.functional.cross_entropy(logits, document.token_ids[1:], reduction="none")
+        losses.append(found[document.mask[1:]])
+    loss = torch.cat(losses).mean()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 1.0)
+    (line,) = train_lm(tiny_lm(dropout=0.0), masked, masked, config, tmp_path / "run", card, show=False).train_curve
+    assert line["tokens"] == len(torch.cat(losses))
+    assert line["loss"] == pytest.approx(loss.item(), rel=1e-5)  # float32 sums in another order
+    assert line["gradient_norm"] == pytest.approx(float(norm), rel=1e-4)
+    others = [MaskedDocument(d.token_ids, ~d.mask) for d in masked]
+    with pytest.raises(OutputError, match=r"data\.sha256"):
+        train_lm(tiny_lm(dropout=0.0), others, masked, config, tmp_path / "run", card, show=False)
+
+
+def test_fp16_scales_the_loss(run):
+    """Half precision needs its losses scaled, and the scale is kept when the run goes on."""
+    exact = run("exact", dataclasses.replace(CONFIG, max_steps=4))
+    config = dataclasses.replace(CONFIG, max_steps=4, precision="fp16")
+    whole = run("whole", config)
+    run("parts", config, stop_at_step=2)
+    assert curve(run("parts", config).train_curve, "loss") == curve(whole.train_curve, "loss")
+    for a, b in zip(whole.train_curve, exact.train_curve):
+        assert a["loss"] != b["loss"]
+        assert a["loss"] == pytest.approx(b["loss"], rel=0.005)  # fp16 keeps 11 bits

@@ -6,6 +6,7 @@ SpeechTokens, words, text -> joint layout -> token_ids -> Mixture -> ...
 
 from vocable.sequences.layouts import LAYOUTS, Layout, UnitsLayout, layout_from_card
 from vocable.sequences.packing import (
+    MaskedDocument,
     PackedBatch,
     PackingReport,
     Piece,
@@ -20,6 +21,7 @@ from vocable.sequences.vocabulary import UnitVocabulary
 __all__ = [
     "LAYOUTS",
     "Layout",
+    "MaskedDocument",
     "PackedBatch",
     "PackingReport",
     "Piece",

@@ -1,6 +1,6 @@
 """Sequences whose items are built when they are asked for, so that a corpus is never in memory as a whole."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -43,7 +43,7 @@ class LazyDocuments(Lazy[Tensor]):
         self.lengths = document_lengths(iter(self), len(items)) if lengths is None else lengths
 
 
-def document_lengths(documents: Iterable[Tensor], count: int = -1) -> Int[np.ndarray, " documents"]:
+def document_lengths(documents: Iterable[Sized], count: int = -1) -> Int[np.ndarray, " documents"]:
     """Return the tokens of each document: as they are known, or by going through the documents once."""
     if isinstance(documents, LazyDocuments):
         return documents.lengths

@@ -16,7 +16,7 @@ from typing import NamedTuple, overload
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from vocable.errors import ConfigError
@@ -24,6 +24,28 @@ from vocable.sequences.lazy import Lazy, document_lengths
 
 IGNORED_LABEL = -100
 OPEN_ROWS = 16  # rows kept open while packing; more fill rows better and cost time
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedDocument:
+    """A document, and which of its tokens the loss counts; the others are read only. Stands wherever token ids do."""
+
+    token_ids: Int[Tensor, " positions"]
+    mask: Bool[Tensor, " positions"]
+    """True for the tokens that are predicted."""
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def __getitem__(self, part: slice) -> "MaskedDocument":
+        return MaskedDocument(self.token_ids[part], self.mask[part])
+
+    def tolist(self) -> list[list[int]]:
+        """Return ids and mask, to be described by."""
+        return [self.token_ids.tolist(), self.mask.int().tolist()]
+
+
+Document = Int[Tensor, " _"] | MaskedDocument
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +58,8 @@ class PackedBatch:
     document_ids: Int[Tensor, "1 positions"]
     """Which document of this row each position belongs to."""
     labels: Int[Tensor, "1 positions"]
-    """The token ids, with -100 where nothing is predicted: at the first position of each document."""
+    """The token ids, with -100 where nothing is predicted: at the first position of each document, and where its mask
+    is False."""
     lengths: tuple[int, ...]
     """Positions of each document."""
 
@@ -202,7 +225,7 @@ def _integers(values: Sequence[int] | np.ndarray) -> Iterator[int]:
     return itertools.chain.from_iterable(b.tolist() if isinstance(b, np.ndarray) else b for b in blocks)
 
 
-def concatenate(documents: Sequence[Int[Tensor, " _"]]) -> PackedBatch:
+def concatenate(documents: Sequence[Document]) -> PackedBatch:
     """Put whole documents into one row, in the order given.
 
     Raises:
@@ -211,10 +234,14 @@ def concatenate(documents: Sequence[Int[Tensor, " _"]]) -> PackedBatch:
     lengths = tuple(len(document) for document in documents)
     if not lengths or 0 in lengths:
         raise ConfigError("A packed row needs at least one document, and no document may be empty.")
-    token_ids = torch.cat([document.long() for document in documents])
+    plain = [one.token_ids if isinstance(one, MaskedDocument) else one for one in documents]
+    token_ids = torch.cat([document.long() for document in plain])
     position_ids = torch.cat([torch.arange(length) for length in lengths])
     document_ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     labels = token_ids.masked_fill(position_ids.to(token_ids.device) == 0, IGNORED_LABEL)
+    if any(isinstance(one, MaskedDocument) for one in documents):
+        masks = [one.mask if isinstance(one, MaskedDocument) else torch.ones(len(one)).bool() for one in documents]
+        labels = labels.masked_fill(~torch.cat(masks).to(labels.device), IGNORED_LABEL)
     device = token_ids.device
     return PackedBatch(
         token_ids=token_ids[None],
@@ -228,7 +255,7 @@ def concatenate(documents: Sequence[Int[Tensor, " _"]]) -> PackedBatch:
 class PackedRows(Lazy[PackedBatch]):
     """Rows of pieces of documents, each row built when it is asked for."""
 
-    def __init__(self, documents: Sequence[Int[Tensor, " _"]], pieces: Pieces, max_tokens: int) -> None:
+    def __init__(self, documents: Sequence[Document], pieces: Pieces, max_tokens: int) -> None:
         """Plan the rows; pieces keep their order as far as packing allows."""
         self.documents, self.pieces = documents, pieces
         super().__init__(plan_rows(pieces.lengths, max_tokens), self._pack)
@@ -239,7 +266,7 @@ class PackedRows(Lazy[PackedBatch]):
 
 
 def pack_documents(
-    documents: Sequence[Int[Tensor, " _"]],
+    documents: Sequence[Document],
     max_tokens: int,
     *,
     context_tokens: int | None = None,

@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from torch import Tensor
-
 from vocable.errors import ConfigError
 from vocable.sequences.lazy import document_lengths
-from vocable.sequences.packing import PackedBatch, PackedRows, cut_documents, shuffled
+from vocable.sequences.packing import Document, PackedBatch, PackedRows, cut_documents, shuffled
 
 
 class RowStream(ABC):
@@ -58,7 +56,7 @@ class PackedStream(RowStream):
     processes sees the same rows in the same steps.
     """
 
-    def __init__(self, documents: Sequence[Tensor], *, context_tokens: int, max_tokens: int, seed: int) -> None:
+    def __init__(self, documents: Sequence[Document], *, context_tokens: int, max_tokens: int, seed: int) -> None:
         """Plan the rows; `documents` is read lazily, one item when its row comes up.
 
         Raises:
@@ -107,7 +105,7 @@ class EpochStream(RowStream):
 
     def __init__(
         self,
-        epochs: Callable[[int], Sequence[Tensor]],
+        epochs: Callable[[int], Sequence[Document]],
         *,
         context_tokens: int,
         max_tokens: int,
@@ -158,7 +156,7 @@ class EpochStream(RowStream):
                 raise ConfigError(f"No document of epoch {epoch + 1} has two tokens; there is nothing to predict.")
 
 
-def describe_documents(documents: Sequence[Tensor]) -> dict[str, Any]:
+def describe_documents(documents: Sequence[Document]) -> dict[str, Any]:
     """Describe a set of documents well enough to notice another one: its lengths, and the first few in full."""
     lengths = document_lengths(documents)
     first = [documents[index].tolist() for index in range(min(8, len(documents)))]

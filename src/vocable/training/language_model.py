@@ -22,7 +22,7 @@ from vocable.lm.frozen import has_new_rows, merge_new_rows
 from vocable.lm.lora import has_lora, merge_lora
 from vocable.lm.packed import enable_packing, token_losses
 from vocable.sequences.lazy import Lazy
-from vocable.sequences.packing import IGNORED_LABEL, PackedBatch, pack_documents
+from vocable.sequences.packing import IGNORED_LABEL, Document, PackedBatch, pack_documents
 from vocable.sequences.subwords import UnitSubwords
 from vocable.sequences.vocabulary import SPECIAL, SPEECH, TEXT
 from vocable.training.config import AdamWTrainingConfig
@@ -31,7 +31,7 @@ from vocable.training.loop import TrainingResult, train
 from vocable.training.task import AdamWTask, LossSum
 
 CLASS_NAMES = {TEXT: "text", SPEECH: "speech", SPECIAL: "symbols"}
-Epochs = Callable[[int], Sequence[Tensor]]
+Epochs = Callable[[int], Sequence[Document]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +70,8 @@ NO_PARTS = JointParts()
 
 def train_lm(
     model: PreTrainedModel,
-    train_documents: Sequence[Tensor] | Epochs,
-    valid_documents: Sequence[Tensor] | Mapping[str, Sequence[Tensor]],
+    train_documents: Sequence[Document] | Epochs,
+    valid_documents: Sequence[Document] | Mapping[str, Sequence[Document]],
     config: LMTrainingConfig,
     out: Path,
     card: LMCard,
@@ -86,7 +86,7 @@ def train_lm(
     Args:
         model: a causal LM whose vocabulary fits the documents.
         train_documents: token ids, start and end symbols included; may read its items lazily. Or a function of the
-            epoch, for documents that are drawn anew in each.
+            epoch, for documents that are drawn anew in each. `MaskedDocument`s say which tokens the loss counts.
         valid_documents: as many as should be scored at each validation; may be empty. By source, the loss of each
             source is logged too.
         config: budgets, optimiser, logging.
@@ -126,8 +126,8 @@ class LanguageModelTask(AdamWTask):
     def __init__(
         self,
         model: PreTrainedModel,
-        train_documents: Sequence[Tensor] | Epochs,
-        valid_documents: Sequence[Tensor] | Mapping[str, Sequence[Tensor]],
+        train_documents: Sequence[Document] | Epochs,
+        valid_documents: Sequence[Document] | Mapping[str, Sequence[Document]],
         config: LMTrainingConfig,
         card: LMCard,
         valid_seconds: float | None = None,
@@ -150,7 +150,7 @@ class LanguageModelTask(AdamWTask):
         )
         self.classes = card.vocabulary.classes if len(card.vocabulary.modalities) > 1 else None
         self.num_tokens = len(cast(Tensor, model.get_input_embeddings().weight))
-        sources: Mapping[str | None, Sequence[Tensor]] = (
+        sources: Mapping[str | None, Sequence[Document]] = (
             {**valid_documents} if isinstance(valid_documents, Mapping) else {None: valid_documents}
         )
         places = [
