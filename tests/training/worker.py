@@ -31,14 +31,14 @@ def main(out, mode):
         config, model = dataclasses.replace(config, max_steps=4), tests._no_dropout()
         assert loop.Accelerator().num_processes == 2
     else:
-        take_step = loop._Trainer._step
+        take_step = loop.Loop._step
 
         def step_or_die(trainer):
             if trainer.state.step == int(mode):
                 os._exit(9)
             take_step(trainer)
 
-        loop._Trainer._step = step_or_die
+        loop.Loop._step = step_or_die
     train_lm(model, make_documents(40), make_documents(6, seed=1), config, Path(out), card, show=False)
 
 

@@ -20,8 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 from vocable.errors import ConfigError
 from vocable.evaluation.runner import BenchmarkConfig
 from vocable.training.config import TrainingConfig
-from vocable.training.loop import fit
-from vocable.training.task import Learner, Loop, LossSum, Progress, TrainingTask
+from vocable.training.loop import Loop, fit
+from vocable.training.task import Learner, LossSum, Progress, TrainingTask
 
 BLANK = 0
 """The class that stands for no character; characters are numbered from 1."""

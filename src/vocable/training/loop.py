@@ -92,17 +92,17 @@ def train(
         OutputError: `out` holds another run, none of its checkpoints can be read, or the disk is full.
     """
     out = Path(out)
-    trainer = _Trainer(task, config, Accelerator(mixed_precision="no"))
-    trainer.open(out, show)
-    trainer.run(stop_at_step)
+    loop = Loop(task, config, Accelerator(mixed_precision="no"))
+    loop.open(out, show)
+    loop.run(stop_at_step)
     curves = read_metrics(out)
     return TrainingResult(
         best=out / ("best" if (out / "best").is_dir() else "last"),
         last=out / "last",
         train_curve=[line for line in curves if line["split"] == "train"],
         valid_curve=[line for line in curves if line["split"] == "valid"],
-        finished=trainer.state.finished,
-        precision=trainer.precision,
+        finished=loop.state.finished,
+        precision=loop.precision,
     )
 
 
@@ -118,11 +118,11 @@ def fit(task: TrainingTask, config: TrainingConfig, device: str | torch.device) 
     Raises:
         NumericsError: the loss became NaN or infinite.
     """
-    trainer = _Trainer(task, config, _OneProcess(torch.device(device)))
-    trainer.run(None)
-    if trainer.best_weights is not None:
-        trainer.first.load_state_dict(trainer.best_weights)
-    return trainer.lines
+    loop = Loop(task, config, _OneProcess(torch.device(device)))
+    loop.run(None)
+    if loop.best_weights is not None:
+        loop.first.load_state_dict(loop.best_weights)
+    return loop.lines
 
 
 class _OneProcess:
@@ -149,8 +149,8 @@ class _OneProcess:
         return nn.utils.clip_grad_norm_(parameters, largest)
 
 
-class _Trainer:
-    """One call of `train` or `fit`."""
+class Loop:
+    """One call of `train` or `fit`; a task's step sees `modules`, `progress` and `process`, and calls `update`."""
 
     def __init__(self, task: TrainingTask, config: TrainingConfig, accelerator: Any) -> None:
         # lower precision is done with torch's autocast below: accelerate's own would stay on the models after training
@@ -285,7 +285,7 @@ class _Trainer:
             move_average(self.average, self.first, min(config.ema_decay, state.step / (9 + state.step)))
 
     def update(self, learner: str, batches: Sequence[Any], loss: Callable[[nn.Module, Any], LossSum]) -> None:
-        """Add up the gradients of all batches and let the learner's optimiser take one step; see `Loop`."""
+        """Add up the gradients of all batches and let the learner's optimiser take one step."""
         module, optimizer = self.modules[learner], self.optimizers[learner]
         total, parts = 0.0, []
         for index, batch in enumerate(batches):
@@ -322,7 +322,7 @@ class _Trainer:
     def add_up(
         self, model: nn.Module, batches: Sequence[Any], loss: Callable[[nn.Module, Any], LossSum]
     ) -> ValidationSums:
-        """Add up the losses of batches over all processes; see `Loop`."""
+        """Add up the losses of batches over all processes, without gradients."""
         found = []
         for batch in batches:
             with self._autocast():

@@ -1,7 +1,7 @@
 """The contract of what is trained: models, their optimisers, data, and what a step is.
 
-    task: batches, losses, optimisers, rates, a step      loop: accumulation, precision, clipping, averaging, logs,
-                                                                validation, checkpoints, resuming
+    task: batches, losses, optimisers, rates, a step
+    loop: accumulation, precision, clipping, averaging, logs, validation, checkpoints, resuming
 
 A step of most tasks is one update of one model. An adversarial task makes several, one for each of its learners:
 
@@ -11,16 +11,19 @@ A step of most tasks is one update of one model. An adversarial task makes sever
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vocable.training.config import AdamWTrainingConfig
 from vocable.training.schedules import learning_rate
+
+if TYPE_CHECKING:
+    from vocable.training.loop import Loop
 
 
 class LossSum(NamedTuple):
@@ -60,26 +63,6 @@ class ValidationSums(NamedTuple):
     parts: Mapping[str, tuple[float, int]]
 
 
-class Loop(Protocol):
-    """What the loop lends a task for a step."""
-
-    modules: Mapping[str, nn.Module]
-    """The learners' modules, perhaps wrapped for several processes."""
-    progress: Progress
-    process: int
-    num_processes: int
-
-    def update(self, learner: str, batches: Sequence[Any], loss: Callable[[nn.Module, Any], LossSum]) -> None:
-        """Add up the gradients of all batches and let the learner's optimiser take one step."""
-        ...
-
-    def add_up(
-        self, model: nn.Module, batches: Sequence[Any], loss: Callable[[nn.Module, Any], LossSum]
-    ) -> ValidationSums:
-        """Add up the losses of batches over all processes, without gradients."""
-        ...
-
-
 class TrainingTask(ABC):
     """What the loop needs to know of models, data and losses; a task says where it differs from these defaults."""
 
@@ -108,7 +91,7 @@ class TrainingTask(ABC):
         """Return the loss of a batch summed over its tokens; `model` is a learner's module, perhaps wrapped."""
         raise NotImplementedError
 
-    def step(self, loop: Loop, batches: Sequence[Any]) -> None:
+    def step(self, loop: "Loop", batches: Sequence[Any]) -> None:
         """Take one step on batches, which are on the device."""
         (name,) = self.learners
         loop.update(name, batches, self.loss_sum)
@@ -117,7 +100,7 @@ class TrainingTask(ABC):
         """Turn the sums and numbers of all parts since the last line of the log into what that line says."""
         return {name: total / count for name, (total, count) in parts.items() if count}
 
-    def validate(self, loop: Loop, model: nn.Module) -> dict[str, float]:
+    def validate(self, loop: "Loop", model: nn.Module) -> dict[str, float]:
         """Return what is logged of a model; `loss` is the number that should fall. Empty: there is nothing to check."""
         batches = self.validation_batches(loop.process, loop.num_processes)
         sums = loop.add_up(model, batches, self.loss_sum)

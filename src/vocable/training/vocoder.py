@@ -31,8 +31,8 @@ from vocable.synthesis.layers import whole_durations
 from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
 from vocable.tokens.shard_columns import TokenRows
 from vocable.training.config import TrainingConfig
-from vocable.training.loop import train
-from vocable.training.task import Learner, Loop, LossSum, Progress, TrainingTask
+from vocable.training.loop import Loop, train
+from vocable.training.task import Learner, LossSum, Progress, TrainingTask
 from vocable.training.vocoder_data import Clip, ProsodyBatch, SegmentBatch, VocoderData, segment_frames
 from vocable.training.vocoder_losses import (
     AdversarialKind,

@@ -23,8 +23,8 @@ from vocable.evaluation.slue.labels import Labels
 from vocable.evaluation.slue.rows import TaskRow
 from vocable.lm.packed import hidden_states
 from vocable.training.config import TrainingConfig
-from vocable.training.loop import fit
-from vocable.training.task import Learner, Loop, LossSum, Progress, TrainingTask
+from vocable.training.loop import Loop, fit
+from vocable.training.task import Learner, LossSum, Progress, TrainingTask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
