@@ -40,7 +40,10 @@ def progress_bars(*descriptions: str) -> Iterator[list[Advance]]:
 
 @contextlib.contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[Advance]:
-    """Show one bar; see `Advance`."""
+    """Show one bar; see `Advance`. Without a description there is none."""
+    if not description:
+        yield lambda count, total=None: None
+        return
     with progress_bars(description) as (advance,):
         advance(0, total)
         yield advance

@@ -20,10 +20,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from vocable.errors import ConfigError, VocableError
+from vocable.progress import progress
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -65,11 +63,10 @@ def run_jobs(
     if num_processes < 1:
         raise ConfigError(f"num_processes is {num_processes}; it must be at least 1.")
     results: dict[int, Result] = {}
-    with _progress_bar(description) as progress:
-        task = progress.add_task(description, total=len(jobs))
+    with progress(description, len(jobs)) as advance:
 
         def finished(index: int, result: Result | None, failed: bool = False) -> None:
-            progress.advance(task)
+            advance(1)
             if not failed:
                 results[index] = result  # type: ignore[assignment]  # a result, unless the job failed
                 if on_result is not None:
@@ -87,18 +84,6 @@ def run_jobs(
             "Run the same command again to do only these."
         )
     return [results[index] for index in range(len(jobs))]
-
-
-def _progress_bar(description: str) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not description,
-    )
 
 
 def _run_here(function: Callable[[Any], Any], jobs: Sequence[Any], finished: Callable[..., None]) -> list[_Failure]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
 from vocable.audio.io import read_utterance
 from vocable.audio.manifest import Rejections, write_manifest
@@ -24,6 +23,7 @@ from vocable.files import claim_folder
 from vocable.lm.generation import GenerationConfig
 from vocable.lm.spoken import Reply, Segment, SpokenLM, load_lm
 from vocable.lm.surgery import UnitLMConfig
+from vocable.progress import progress
 from vocable.quickstart.data import Splits, choose_prompts, load_own_speech, load_stories
 from vocable.quickstart.measure import HeldOutLoss, held_out_losses
 from vocable.synthesis.opening import load_synthesizer
@@ -231,11 +231,8 @@ def _prepare_speech(config: QuickstartConfig) -> Splits:
 def _fit_units(config: QuickstartConfig, utterances: Sequence[Utterance]) -> UnitTokenizer:
     folder = Path(config.out) / "tokenizer"
     if not (folder / "config.json").is_file():
-        with Progress(console=Console(stderr=True)) as progress:
-            task = progress.add_task("features", total=len(utterances))
-            fitted = twist.build_tokenizer(
-                twist_config(config, "warm"), utterances, on_utterance=lambda _: progress.advance(task)
-            )
+        with progress("Features", len(utterances)) as advance:
+            fitted = twist.build_tokenizer(twist_config(config, "warm"), utterances, on_utterance=lambda _: advance(1))
         fitted.save_pretrained(folder)
     return UnitTokenizer.from_pretrained(folder)
 
@@ -270,11 +267,8 @@ def _judge_resynthesis(
         num_examples=0,
     )
     opened = {"utterances": utterances, "tokenizer": tokenizer, "judges": judges}
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("judging")
-        benchmark = Resynthesis(
-            settings, opened, lambda _, count, total: progress.update(task, advance=count, total=total)
-        )
+    with progress("Judging") as advance:
+        benchmark = Resynthesis(settings, opened, lambda _, count, total: advance(count, total))
         result = run_benchmark(benchmark)
     save_result(result, out / "resynthesis", overwrite=True)
     return result
