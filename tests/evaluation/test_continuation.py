@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,15 +11,21 @@ import torch
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from vocable.audio.io import write_audio
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.continuation import evaluate_continuation, random_units, stable_seed
-from vocable.evaluation.continuation_config import ANCHORS, ContinuationConfig
-from vocable.evaluation.continuation_prompts import choose_prompts, derangement
-from vocable.evaluation.continuation_report import render_continuation_page
-from vocable.evaluation.continuation_summary import continuation_notes, measure_transcripts, vert_score
+from vocable.evaluation.continuation import (
+    ANCHORS,
+    ContinuationBenchmark,
+    ContinuationConfig,
+    choose_prompts,
+    derangement,
+    random_units,
+    stable_seed,
+)
 from vocable.evaluation.judges import Judges
+from vocable.evaluation.metrics.continuations import continuation_notes, measure_transcripts, vert_score
 from vocable.evaluation.metrics.mos import DistillMOS
 from vocable.evaluation.metrics.perplexity import text_nll
-from vocable.evaluation.results import load_result, save_result
+from vocable.evaluation.results import load_result
+from vocable.evaluation.runner import run_benchmark
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.generation import GenerationConfig
 from vocable.lm.spoken import Reply, Segment
@@ -28,13 +35,20 @@ from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.vocabulary import UnitVocabulary
 from vocable.types import SpeechTokens, Utterance
 
+PLACES = {"model": Path("none"), "manifest": Path("none")}
 SHORT = ContinuationConfig(
+    **PLACES,
     prompt_seconds=0.2,
     min_seconds=0.45,
     generation=GenerationConfig(max_seconds=0.4, batch_size=2),
     num_resamples=50,
     num_examples=2,
 )
+
+
+def evaluate_continuation(utterances, lm, judges, text_lm, folder, config, on_progress=None):
+    opened = {"utterances": utterances, "lm": lm, "judges": judges, "text_lm": text_lm}
+    return run_benchmark(ContinuationBenchmark(config, opened, on_progress), folder, overwrite=True)
 
 
 class Parrot(UnitLM):
@@ -107,11 +121,11 @@ class CountingTranscriber:
 def test_the_whole_way_and_the_way_again(lm, text_lm, quick_mos, make_utterances, tmp_path):
     utterances = make_utterances([None] * 5)
     judges, steps = Judges(CountingTranscriber()), Counter()
-    outcome = evaluate_continuation(
+    evaluate_continuation(
         utterances, lm, judges, text_lm, tmp_path, SHORT, lambda step, count, total: steps.update({step: count})
     )
     assert steps == {"Encoding prompts": 5, "Generating": 5, "Listening": 5} and lm.batches == [2, 2, 1]
-    result = load_result(save_result(outcome.result, tmp_path))
+    result = load_result(tmp_path / "continuation.json")
     assert len(result.items) == 5 and set(result.conventions["anchors"]) == set(ANCHORS)
     item = result.items[0]
     assert item["prompt_transcript"] == "Well, 20 and 20."  # 0.2 s
@@ -134,15 +148,15 @@ def test_the_whole_way_and_the_way_again(lm, text_lm, quick_mos, make_utterances
     heard = judges.transcriber.num_heard
     more = evaluate_continuation(utterances, lm, judges._replace(mos=quick_mos), None, tmp_path, SHORT)
     assert lm.batches == [2, 2, 1] and judges.transcriber.num_heard == heard
-    assert "genppl_geometric" not in more.result.scores and more.result.scores["mos"].num_items == 5
-    assert [i["transcript"] for i in more.result.items] == [i["transcript"] for i in result.items]
-    assert more.result.measurements["made_in_this_run"].get("continuations generated", 0) == 0
+    assert "genppl_geometric" not in more.scores and more.scores["mos"].num_items == 5
+    assert [i["transcript"] for i in more.items] == [i["transcript"] for i in result.items]
+    assert more.measurements["made_in_this_run"].get("continuations generated", 0) == 0
 
     # another language model: only its own continuations are made
     lm.fingerprint = "lm-2"
     other = evaluate_continuation(utterances, lm, judges, None, tmp_path, SHORT)
     assert lm.batches == [2, 2, 1] * 2
-    assert other.result.measurements["made_in_this_run"]["sounds transcribed"] == 0  # the parrot said the same
+    assert other.measurements["made_in_this_run"]["sounds transcribed"] == 0  # the parrot said the same
 
 
 def test_a_run_that_was_stopped_goes_on(lm, make_utterances, tmp_path):
@@ -161,8 +175,8 @@ def test_a_run_that_was_stopped_goes_on(lm, make_utterances, tmp_path):
 
 def test_a_prompt_has_its_own_seed_whatever_else_is_continued(lm, make_utterances, tmp_path):
     utterances, judges = make_utterances([None] * 4), Judges(CountingTranscriber())
-    few = evaluate_continuation(utterances[2:3], lm, judges, None, tmp_path / "a", SHORT).result.items
-    many = evaluate_continuation(utterances, lm, judges, None, tmp_path / "b", SHORT).result.items
+    few = evaluate_continuation(utterances[2:3], lm, judges, None, tmp_path / "a", SHORT).items
+    many = evaluate_continuation(utterances, lm, judges, None, tmp_path / "b", SHORT).items
     assert few[0]["id"] == many[2]["id"] and few[0]["transcript"] == many[2]["transcript"]
     assert stable_seed(0, "a") != stable_seed(1, "a") and stable_seed(0, "a") == stable_seed(0, "a")
 
@@ -173,8 +187,8 @@ def test_no_units_and_no_words_are_counted(lm, text_lm, make_utterances, tmp_pat
             return Reply((), 0.0, "eos", prompt.units, prompt.units[:0])
 
     judges = Judges(CountingTranscriber())
-    outcome = evaluate_continuation(make_utterances([None] * 3), Silent(lm.tokenizer), judges, text_lm, tmp_path, SHORT)
-    result = load_result(save_result(outcome.result, tmp_path))
+    evaluate_continuation(make_utterances([None] * 3), Silent(lm.tokenizer), judges, text_lm, tmp_path, SHORT)
+    result = load_result(tmp_path / "continuation.json")
     assert result.scores["empty"].value == 1 and result.scores["seconds"].value == 0
     assert result.excluded["model: no word heard"] == 3
     assert "genppl_geometric" not in result.scores and "genppl_geometric/true" in result.scores
@@ -183,9 +197,7 @@ def test_no_units_and_no_words_are_counted(lm, text_lm, make_utterances, tmp_pat
 
 def test_one_prompt_through_a_neural_vocoder(lm, text_lm, tiny_vocoder, make_utterances, tmp_path):
     lm.tokenizer.synthesizer = tiny_vocoder
-    result = evaluate_continuation(
-        make_utterances([None]), lm, Judges(CountingTranscriber()), text_lm, tmp_path, SHORT
-    ).result
+    result = evaluate_continuation(make_utterances([None]), lm, Judges(CountingTranscriber()), text_lm, tmp_path, SHORT)
     assert result.scores["genppl_geometric"].low is None  # no spread from one
     assert not any(name.startswith("self_bleu") or "shuffled" in name for name in result.scores)
     assert any("Only 1 prompts" in note for note in result.notes)
@@ -197,8 +209,8 @@ def test_the_page(lm, make_utterances, tmp_path):
         def transcribe(self, waveforms):
             return ["<script>alert(1)</script>" for _ in waveforms]
 
-    outcome = evaluate_continuation(make_utterances([None] * 3), lm, Judges(Rude()), None, tmp_path, SHORT)
-    page = render_continuation_page(outcome)
+    evaluate_continuation(make_utterances([None] * 3), lm, Judges(Rude()), None, tmp_path, SHORT)
+    page = (tmp_path / "continuation.html").read_text()
     assert page.count('<div class="item">') == 2 and "<script>" not in page and "&lt;script&gt;" in page
     assert page.count("data:audio/ogg;base64,") == 2 * 6
     assert "copy_rate" in page and "anchors, measured" in page
@@ -224,9 +236,9 @@ def test_prompts_that_do_not_fit_are_counted(tmp_path, make_speechlike):
 
 def test_settings_are_checked(lm, tiny_transcriber, make_utterances, tmp_path):
     with pytest.raises(ConfigError, match="prompt must be above 0 and shorter"):
-        ContinuationConfig(prompt_seconds=6.0)
+        ContinuationConfig(**PLACES, prompt_seconds=6.0)
     with pytest.raises(ValueError, match="Did you mean 'shuffled'"):
-        ContinuationConfig(anchors=("shufled",))
+        ContinuationConfig(**PLACES, anchors=("shufled",))
     tiny_transcriber.name = "somebody/log-mel"
     with pytest.raises(ConfigError, match="judge its own features"):
         evaluate_continuation(make_utterances([None]), lm, Judges(tiny_transcriber), None, tmp_path, SHORT)
@@ -273,7 +285,7 @@ def test_vert_of_means():
 def test_notes_say_what_a_perplexity_rewards(lm, text_lm, make_utterances, tmp_path):
     result = evaluate_continuation(
         make_utterances([None] * 3), lm, Judges(CountingTranscriber()), text_lm, tmp_path, SHORT
-    ).result
+    )
     name = "genppl_with_prompt_token_weighted"
     better = {f"{name}/copy": dataclasses.replace(result.scores[f"{name}/copy"], value=1.0)}
     notes = continuation_notes(result.items, ["model", "copy"], {**result.scores, **better})

@@ -9,13 +9,15 @@ import torch
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation import text_retention
-from vocable.evaluation.results import load_result, save_result
+from vocable.evaluation.results import load_result
+from vocable.evaluation.runner import run_benchmark
 from vocable.evaluation.text_retention import (
     Question,
+    Retention,
+    RetentionConfig,
     choice_nlls,
     credit,
     document_nll,
-    evaluate_retention,
     read_plain_text,
     read_questions,
 )
@@ -34,6 +36,11 @@ def models(tmp_path_factory):
     return [load_text_lm(str(save_tiny_text_lm(folder / f"{seed}", seed=seed))) for seed in (0, 1)]
 
 
+def evaluate_retention(after, before, out, **texts):
+    benchmark = Retention(RetentionConfig(model="none"), {"after": after, "before": before, **texts})
+    return run_benchmark(benchmark, out)
+
+
 def plain_nll(lm, text: str) -> float:
     ids = torch.tensor([[0, *lm.tokenizer(text, add_special_tokens=False)["input_ids"]]])
     with torch.no_grad():
@@ -42,8 +49,8 @@ def plain_nll(lm, text: str) -> float:
 
 def test_against_the_plain_way(models, tmp_path):
     after, before = models
-    result = evaluate_retention(after, before, documents=DOCUMENTS, questions=QUESTIONS)
-    result = load_result(save_result(result, tmp_path))
+    evaluate_retention(after, before, tmp_path, documents=DOCUMENTS, questions=QUESTIONS)
+    result = load_result(tmp_path / "retention.json")
     sums = {role: sum(plain_nll(lm, text) for text in DOCUMENTS) for role, lm in zip(("after", "before"), models)}
     tokens = sum(len(after.tokenizer(text)["input_ids"]) for text in DOCUMENTS)
     num_bytes = sum(len(text) for text in DOCUMENTS)
@@ -70,7 +77,7 @@ def test_against_the_plain_way(models, tmp_path):
 
 
 def test_a_model_against_itself_loses_nothing(models):
-    result = evaluate_retention(models[0], models[0], documents=DOCUMENTS, questions=QUESTIONS)
+    result = evaluate_retention(models[0], models[0], None, documents=DOCUMENTS, questions=QUESTIONS)
     for name, score in result.scores.items():
         if name.endswith("_difference"):
             assert (score.value, score.low, score.high) == (0, 0, 0)
@@ -150,4 +157,4 @@ def test_a_twin_id_and_an_empty_file(tmp_path):
 
 def test_nothing_to_measure_on(models):
     with pytest.raises(ConfigError, match="neither text nor questions"):
-        evaluate_retention(models[0], None)
+        evaluate_retention(models[0], None, None)

@@ -154,7 +154,7 @@ def _print_beside_anchors(result: Any) -> None:
     from rich.table import Table
 
     from vocable.cli.showing import print_notes
-    from vocable.evaluation.continuation_report import score_table, systems_of
+    from vocable.evaluation.runner import score_table, systems_of
 
     systems = systems_of(result)
     table = Table(title="pelm: the model with its 95 % interval over prompts, and anchors")

@@ -21,16 +21,16 @@ from vocable.types import SpeechTokens
 class KeyedStore:
     """A mapping from keys to JSON values in a file that only grows."""
 
-    def __init__(self, path: Path) -> None:
-        """Read what is there; the file is made with the first `put`.
+    def __init__(self, path: Path | None) -> None:
+        """Read what is there; the file is made with the first `put`. Without a path, values are kept in memory.
 
         Raises:
             OutputError: the file cannot be read.
         """
-        self.path = Path(path)
+        self.path = None if path is None else Path(path)
         self._values: dict[str, Any] = {}
         try:
-            content = self.path.read_bytes() if self.path.exists() else b""
+            content = self.path.read_bytes() if self.path is not None and self.path.exists() else b""
         except OSError as error:
             raise OutputError(f"{path}: cannot be read: {error}") from error
         self._torn = bool(content) and not content.endswith(b"\n")
@@ -59,6 +59,9 @@ class KeyedStore:
         Raises:
             OutputError: the file cannot be written.
         """
+        self._values[key] = value
+        if self.path is None:
+            return
         line = json.dumps({"key": key, "value": value}, ensure_ascii=False, allow_nan=False) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +70,6 @@ class KeyedStore:
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error}. Is the disk full?") from error
         self._torn = False
-        self._values[key] = value
 
 
 def tokens_as_json(tokens: SpeechTokens) -> dict[str, Any]:

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from vocable.errors import ConfigError
-from vocable.evaluation.continuation_summary import column, score_name
 from vocable.evaluation.judge_endpoint import EndpointConfig, ask, reply_text
 from vocable.evaluation.keyed_store import KeyedStore
+from vocable.evaluation.metrics.continuations import column, score_name
 from vocable.evaluation.results import EvaluationResult, Score, mean_score
 from vocable.lm.text_lm import TextLM
 

@@ -26,10 +26,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.continuation_prompts import derangement
-from vocable.evaluation.continuation_summary import TEXT_CONVENTIONS
+from vocable.evaluation.continuation import derangement
 from vocable.evaluation.half_generation import Made, random_words
 from vocable.evaluation.halves import Cell, CutConfig, CutUtterance, HalfModel, readable, reasons
+from vocable.evaluation.metrics.continuations import TEXT_CONVENTIONS
 from vocable.evaluation.pelm_kept import KeptContinuations, KeptMeasures, KeptTranscripts, count_made
 from vocable.evaluation.pelm_summary import Empty, pelm_exclusions, pelm_notes, pelm_scores
 from vocable.evaluation.results import EvaluationResult

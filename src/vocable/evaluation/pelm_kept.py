@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from vocable.assets.weights import weights_key
-from vocable.evaluation.continuation_summary import TEXT_CONVENTIONS
 from vocable.evaluation.half_generation import Made, continue_halves
 from vocable.evaluation.halves import Cell, CutUtterance, HalfModel
 from vocable.evaluation.keyed_store import KeyedStore, tokens_as_json, tokens_from_json
+from vocable.evaluation.metrics.continuations import TEXT_CONVENTIONS
 from vocable.evaluation.pelm_summary import Empty, measure
 from vocable.evaluation.units_to_text import UnitsToText
 from vocable.lm.generation import GenerationConfig

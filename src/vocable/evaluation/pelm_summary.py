@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from vocable.evaluation.continuation_summary import MEANS, score_name
+from vocable.evaluation.metrics.continuations import MEANS, score_name
 from vocable.evaluation.metrics.perplexity import TextNLL, continuation_nll, perplexity_scores, text_nll
 from vocable.evaluation.metrics.repetition import auto_bleu_gslm, auto_bleu_slam, copy_rate, nltk_words, plain_words
 from vocable.evaluation.results import Score, mean_score, ratio_score

@@ -56,6 +56,7 @@ from vocable.registry import look_up
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from vocable.evaluation.token_sources import TokenSource
     from vocable.tokens.tokenizer import SpeechTokenizer
@@ -69,6 +70,8 @@ Progress = Callable[..., None]
 """Called with the name of a step, the number of items done since the last call, and their total where it is known."""
 
 BENCHMARKS = {
+    "continuation": "vocable.evaluation.continuation:ContinuationBenchmark",
+    "retention": "vocable.evaluation.text_retention:Retention",
     "cra": "vocable.evaluation.context_retrieval:Retrieval",
     "abx": "vocable.evaluation.abx:Abx",
     "phones": "vocable.evaluation.phones:Phones",
@@ -105,6 +108,8 @@ class Run:
         """Fingerprints of whatever is evaluated: tokenizer, vocoder, language model."""
         self.weights: dict[str, Any] = {}
         """Which judge weights were used: name and hash each."""
+        self.folder: Path | None = None
+        """Where the result goes; what costs much to make may be kept there. None: nowhere."""
         self._config, self._opened, self._on_progress = config, dict(opened), on_progress
 
     def open(self, name: str, load: Callable[[], T]) -> T:
@@ -278,6 +283,7 @@ def run_benchmark(benchmark: Benchmark, out: Path | None = None, overwrite: bool
     if out is not None:
         check_output(out, benchmark.name, overwrite)
     started, run = time.perf_counter(), benchmark.run
+    run.folder = out
     items = list(benchmark.items())
     if not items:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in run.excluded.items())
@@ -320,6 +326,19 @@ def print_result(
     `counted` and `grouped` are what the two intervals are over; see `Benchmark`.
     """
     from rich.console import Console
+
+    beside_anchors = len(systems_of(result)) > 1
+    table = _table_beside_anchors(result, counted) if beside_anchors else _table(result, counted, grouped)
+    console = Console(width=max(Console().width, 120) if beside_anchors else None)
+    console.print(table)
+    print_notes(console, result)
+    for title, kind in (("Results", "json"), ("Page", "html"), ("Picture", "svg")):
+        path = Path(out) / f"{result.benchmark}.{kind}" if out is not None else None
+        if path is not None and path.exists():
+            print(f"{title}: {path}")
+
+
+def _table(result: EvaluationResult, counted: str, grouped: str) -> Table:
     from rich.table import Table
 
     table = Table(title=f"{result.benchmark}: 95 % intervals")
@@ -333,13 +352,39 @@ def print_result(
     for name, value in result.measurements.items():
         if isinstance(value, int | float) and name not in result.scores:
             table.add_row(name, str(value) if isinstance(value, int) else f"{value:.4g}")
-    console = Console()
-    console.print(table)
-    print_notes(console, result)
-    for title, kind in (("Results", "json"), ("Page", "html"), ("Picture", "svg")):
-        path = Path(out) / f"{result.benchmark}.{kind}" if out is not None else None
-        if path is not None and path.exists():
-            print(f"{title}: {path}")
+    return table
+
+
+def systems_of(result: EvaluationResult) -> list[str]:
+    """Return the model and the anchors that a result has scores of: `copy_rate`, `copy_rate/true`."""
+    beside = [name.split("/") for name in result.scores if "/" in name]
+    return ["model", *dict.fromkeys(system for name, system in beside if name in result.scores)]
+
+
+def score_table(result: EvaluationResult) -> list[dict[str, Any]]:
+    """Return one row per score: its name, the model's and each anchor's value, and what it means."""
+    rows = []
+    for name in dict.fromkeys(name.split("/")[0] for name in result.scores):
+        names = [name if system == "model" else f"{name}/{system}" for system in systems_of(result)]
+        scores = [result.scores.get(one) for one in names]
+        rows.append({"name": name, "scores": scores, "meaning": next(s.meaning for s in scores if s is not None)})
+    return rows
+
+
+def _table_beside_anchors(result: EvaluationResult, counted: str) -> Table:
+    """One line per score: the model's value with its interval, and the anchors' values."""
+    from rich.table import Table
+
+    systems = systems_of(result)
+    table = Table(title=f"{result.benchmark}: the model with its 95 % interval over {counted}, and anchors")
+    for name in ("score", "model", "interval", *systems[1:]):
+        table.add_column(name, no_wrap=True)
+    for row in score_table(result):
+        model = row["scores"][0]
+        values = ["-" if score is None or score.value is None else f"{score.value:.4g}" for score in row["scores"]]
+        interval = "-" if model is None or model.low is None else f"{model.low:.3g} to {model.high:.3g}"
+        table.add_row(row["name"], values[0], interval, *values[1:])
+    return table
 
 
 def print_notes(console: Console, result: EvaluationResult) -> None:

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.metrics.perplexity import BATCH_TOKENS, TextNLL, map_score
-from vocable.evaluation.results import EvaluationResult, Score, ratio_score
+from vocable.evaluation.results import Score, ratio_score
+from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Items
 from vocable.lm.scoring import token_nll
-from vocable.lm.text_lm import TextLM
+from vocable.lm.spoken import find_lm
+from vocable.lm.text_lm import TextLM, load_text_lm
 
 NORMALISATIONS = {
     "sum": "log-likelihood of the whole answer",
@@ -90,62 +92,87 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def evaluate_retention(
-    after: TextLM,
-    before: TextLM | None,
-    *,
-    documents: Sequence[str] = (),
-    questions: Sequence[Question] = (),
-    seed: int = 0,
-    num_resamples: int = 2000,
-    on_progress: Callable[[int], None] = lambda count: None,
-) -> EvaluationResult:
-    """Measure a model's text, and what it lost against an earlier state.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionConfig(BenchmarkConfig):
+    """Which models read which texts."""
 
-    Args:
-        after: the model in question.
-        before: the state to compare with; None measures `after` alone.
-        documents: plain texts.
-        questions: with several answers each.
-        seed: of the bootstrap.
-        num_resamples: of the bootstrap.
-        on_progress: called with the number of texts scored since the last call, over all models.
+    model: str
+    """The model after training: a folder, or that of its run, or a hub or asset name."""
+    before: str | None = None
+    """The model before training; null measures `model` alone."""
+    text: Path | None = None
+    """A plain text file, UTF-8; blank lines divide it into documents."""
+    questions: Path | None = None
+    """Questions, one JSON a line: question, choices, answer (the right choice, or its place from 0)."""
+    tokenizer: str | None = None
+    """Where the text tokenizer of `model` is, when it is not in its folder."""
+    opening: Literal["bos", "none"] = "bos"
+    """Open texts with the start symbol (bos), or leave their first token unscored (none)."""
+    num_resamples: int = 2000
+    """Resamples of the bootstrap."""
+    device: str | None = None
+    """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
 
-    Raises:
-        ConfigError: there is nothing to measure on.
+
+class Retention(Benchmark[RetentionConfig]):
+    """Measure what a language model still knows of text after training on speech, against what it knew before.
+
+    Plain text gives nats per token, perplexity and bits per byte; questions give the accuracy of the likeliest answer,
+    by summed log-likelihood, per token and per byte. With --before, differences are paired and have intervals. A model
+    whose text vocabulary was replaced by units has no text left, and is refused. Writes retention.json and
+    retention.items.parquet.
+
+    vocable evaluate retention --model runs/sutlm --before HuggingFaceTB/SmolLM2-135M --text news.txt --out results
     """
-    if not documents and not questions:
-        raise ConfigError("There is neither text nor questions to measure retention on. Give one of them, or both.")
-    started = time.perf_counter()
-    models = {"after": after, **({"before": before} if before is not None else {})}
-    rows = [{"id": f"text-{index}", "kind": "text"} for index in range(len(documents))]
-    rows += [{"id": q.id, "kind": "question"} for q in questions]
-    for role, lm in models.items():
-        for index, text in enumerate(documents):
-            rows[index] |= {f"{role}_{name}": value for name, value in _text_row(lm, text).items()}
-            on_progress(1)
-        for index, question in enumerate(questions, len(documents)):
-            rows[index] |= {f"{role}_{name}": value for name, value in _question_row(lm, question).items()}
-            on_progress(1)
-    settings = {"seed": seed, "num_resamples": num_resamples}
-    same_tokens = before is not None and all(r.get("after_tokens") == r.get("before_tokens") for r in rows)
-    return EvaluationResult(
-        benchmark="retention",
-        scores=_scores(rows, list(models), same_tokens, settings),
-        conventions={
-            **{f"{role}_{name}": value for role, lm in models.items() for name, value in lm.conventions.items()},
+
+    name, Config, counted = "retention", RetentionConfig, "items"
+
+    def items(self) -> Items:
+        """Let each model read every text."""
+        config, run = self.config, self.run
+        documents = run.open("documents", lambda: [] if config.text is None else read_plain_text(config.text))
+        questions = run.open("questions", lambda: [] if config.questions is None else read_questions(config.questions))
+        if not documents and not questions:
+            raise ConfigError("There is neither text nor questions to measure retention on. Give one of them, or both.")
+        self.num_documents, self.num_questions = len(documents), len(questions)
+        after = run.open("after", lambda: self._load(_model_of_run(config.model), config.tokenizer))
+        before = run.open("before", lambda: None if config.before is None else self._load(config.before))
+        self.models = {"after": after, **({"before": before} if before is not None else {})}
+        run.fingerprints |= {role: lm.weights.get("sha256", "unknown")[:16] for role, lm in self.models.items()}
+        run.weights |= {role: dict(lm.weights) for role, lm in self.models.items()}
+        rows = [{"id": f"text-{index}", "kind": "text"} for index in range(len(documents))]
+        rows += [{"id": q.id, "kind": "question"} for q in questions]
+        for role, lm in self.models.items():
+            for index, text in enumerate(run.watch(f"Reading text, {role}", [*documents, *questions])):
+                found = _text_row(lm, text) if isinstance(text, str) else _question_row(lm, text)
+                rows[index] |= {f"{role}_{name}": value for name, value in found.items()}
+        self.same_tokens = before is not None and all(r.get("after_tokens") == r.get("before_tokens") for r in rows)
+        return rows
+
+    def _load(self, name: str, tokenizer: str | None = None) -> TextLM:
+        return load_text_lm(name, opening=self.config.opening, tokenizer=tokenizer, device=self.run.device)
+
+    def scores(self, items: Items) -> dict[str, Score]:
+        """See `Benchmark`."""
+        return _scores(items, list(self.models), self.same_tokens, self.draws)
+
+    def conventions(self) -> dict[str, Any]:
+        """See `Benchmark`."""
+        models = self.models.items()
+        return {
+            **{f"{role}_{name}": value for role, lm in models for name, value in lm.conventions.items()},
             "text": f"documents cut into windows of {WINDOW_TOKENS} tokens (or the model's context), each by itself",
             "questions": "p(a space and the answer | question); ties among k answers count 1/k",
             "difference": "after minus before, paired by item",
-        },
-        fingerprints={role: lm.weights.get("sha256", "unknown")[:16] for role, lm in models.items()},
-        weights={role: dict(lm.weights) for role, lm in models.items()},
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        notes=_notes(rows, before is not None, same_tokens),
-        measurements={"num_documents": len(documents), "num_questions": len(questions)},
-        items=rows,
-    )
+        }
+
+    def measurements(self, items: Items) -> dict[str, Any]:
+        """See `Benchmark`."""
+        return {"num_documents": self.num_documents, "num_questions": self.num_questions}
+
+    def notes(self, items: Items) -> list[str]:
+        """See `Benchmark`."""
+        return _notes(items, "before" in self.models, self.same_tokens)
 
 
 def document_nll(lm: TextLM, text: str) -> TextNLL | None:
@@ -182,6 +209,12 @@ def credit(nlls: Sequence[float], answer: int) -> float:
     best = min(nlls)
     winners = [index for index, value in enumerate(nlls) if value == best]
     return 1 / len(winners) if answer in winners else 0.0
+
+
+def _model_of_run(name: str) -> str:
+    """Return the folder of the model where `name` is that of a run; any other name as it is."""
+    folder = Path(name)
+    return str(find_lm(folder)) if folder.is_dir() and not (folder / "config.json").is_file() else name
 
 
 def _question(line: str, where: str, number: int) -> Question:

@@ -1,4 +1,4 @@
-"""What transcripts of continuations are measured by, and how the measures of a run are summed up.
+"""Measures of texts that continue a prompt, and how those of a run are summed up.
 
     prompt texts, continuation texts -> likelihood, repetition, copying, one row each -> scores with intervals
 
