@@ -73,6 +73,8 @@ class Command:
         if parameter in self.kinds:
             return self.kinds[parameter]
         annotation = inspect.signature(self.function).parameters[parameter].annotation
+        if isinstance(annotation, type):
+            return annotation.__module__, annotation.__name__
         node = ast.parse(annotation, mode="eval").body
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple):  # Annotated[tuple[str, ...], Config]
             node = node.slice.elts[-1]
