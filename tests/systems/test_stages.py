@@ -186,7 +186,9 @@ def test_a_run_of_twist_stage_by_stage(twist, tmp_path, capsys):
     assert f"tokenizer: done ({out / 'tokenizer'})" in said and f"tokens: done ({out / 'tokens'})" in said
     lines = read_metrics(out / "lm")
     assert main(command) == 0
-    assert f"lm: done ({out / 'lm'})\nHeld-out loss: " in capsys.readouterr().out
+    num_valid = [utterance.split for utterance in marked].count("valid")
+    said = capsys.readouterr().out
+    assert f"lm: done ({out / 'lm'})\nHeld-out loss: " in said and f"on {num_valid} utterances that the shards" in said
     assert read_metrics(out / "lm") == lines
     next((out / "tokens").glob("*.parquet")).unlink()
     (out / "stages.json").write_text(json.dumps({k: v for k, v in json.loads((out / "stages.json").read_text()).items()

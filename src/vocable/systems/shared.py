@@ -142,8 +142,10 @@ class LanguageModelStage(Stage):
             note = ""
         result = self.train(run, shards, None if valid_tokens is None else TokenShards(valid_tokens), tokenizer)
         save_config(run.config, run.out / "config.yaml", note)
+        marked = 0 if valid_tokens else sum(split == "valid" for split in shards.values("split"))
+        by = f", on {marked} utterances that the shards mark" if marked else ""
         losses = [line["loss"] for line in result.valid_curve]
-        held_out = [f"Held-out loss: {min(losses):.3f} nats per token"] if losses else []
+        held_out = [f"Held-out loss: {min(losses):.3f} nats per token{by}"] if losses else []
         return "\n".join([*held_out, f"Language model: {result.best} (best), {result.last} (last)"])
 
 
