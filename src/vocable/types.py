@@ -86,6 +86,10 @@ class Stream:
         if self.rate is not None and self.rate <= 0:
             raise ConfigError(f"The stream {self.name!r} has rate {self.rate}; it is positive, or None for words.")
 
+    def __str__(self) -> str:
+        rate = "one position a word" if self.rate is None else f"{self.rate:g} Hz"
+        return f"{' x '.join(map(str, self.codebook_sizes))} codes, {rate}"
+
     @property
     def num_levels(self) -> int:
         """Codes per position."""

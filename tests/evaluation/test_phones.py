@@ -19,7 +19,8 @@ from vocable.evaluation.phones import Phones, PhonesConfig
 from vocable.evaluation.recount import Described, bootstrap_counts, count_scores, gather_counts
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.runner import run_benchmark
-from vocable.evaluation.token_sources import TokenSource, frame_codes
+from vocable.evaluation.token_sources import TokenSource
+from vocable.tokens.agreement import frames_of
 from vocable.types import Phone, SpeechTokens, Utterance
 
 
@@ -206,7 +207,7 @@ def test_labels_from_a_file_come_before_the_manifest():
 
 def test_runs_become_frames():
     tokens = SpeechTokens(codes=torch.tensor([[4, 5], [6, 7]]), durations=torch.tensor([2, 1]))
-    assert frame_codes(tokens).tolist() == [[4, 4, 5], [6, 6, 7]]
+    assert frames_of(tokens).tolist() == [[4, 4, 5], [6, 6, 7]]
 
 
 def test_resampled_counts_against_a_slow_bootstrap():

@@ -47,10 +47,13 @@ def stored(request, corpus: Path, tmp_path_factory) -> tuple[SpeechTokenizer, Pa
     return tokenizer, folder
 
 
-def test_saved_and_loaded_it_is_the_same(stored):
+def test_saved_and_loaded_it_is_the_same(stored, capsys):
     tokenizer, folder = stored
     loaded = load_tokenizer(folder / "tokenizer")
     assert loaded.fingerprint == tokenizer.fingerprint and loaded.streams == tokenizer.streams
+    assert main(["tokenizer", "card", str(folder / "tokenizer")]) == 0
+    printed = capsys.readouterr().out
+    assert all(str(stream) in printed for stream in tokenizer.streams)
     card = json.loads((folder / "tokenizer" / "config.json").read_text())["card"]
     assert streams_of_card(card) == tokenizer.streams == streams_of_card(tokenizer.card())
 

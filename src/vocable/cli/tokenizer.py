@@ -53,10 +53,12 @@ def show_card(config: CardConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from vocable.tokens.streams import streams_of_card
     from vocable.tokens.tokenizer import read_card
 
-    table = Table("", "", title=config.folder, show_header=False)
-    for key, value in _flat(read_card(config.folder)):
+    table, card = Table("", "", title=config.folder, show_header=False), read_card(config.folder)
+    card["streams"] = {stream.name: stream for stream in streams_of_card(card)}
+    for key, value in _flat(card):
         table.add_row(key, str(value))
     Console().print(table)
 

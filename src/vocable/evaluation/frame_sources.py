@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vocable.errors import AudioFormatError, ConfigError
-from vocable.evaluation.token_sources import TokenSource, frame_codes
+from vocable.evaluation.token_sources import TokenSource
+from vocable.tokens.agreement import frames_of
 from vocable.types import Utterance
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def token_frames(source: TokenSource) -> FrameSource:
 
     def read() -> Iterator[tuple[str, Tensor]]:
         for utterance, tokens in source:
-            yield utterance.id, frame_codes(tokens).mT
+            yield utterance.id, frames_of(tokens).mT
 
     return FrameSource(
         frame_rate=source.frame_rate,

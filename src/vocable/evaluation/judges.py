@@ -92,9 +92,7 @@ def check_judge(transcriber: str, tokenizer: SpeechTokenizer, same_judge: Litera
 
 
 def encoder_name(tokenizer: SpeechTokenizer) -> str | None:
-    """Published name of the model a tokenizer encodes with, from its encoder or its card; None when it names none."""
-    name = getattr(getattr(tokenizer, "encoder", None), "name", None)
-    if name is None:
-        encoder = tokenizer.card().get("encoder")
-        name = encoder.get("name") if isinstance(encoder, dict) else encoder
+    """Published name of the model a tokenizer encodes with, from its card; None when it names none."""
+    encoder = tokenizer.card().get("encoder")
+    name = encoder.get("name") if isinstance(encoder, dict) else encoder
     return name if isinstance(name, str) else None

@@ -21,7 +21,7 @@ from vocable.evaluation.phone_labels import frame_labels, read_phones, utterance
 from vocable.evaluation.recount import Described, count_scores, gather_counts
 from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
-from vocable.evaluation.token_sources import frame_codes
+from vocable.tokens.agreement import frames_of
 from vocable.types import Phone
 
 MIN_FRAMES_PER_CELL = 10
@@ -90,7 +90,7 @@ class Phones(Benchmark[PhonesConfig]):
             if phones is None:
                 self.run.excluded["utterance without phones"] += 1
                 continue
-            codes = frame_codes(tokens)
+            codes = frames_of(tokens)
             if config.codebook >= codes.shape[0]:
                 raise ConfigError(f"codebook is {config.codebook}, but these tokens have {codes.shape[0]}, from 0 on.")
             found = frame_labels(phones, codes.shape[1], self.rate)

@@ -16,8 +16,6 @@ from vocable.tokens.streams import streams_of_card
 from vocable.types import SpeechTokens, Stream, Utterance
 
 if TYPE_CHECKING:
-    import torch
-
     from vocable.tokens.tokenizer import SpeechTokenizer
 
 
@@ -97,10 +95,3 @@ class TokenSource:
         except AudioFormatError:
             self.excluded["unreadable or refused audio"] += 1
             return None
-
-
-def frame_codes(tokens: SpeechTokens) -> torch.Tensor:
-    """One column of codes per frame, (num_codebooks, frames), whether or not runs were collapsed."""
-    if tokens.durations is None:
-        return tokens.codes
-    return tokens.codes.repeat_interleave(tokens.durations, dim=1)

@@ -22,8 +22,8 @@ from vocable.errors import ConfigError
 from vocable.evaluation.recount import Described, Statistic, count_scores, gather_counts
 from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
-from vocable.evaluation.token_sources import frame_codes
 from vocable.evaluation.unit_metrics import UnitCounter, entropy, normalised_entropy, used_share
+from vocable.tokens.agreement import frames_of
 from vocable.tokens.streams import streams_of_card
 from vocable.types import SpeechTokens
 
@@ -139,7 +139,7 @@ def _cells(tokens: SpeechTokens, sizes: Sequence[int]) -> np.ndarray:
     """All counts of an utterance in one table: ids by position, ids by frame, each per level, then durations."""
     offsets = (torch.tensor(sizes).cumsum(0) - torch.tensor(sizes))[:, None]
     positions = (tokens.codes.cpu().long() + offsets).flatten()
-    frames = (frame_codes(tokens).cpu().long() + offsets).flatten() + sum(sizes)
+    frames = (frames_of(tokens).cpu().long() + offsets).flatten() + sum(sizes)
     parts = [positions, frames]
     if tokens.durations is not None:
         parts.append(tokens.durations.cpu().long() + 2 * sum(sizes))

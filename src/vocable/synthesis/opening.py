@@ -9,7 +9,7 @@ from vocable.errors import AssetError, ConfigError, FingerprintError
 from vocable.synthesis.unit_hifigan import UnitHiFiGAN
 from vocable.synthesis.vocoder import UnitVocoder
 from vocable.tokens.fingerprint import check_fingerprint
-from vocable.tokens.tokenizer import SpeechTokenizer, Synthesizer, load_tokenizer
+from vocable.tokens.tokenizer import SpeechTokenizer, Synthesizer, load_tokenizer, resolve_folder
 
 SHIPPED = Path(__file__).with_name("shipped")
 """Folder of the small vocoder, which reads k-means units of one encoder by their vectors."""
@@ -34,7 +34,7 @@ def load_synthesizer(
     """
     if name_or_folder is None and tokenizer is not None and tokenizer.synthesizer is not None:
         return tokenizer.synthesizer
-    path = SHIPPED if name_or_folder is None else _resolve(name_or_folder)
+    path = SHIPPED if name_or_folder is None else resolve_folder(name_or_folder)
     synthesizer = _open(path, device)
     if tokenizer is not None:
         if isinstance(synthesizer, UnitVocoder) and synthesizer.config.codebook_dim is not None:
@@ -57,14 +57,6 @@ def attach_synthesizer(
     reads = tokenizer.matching(synthesizer.tokenizer_fingerprint)
     reads.synthesizer = synthesizer
     return reads
-
-
-def _resolve(name_or_folder: Path | str) -> Path:
-    if Path(name_or_folder).exists() or isinstance(name_or_folder, Path):
-        return Path(name_or_folder)
-    from vocable.assets import resolve
-
-    return Path(resolve(name_or_folder))
 
 
 def _open(path: Path, device: str) -> Synthesizer:

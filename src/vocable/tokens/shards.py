@@ -46,7 +46,7 @@ from vocable.tokens.shard_rows import (
 )
 from vocable.tokens.silence import frame_levels
 from vocable.tokens.streaming import is_long, read_blocks
-from vocable.tokens.streams import card_of_stream, choose_stream, stream_fingerprint, streams_of_card
+from vocable.tokens.streams import card_of_stream, choose_stream, find_stream, streams_of_card
 from vocable.tokens.tokenizer import SpeechTokenizer, load_tokenizer
 from vocable.types import Clip, SpeechTokens, Stream, Utterance
 
@@ -276,9 +276,8 @@ class TokenShards(TokenRows):
 
     def matching(self, fingerprint: str | None) -> "TokenShards":
         """Return the stream with this fingerprint; the shards themselves where no stream has it."""
-        streams = self.streams if len(self.streams) > 1 else ()
-        names = [one.name for one in streams if stream_fingerprint(self.fingerprint, one.name) == fingerprint]
-        return self.stream(names[0]) if names else self
+        name = find_stream(self.streams, self.fingerprint, fingerprint)
+        return self if name is None else self.stream(name)
 
     @property
     def streams(self) -> tuple[Stream, ...]:

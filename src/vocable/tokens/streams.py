@@ -78,6 +78,12 @@ def fingerprints_of_card(card: Mapping[str, Any]) -> set[str]:
     return {card["fingerprint"], *(card_of_stream(card, stream.name)["fingerprint"] for stream in streams)}
 
 
+def find_stream(streams: Sequence[Stream], whole: str, fingerprint: str | None) -> str | None:
+    """Return the name of the one of several streams with this fingerprint; `whole` is that of their tokenizer."""
+    names = [stream.name for stream in streams if stream_fingerprint(whole, stream.name) == fingerprint]
+    return names[0] if names and len(streams) > 1 else None
+
+
 def stream_fingerprint(fingerprint: str, name: str) -> str:
     """Return the fingerprint of one of several streams of a tokenizer."""
     return f"{fingerprint}-{name}"

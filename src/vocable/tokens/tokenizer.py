@@ -27,7 +27,7 @@ from vocable.features.voice import Voice
 from vocable.files import replace_file
 from vocable.registry import look_up
 from vocable.tokens.fingerprint import check_fingerprint
-from vocable.tokens.streams import card_of_stream, choose_stream, stream_fingerprint, streams_to_card
+from vocable.tokens.streams import card_of_stream, choose_stream, find_stream, stream_fingerprint, streams_to_card
 from vocable.types import Clip, SpeechTokens, Stream, Word
 
 CONFIG_FILE = "config.json"
@@ -168,10 +168,8 @@ class SpeechTokenizer(ABC):
 
     def matching(self, fingerprint: str | None) -> "SpeechTokenizer":
         """Return the stream with this fingerprint; the tokenizer itself where no stream has it."""
-        for stream in self.streams if len(self.streams) > 1 else ():
-            if stream_fingerprint(self.fingerprint, stream.name) == fingerprint:
-                return self.stream(stream.name)
-        return self
+        name = find_stream(self.streams, self.fingerprint, fingerprint)
+        return self if name is None else self.stream(name)
 
     def _one_stream(self, name: str | None = None) -> Stream:
         return choose_stream(self.streams, name, f"The tokenizer {self.name!r}")
@@ -323,11 +321,7 @@ class SpeechTokenizer(ABC):
 
     def _readme(self, repository: str) -> str:
         values = {key: value for key, value in self.card().items() if not isinstance(value, (dict, list))}
-        values |= {
-            f"stream {one.name}": f"{' x '.join(map(str, one.codebook_sizes))} codes, "
-            + ("one position a word" if one.rate is None else f"{one.rate:g} Hz")
-            for one in self.streams
-        }
+        values |= {f"stream {one.name}": str(one) for one in self.streams}
         rows = "\n".join(f"| {key} | {value} |" for key, value in values.items())
         return (
             "---\nlibrary_name: vocable\ntags: [speech, tokenizer]\n---\n\n"
@@ -408,7 +402,7 @@ def register_tokenizer(name: str) -> Callable[[T], T]:
 
 def load_tokenizer(name_or_folder: Path | str, device: str = "cpu") -> SpeechTokenizer:
     """Read a tokenizer of any kind; its config.json says which. See `SpeechTokenizer.from_pretrained` for errors."""
-    folder = _resolve(name_or_folder)
+    folder = resolve_folder(name_or_folder)
     header = _read_header(folder)
     kind = _tokenizer_class(header["tokenizer_type"])
     try:
@@ -426,7 +420,7 @@ def load_tokenizer(name_or_folder: Path | str, device: str = "cpu") -> SpeechTok
 
 def read_card(name_or_folder: Path | str) -> dict[str, Any]:
     """Return the card of a saved tokenizer without loading any weights."""
-    return _read_header(_resolve(name_or_folder))["card"]
+    return _read_header(resolve_folder(name_or_folder))["card"]
 
 
 def _tokenizer_class(name: str) -> type[SpeechTokenizer]:
@@ -437,7 +431,8 @@ def _tokenizer_class(name: str) -> type[SpeechTokenizer]:
     return look_up("tokenizer type", name, _TYPES)
 
 
-def _resolve(name_or_folder: Path | str) -> Path:
+def resolve_folder(name_or_folder: Path | str) -> Path:
+    """Return the folder itself, or that of an asset or a model on the Hugging Face hub; errors are those of assets."""
     if Path(name_or_folder).is_dir():
         return Path(name_or_folder)
     from vocable.assets import resolve
