@@ -191,7 +191,7 @@ class Recognition(Benchmark[RecognitionConfig]):
         frames = sum(one.num_frames for one in heard)
         speakers = {one.utterance.speaker for one in learn}
         texts = {one.text for one in learn}
-        return {
+        self.measured = {
             "num_parameters": sum(parameter.numel() for parameter in self.trained.model.parameters()),
             "num_updates": self.trained.num_updates,
             "train_loss": self.trained.losses,
@@ -212,13 +212,14 @@ class Recognition(Benchmark[RecognitionConfig]):
             "test_texts_in_train": sum(one.text in texts for one in heard),
             "error_rate_of_empty_texts": 1.0,
         }
+        return self.measured
 
     def notes(self, items: Items) -> list[str]:
         """Say what the numbers do not show."""
         notes = [
             "Intervals are over test utterances, not over training seeds: train several before ranking tokenizers."
         ]
-        found = self.measurements(items)
+        found = self.measured
         if self.config.control == "shuffled":
             notes.append("A control: the runs of every utterance were in random order.")
         if found["test_impossible"]:
