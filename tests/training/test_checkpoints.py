@@ -130,6 +130,9 @@ def test_precision_is_measured_once_and_kept(run, tmp_path, monkeypatch, capsys)
     assert run("third", config).precision == "fp32"
     with pytest.raises(OutputError, match=r"training.precision: auto -> fp32"):
         run("run")
+    (tmp_path / "run" / "training.yaml").write_text("precision: [fp32")
+    with pytest.raises(OutputError, match=r"training.yaml: cannot be read"):
+        run("run", config)
 
 
 def _name(dtype):

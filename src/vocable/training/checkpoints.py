@@ -57,9 +57,11 @@ class Checkpoints:
         )
 
     def recorded_precision(self) -> str | None:
-        """Return the precision that the run in the folder computes in; None: there is no run yet."""
-        record = self.folder.parent / RUN_NAME
-        values = yaml.safe_load(record.read_text(encoding="utf-8")) if record.is_file() else None
+        """Return the precision that the run in the folder computes in; None: there is no run, or `claim` refuses it."""
+        try:
+            values = yaml.safe_load((self.folder.parent / RUN_NAME).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return None
         return values.get("precision") if isinstance(values, dict) else None
 
     def all(self) -> list[Path]:
