@@ -208,4 +208,4 @@ def test_the_command_writes_a_result_and_prints_a_table(
     assert main([*words, "--task", "entities", "--out", str(tmp_path / "out")]) == 2
     assert "earlier result" in capsys.readouterr().err
     assert main([*words[:-2], "--task", "entities", "--seeds", "one", "--out", str(tmp_path / "new")]) == 2
-    assert "write whole numbers" in capsys.readouterr().err
+    assert "seeds.2 is 'one'; input should be a valid integer" in capsys.readouterr().err

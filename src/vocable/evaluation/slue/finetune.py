@@ -34,22 +34,26 @@ class FineTuneConfig:
     train: Literal["head", "all"] = "head"
     """The linear layer alone, or all weights of the language model too."""
     pooling: Pooling = "mean"
-    """Of sentiment: the mean of all states of a row, or the state of its last position."""
+    """State that sentiment is read from: the mean of all states of a row, or that of its last position."""
     head_learning_rate: float = 3e-3
+    """Learning rate of the linear layer."""
     learning_rate: float = 2e-5
-    """Of the language model's weights, when all are trained. 2e-5 is that of SLUE's own sentiment baseline."""
+    """Learning rate of the language model's weights, when all are trained; that of SLUE's own sentiment baseline."""
     weight_decay: float = 0.01
+    """Weight decay of all that is trained."""
     dropout: float = 0.2
-    """On what the linear layer reads; 0.2 is that of SLUE's own sentiment baseline."""
+    """Dropout on what the linear layer reads; that of SLUE's own sentiment baseline."""
     epochs: int = 60
+    """Most epochs."""
     patience: int = 10
     """Epochs without a better dev score after which to stop."""
     batch_utterances: int = 32
+    """Utterances in one update."""
     warmup_steps: int = 20
     """Updates over which learning rates grow to their value, at which they stay."""
     max_gradient_norm: float = 1.0
     max_tokens: int = 4096
-    """In one forward pass without gradients."""
+    """Tokens in one forward pass without gradients."""
 
     def __post_init__(self) -> None:
         if self.train not in ("head", "all"):

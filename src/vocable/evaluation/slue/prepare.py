@@ -21,18 +21,19 @@ class SlueInputs:
     """What to load."""
 
     model: Path
-    """Folder of a language model, or of its training run."""
+    """Folder of a language model, or of its training run. A model of units only is tested on speech alone."""
     tokenizer: Path | None = None
-    """Folder of the tokenizer; None looks beside the model."""
+    """Folder of the tokenizer. Without it, the one beside the model."""
     tokens: Path | None = None
-    """Token shards of the set's manifest; None encodes it."""
+    """Token shards of the set's manifest, instead of encoding it now."""
     transcriber: str | None = None
     """The recogniser of the pipeline; None leaves the pipeline out."""
     dtype: str | None = None
-    """Of the language model's weights; None keeps the saved one."""
+    """Type of the language model's weights. Without it, as saved."""
     device: str = "cpu"
+    """Where to compute."""
     cache: Path = field(default_factory=default_cache)
-    """Where tokens and transcripts are kept for the next model."""
+    """Folder where tokens and transcripts are kept for the next model. Without it, that of the assets."""
 
 
 class Prepared(NamedTuple):

@@ -40,15 +40,17 @@ class SlueConfig:
     """What is trained and tested."""
 
     task: Literal["sentiment", "entities"]
+    """What is recognised: sentiment, or entities."""
     tune: FineTuneConfig = field(default_factory=FineTuneConfig)
+    """How heads are trained."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of fine-tuning; one table each."""
+    """Seeds of fine-tuning; one table each."""
     random_control: bool = True
     """Also make the table with a model of the same shape that was never trained."""
     text_case: TextCase = "as_is"
-    """lower: write all texts in lower case, so that capitals do not give names away."""
+    """Case of texts; lower: write all texts in lower case, so that capitals do not give names away."""
     max_train: int | None = None
-    """At most so many train utterances; None: all."""
+    """Most train utterances. Without it, all."""
     language: str = "en"
     """en: phrases are compared with English numbers in digits; others: in lower case without punctuation."""
 
