@@ -57,7 +57,7 @@ def speech(tmp_path_factory, make_speechlike):
 
 def test_each_source_takes_what_it_can_build(speech, tmp_path):
     _, shards, _ = speech
-    examples = sutlm.build_examples(shards, ["text alone"])
+    examples = list(sutlm.build_examples(shards, ["text alone"]))
     examples[0] = JointExample(id=examples[0].id, tokens=examples[0].tokens)  # speech alone
     examples[1] = replace(examples[1], words=None)  # no word times
     config = replace(CONFIG, sources={name: sutlm.SourceConfig() for name in ("unit-only", "text-only", "cst", "ast")})
@@ -70,6 +70,17 @@ def test_each_source_takes_what_it_can_build(speech, tmp_path):
     assert "word times" in sources["ast"].unusable[examples[1].id]
     with pytest.raises(ConfigError, match=r"The source 'ast' has no example. .* lacks speech tokens, word times"):
         sutlm.build_sources(config, readers, examples[:2])
+
+
+def test_examples_are_read_lazily_and_marked_as_they_are(speech):
+    _, shards, _ = speech
+    plain = [JointExample.of(utterance, tokens, shards.streams[0].rate) for utterance, tokens in shards]
+    plain += [JointExample(id="text 0", text="one"), JointExample(id="text 1", text="two")]
+    lazy = sutlm.build_examples(shards, ["one", "two"])
+    assert list(lazy) == plain and [lazy[index] for index in range(len(lazy))] == plain
+    assert list(lazy.take([13, 2, 2])) == [plain[13], plain[2], plain[2]] and list(lazy[3:5]) == plain[3:5]
+    fields = [(number, e.id, e.text, e.speaker, e.split) for number, e in enumerate(plain)]
+    assert [tuple(mark) for mark in sutlm._marks(shards, ["one", "two"])] == fields
 
 
 def test_settings_of_a_layout(speech, tmp_path):
@@ -201,8 +212,8 @@ def test_no_text_is_on_both_sides_of_the_split(speech):
 def test_texts_that_marks_hold_out_are_not_trained_on(speech):
     """Six sentences, twice each; marked by voice, so that each is on both sides."""
     _, shards, _ = speech
-    examples = sutlm.build_examples(shards, ["a new line"])
-    marked = [replace(e, split=("train", "valid")[i >= 10]) for i, e in enumerate(examples[:12])] + examples[12:]
+    marks = sutlm._marks(shards, ["a new line"])
+    marked = [mark._replace(split=("train", "valid")[i >= 10]) for i, mark in enumerate(marks[:12])] + marks[12:]
     train, valid = divide(marked, 0.1, by="text")
     kept = sutlm._without_texts_of(train, marked)
     shared = {e.text for e in marked[10:12]}

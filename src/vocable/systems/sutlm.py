@@ -9,6 +9,7 @@ paper's model has 350M parameters and starts from random weights, as far as is k
 vocabulary and gets rows for speech behind it. What the paper leaves open is a setting, with our choice as its default.
 """
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from vocable.sequences.joint_layouts import JointLayout, make_layout
 from vocable.sequences.joint_rows import JointExample
 from vocable.sequences.joint_vocabulary import JointVocabulary, joint_vocabulary
 from vocable.sequences.layouts import change_layout
+from vocable.sequences.lazy import Lazy, LazyDocuments
 from vocable.sequences.mixing import BuiltDocuments, Mixture, MixtureConfig, assign_roles
 from vocable.sequences.packing import PackedBatch
 from vocable.sequences.subwords import SubwordConfig, UnitSubwords
@@ -45,6 +47,7 @@ from vocable.tokens.tokenizer import SpeechTokenizer
 from vocable.tokens.unit_tokenizer import UnitTokenizerConfig
 from vocable.training.language_model import JointParts, LMTrainingConfig, train_lm
 from vocable.training.loop import TrainingResult
+from vocable.types import Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,16 +150,41 @@ class Source(NamedTuple):
     """Examples that a layout can build, and those that it cannot."""
 
     layout: JointLayout
-    examples: list[JointExample]
+    examples: Sequence[JointExample]
+    """Read when they are asked for."""
     unusable: dict[str, str]
     """Ids of examples that lack something, with the reason."""
 
 
-def build_examples(shards: TokenShards, texts: Sequence[str] = ()) -> list[JointExample]:
-    """Take the utterances of token shards, with text and words where they have them, and text without speech."""
-    frame_rate = shards.streams[0].rate
-    spoken = [JointExample.of(utterance, tokens, frame_rate) for utterance, tokens in shards]
-    return spoken + [JointExample(id=f"text {index}", text=text) for index, text in enumerate(texts)]
+def build_examples(shards: TokenShards, texts: Sequence[str] = ()) -> Lazy[JointExample]:
+    """Take the utterances of token shards, with text and words where they have them, and text without speech.
+
+    Each is read when it is asked for.
+    """
+    frame_rate, num_spoken = shards.streams[0].rate, len(shards)
+
+    def build(number: int) -> JointExample:
+        if number < num_spoken:
+            return JointExample.of(*shards[number], frame_rate)
+        return JointExample(id=f"text {number - num_spoken}", text=texts[number - num_spoken])
+
+    return Lazy(range(num_spoken + len(texts)), build)
+
+
+class _Mark(NamedTuple):
+    """What decides about the split of an example."""
+
+    number: int
+    id: str
+    text: str | None
+    speaker: str | None = None
+    split: Split | None = None
+
+
+def _marks(shards: TokenShards, texts: Sequence[str] = ()) -> list[_Mark]:
+    """Return the marks of all examples, in the order of `build_examples`, without reading their tokens."""
+    spoken = [_Mark(number, *mark) for number, mark in enumerate(shards.marks)]
+    return spoken + [_Mark(len(spoken) + index, f"text {index}", text) for index, text in enumerate(texts)]
 
 
 def build_readers(config: SutlmConfig, shards: TokenShards, examples: Sequence[JointExample], folder: Path) -> Readers:
@@ -203,19 +231,19 @@ def build_sources(
     sources = {}
     for name, source in config.sources.items():
         layout = _layout(source.layout or name, source.settings, config.seed, readers)
-        usable, unusable = [], {}
-        for example in examples:
+        usable, unusable = array("q"), {}
+        for number, example in enumerate(examples):
             if by_role and source.role is not None and roles.get(example.id) != source.role:
                 continue
             try:
                 layout.parts(example, 0)
-                usable.append(example)
+                usable.append(number)
             except ManifestError as error:
                 unusable[example.id] = str(error)
         if not usable and by_role:
             reason = next(iter(unusable.values()), f"no example has the role {source.role!r}")
             raise ConfigError(f"The source {name!r} has no example. {reason}")
-        sources[name] = Source(layout, usable, unusable)
+        sources[name] = Source(layout, Lazy(examples, lambda example: example).take(usable), unusable)
     return sources
 
 
@@ -302,15 +330,17 @@ def train(
     for other, what in ((valid_shards, "the validation tokens"), (tokenizer, "the tokenizer")):
         if other is not None:
             check_fingerprint(shards.fingerprint, other.fingerprint, str(shards.folder), what)
-    examples = build_examples(shards, texts)
+    every, marks = build_examples(shards, texts), _marks(shards, texts)
     if valid_shards is None:
-        chosen, held_out = divide(examples, config.valid_share, by="text")
-        examples = _without_texts_of(chosen, examples)
-        if len(examples) < len(chosen):
-            report(f"{len(chosen) - len(examples)} utterances are not trained on, since their text is held out")
+        chosen, valid_marks = divide(marks, config.valid_share, by="text")
+        train_marks, held_out = _without_texts_of(chosen, marks), every.take([mark.number for mark in valid_marks])
+        if len(train_marks) < len(chosen):
+            report(f"{len(chosen) - len(train_marks)} utterances are not trained on, since their text is held out")
     else:
-        examples, held_out = training_items(examples), validation_items(build_examples(valid_shards))
-        _refuse_shared_texts(examples, held_out)
+        train_marks, valid_marks = training_items(marks), validation_items(_marks(valid_shards))
+        _refuse_shared_texts(train_marks, valid_marks)
+        held_out = build_examples(valid_shards).take([mark.number for mark in valid_marks])
+    examples = every.take([mark.number for mark in train_marks])
     readers = build_readers(config, shards, examples, out)
     sources = build_sources(config, readers, examples)
     for name, source in sources.items():
@@ -323,7 +353,7 @@ def train(
     return train_lm(
         build_lm(config, readers),
         mixture.epoch,
-        {name: [source.layout.build(item) for item in source.examples] for name, source in valid.items()},
+        {name: LazyDocuments(source.examples, source.layout.build) for name, source in valid.items()},
         config.training,
         out / "lm",
         build_card(config, sources, shards, tokenizer),
@@ -343,14 +373,14 @@ def _layout(name: str, settings: Mapping[str, Any], seed: int, readers: Readers)
     return layout.bind(readers.text_tokenizer, readers.subwords)
 
 
-def _without_texts_of(train: Sequence[JointExample], every: Sequence[JointExample]) -> list[JointExample]:
+def _without_texts_of(train: Sequence[_Mark], every: Sequence[_Mark]) -> list[_Mark]:
     """Leave out what has a text that marks in the manifest hold out, as those of a split by speaker may."""
     trained = {example.id for example in train}
     held_out = {plain_text(example.text) for example in every if example.text and example.id not in trained}
     return [example for example in train if not example.text or plain_text(example.text) not in held_out]
 
 
-def _refuse_shared_texts(train: Sequence[JointExample], valid: Sequence[JointExample]) -> None:
+def _refuse_shared_texts(train: Sequence[_Mark], valid: Sequence[_Mark]) -> None:
     known = {plain_text(example.text): example.id for example in train if example.text}
     shared = [example for example in valid if example.text and plain_text(example.text) in known]
     if shared:
