@@ -16,7 +16,9 @@ prompt, the copy rate, auto-BLEU, and anchors that are measured in the same way:
 Source: SUTLM (Chou et al., 2023, arXiv:2310.08715). How it samples is not known to us; settings are recorded.
 """
 
-import time
+from __future__ import annotations
+
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,15 +30,29 @@ import numpy as np
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.continuation import derangement
 from vocable.evaluation.half_generation import Made, random_words
-from vocable.evaluation.halves import Cell, CutConfig, CutUtterance, HalfModel, readable, reasons
+from vocable.evaluation.halves import (
+    Cell,
+    CutConfig,
+    CutUtterance,
+    HalfModel,
+    cut_for,
+    load_half_model,
+    readable,
+    reasons,
+)
 from vocable.evaluation.metrics.continuations import TEXT_CONVENTIONS
+from vocable.evaluation.once import default_cache
 from vocable.evaluation.pelm_kept import KeptContinuations, KeptMeasures, KeptTranscripts, count_made
 from vocable.evaluation.pelm_summary import Empty, pelm_exclusions, pelm_notes, pelm_scores
-from vocable.evaluation.results import EvaluationResult
-from vocable.evaluation.units_to_text import UnitsToText
+from vocable.evaluation.results import Score
+from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Items
+from vocable.evaluation.units_to_text import SpokenUnitsToText, UnitsToText, load_joint_units_to_text
 from vocable.lm.generation import GenerationConfig
-from vocable.lm.text_lm import TextLM, plain_case
+from vocable.lm.spoken import SpokenLM
+from vocable.lm.text_lm import TextLM, load_text_lm, plain_case
+from vocable.recognition.transcribe_ctc import load_transcriber
 from vocable.registry import look_up
+from vocable.synthesis.opening import load_synthesizer
 from vocable.types import SpeechTokens
 
 ANCHORS = ("true", "transcribed", "shuffled", "copy", "random")
@@ -46,27 +62,63 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PelmConfig:
-    """Which prompts are continued, how, and what stands beside the model."""
+class PelmConfig(BenchmarkConfig):
+    """Which prompts are continued, by what, and what stands beside the model."""
 
+    manifest: Path
+    """Recordings with texts and word times (JSONL); see 'vocable align'."""
+    model: str
+    """Folder of a language model, or of its training run; or a control: text (a text model, t2t), random."""
+    tokenizer: Path | None = None
+    """Folder of the speech tokenizer; without it, the one beside the model."""
+    text_model: str = "HuggingFaceTB/SmolLM2-135M"
+    """The external text model that gives perplexities."""
+    control_model: str = "HuggingFaceTB/SmolLM2-135M"
+    """The text model of the control text; another than the external one, or it judges itself."""
+    text_opening: Literal["bos", "none"] = "bos"
+    """Open texts with its start symbol (bos), or leave their first token unscored (none)."""
+    units_to_text: str = "own"
+    """How units become text: own (the model's own transcription), asr (vocoder and recogniser), or the folder of
+    another joint model that reads the same units."""
+    vocoder: Path | None = None
+    """Folder of the vocoder of asr. Without it, the small one that comes with Vocable, where it fits."""
+    voice: str | None = None
+    """Voice of the vocoder; without it, its first."""
+    transcriber: str = "openai/whisper-base"
+    """The recogniser of asr."""
+    language: str = "en"
+    """Language that is spoken, for the recogniser."""
+    same_judge: Literal["refuse", "allow"] = "refuse"
+    """Refuse or allow a recogniser that is the tokenizer's own encoder."""
     num_prompts: int | None = 100
-    """Drawn from the utterances that can be cut; None takes all."""
+    """Prompts to draw from the utterances that can be cut; null takes all."""
     directions: tuple[Cell, ...] | None = None
-    """None: all that the model can read."""
-    cut: CutConfig = field(default_factory=CutConfig)
+    """Which of u2u, t2t, u2t, t2u; without it, all that the model can read."""
+    share: float = 0.5
+    """Share of the words that the prompt gets."""
+    min_words: int = 2
+    """Fewest words of each half; shorter utterances are left out."""
+    pause: Literal["middle", "before", "after"] = "middle"
+    """Which half gets the pause at the cut: both (middle), the prompt (before) or the continuation (after)."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """Sampling; `max_seconds` bounds spoken continuations. Its seed is not used: see `seed`."""
     max_text_tokens: int = 64
-    """Bounds written continuations."""
+    """Longest written continuation."""
     prompt_text: Literal["transcribed", "true"] = "transcribed"
-    """Spoken prompts before the external model: through T, as in the paper's formula, or as written."""
+    """Spoken prompts before the external model: as transcribed (the paper's formula), or as written (true)."""
     empty: Empty = "excluded"
-    """A continuation that says nothing: left out and counted, or scored as the prompt alone (in PELM with the prompt;
-    what is not there has no likelihood of its own)."""
+    """Continuations without a word: left out and counted, or scored as the prompt alone (in PELM with the prompt; what
+    is not there has no likelihood of its own)."""
     anchors: tuple[str, ...] = ANCHORS
-    seed: int = 0
-    """Of the draw of prompts, of sampling (with the utterance's id and the direction) and of the bootstrap."""
+    """Which of true, transcribed, shuffled, copy and random stand beside the model."""
     num_resamples: int = 2000
+    """Resamples of the bootstrap."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the model's weights. Without it, as saved."""
+    device: str | None = None
+    """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
+    cache: Path = field(default_factory=default_cache)
+    """Folder for tokens. Without it, that of the assets."""
 
     def __post_init__(self) -> None:
         for anchor in self.anchors:
@@ -77,6 +129,136 @@ class PelmConfig:
             raise ConfigError(
                 f"max_text_tokens is {self.max_text_tokens}, num_resamples {self.num_resamples}; at least 1 each."
             )
+        self.cut  # noqa: B018  # checks its settings
+
+    @property
+    def cut(self) -> CutConfig:
+        """Where utterances are cut."""
+        return CutConfig(share=self.share, min_words=self.min_words, pause=self.pause)
+
+
+class Pelm(Benchmark[PelmConfig]):
+    """Measure the perplexity of continuations under another language model (PELM), in and across modalities.
+
+    True first halves of utterances -> sampled continuations -> text -> perplexity of prompt and continuation together
+    (the paper's PELM), and of the continuation given the prompt. Beside it: copy rate, auto-BLEU, and the same numbers
+    for the true sentence, its transcript, another's continuation, the prompt again, and random words.
+
+    Writes pelm.json and pelm.items.parquet (every text and its likelihoods). What was generated, transcribed and
+    measured is kept in OUT/kept: a run that was stopped goes on from there, and one with another external model only
+    measures. Sampling is set after the command, for example: temperature=0.8 top_k=50 max_seconds=10
+
+    vocable evaluate pelm dev.jsonl --model runs/sutlm --out results temperature=0.8 top_k=50
+    """
+
+    name, Config, positional, counted = "pelm", PelmConfig, ("manifest",), "prompts"
+
+    def items(self) -> Items:
+        """Continue prompts in every direction, and measure what was said."""
+        config, run = self.config, self.run
+        self.model = model = run.open("model", self._load)
+        self.directions = directions_of(model, config)
+        units_to_text = run.open("units_to_text", self._load_units_to_text)
+        if units_to_text is None and any("u" in direction for direction in self.directions):
+            raise ConfigError(f"{', '.join(self.directions)}: directions with units need a way from units to text.")
+        text_lm = run.open("text_lm", self._load_text_lm)
+        run.fingerprints |= model.fingerprints
+        run.weights |= {**model.weights, "text_lm": dict(text_lm.weights)}
+        run.weights |= {} if units_to_text is None else {"units_to_text": dict(units_to_text.weights)}
+        cut = run.open("cut", self._cut)
+        chosen = _choose(readable(model, cut, run.excluded), config, run.excluded)
+        self.parts = parts = _start(model, text_lm, units_to_text, run.folder, config, run.advance)
+        texts = _TrueTexts(parts, chosen)
+        items: list[dict[str, Any]] = [_item(one) for one in chosen]
+        for direction in self.directions:
+            made = _continue(parts, chosen, direction)
+            said = _written(parts, made, f"Transcribing {direction}")
+            for item, new in zip(items, made, strict=True):
+                item[f"{direction}_num_tokens"], item[f"{direction}_stopped"] = new.num_tokens, new.stopped
+            total = len(chosen) * len(texts.names(direction))
+            watch = functools.partial(run.advance, f"Scoring {direction}", total=total)
+            for system, (prompts, found) in texts.systems(direction, said).items():
+                rows = parts.measures(prompts, found, watch)
+                for item, prompt, text, row in zip(items, prompts, found, rows, strict=True):
+                    _add(item, direction, system, prompt, text, row)
+        return items
+
+    def scores(self, items: Items) -> dict[str, Score]:
+        """See `Benchmark`."""
+        systems = ("model", *self.config.anchors)
+        self.run.excluded.update(pelm_exclusions(items, self.directions, systems))
+        self.scored = pelm_scores(items, self.directions, systems, self.draws)
+        return self.scored
+
+    def conventions(self) -> dict[str, Any]:
+        """See `Benchmark`."""
+        config, units_to_text = self.config, self._units_to_text
+        sampling = asdict(config.generation)
+        del sampling["seed"], sampling["batch_size"], sampling["cache"]
+        return {
+            **(units_to_text.conventions if units_to_text is not None else {"units_to_text": None}),
+            **self.parts.measures.text_lm.conventions,
+            **{name: TEXT_CONVENTIONS[name] for name in ("words", "auto_bleu")},
+            "directions": list(self.directions),
+            "cut": asdict(config.cut),
+            "num_prompts": config.num_prompts,
+            "sampling": sampling if self.model.lm is not None else None,
+            "max_text_tokens_sampled": config.max_text_tokens,
+            "seeds": "of the seed, the utterance's id and the direction",
+            "prompt_text": config.prompt_text,
+            "texts": "prompt and continuation joined by a space; text in capitals alone is lowercased",
+            "empty_continuations": config.empty,
+            "anchors": list(config.anchors),
+            "intervals": f"percentile bootstrap, 95 %, {config.num_resamples} draws, over prompts and over speakers",
+        }
+
+    def measurements(self, items: Items) -> dict[str, Any]:
+        """See `Benchmark`."""
+        parts, directions = self.parts, self.directions
+        return {
+            "made_in_this_run": count_made(parts.continuations, parts.transcripts, parts.measures),
+            "num_prompts": len(items),
+            "stopped": {one: dict(Counter(item[f"{one}_stopped"] for item in items)) for one in directions},
+            "new_tokens": {one: sum(item[f"{one}_num_tokens"] for item in items) for one in directions},
+        }
+
+    def notes(self, items: Items) -> list[str]:
+        """See `Benchmark`."""
+        name = None if self._units_to_text is None else self._units_to_text.name
+        return pelm_notes(items, self.directions, self.scored, name)
+
+    @property
+    def _units_to_text(self) -> UnitsToText | None:
+        return None if self.parts.transcripts is None else self.parts.transcripts.units_to_text
+
+    def _load(self) -> HalfModel:
+        config = self.config
+        return load_half_model(
+            config.model,
+            tokenizer=config.tokenizer,
+            text_model=config.control_model,
+            dtype=config.dtype,
+            device=self.run.device,
+        )
+
+    def _load_text_lm(self) -> TextLM:
+        return load_text_lm(self.config.text_model, opening=self.config.text_opening, device=self.run.device)
+
+    def _load_units_to_text(self) -> UnitsToText | None:
+        config, lm, device = self.config, self.model.lm, self.run.device
+        if not any("u" in direction for direction in self.directions):
+            return None
+        if config.units_to_text != "asr":
+            return load_joint_units_to_text(config.units_to_text, self.model, device=device)
+        assert isinstance(lm, SpokenLM), "a direction has units"
+        lm.tokenizer.synthesizer = load_synthesizer(config.vocoder, lm.tokenizer, device)
+        recogniser = load_transcriber(config.transcriber, language=config.language, device=device)
+        return SpokenUnitsToText(lm.tokenizer, recogniser, lm.collapsed, config.voice, config.same_judge)
+
+    def _cut(self) -> list[CutUtterance]:
+        watch = lambda count, total: self.run.advance("Encoding speech", count, total)  # noqa: E731
+        config, excluded = self.config, self.run.excluded
+        return cut_for(self.model, self.run.utterances(), config.cut, config.cache, excluded, watch)
 
 
 class _Run(NamedTuple):
@@ -106,66 +288,11 @@ def directions_of(model: HalfModel, config: PelmConfig) -> tuple[Cell, ...]:
     return wanted
 
 
-def pelm_steps(directions: Sequence[Cell]) -> list[str]:
-    """Name the steps that report progress."""
-    each = [f"{what} {direction}" for direction in directions for what in ("Continuing", "Transcribing", "Scoring")]
-    return ["Transcribing true prompts", "Transcribing true continuations", *each]
-
-
-def evaluate_pelm(
-    model: HalfModel,
-    utterances: Sequence[CutUtterance],
-    left_out: Mapping[str, int],
-    text_lm: TextLM,
-    units_to_text: UnitsToText | None,
-    folder: Path,
-    config: PelmConfig | None = None,
-    on_progress: Progress = lambda step, count, total: None,
-) -> EvaluationResult:
-    """Continue prompts in every direction, and measure what was said.
-
-    Args:
-        model: of `load_half_model`.
-        utterances: of `cut_for`.
-        left_out: utterances that could not be cut, by reason.
-        text_lm: the external model.
-        units_to_text: T; needed where a direction has units.
-        folder: continuations, transcripts and measures are kept in its `kept/`, each under what it was made from, so
-            that a run that was stopped, or one with another external model, goes on from them.
-        config: see `PelmConfig`.
-        on_progress: see `Progress`.
-
-    Raises:
-        ConfigError: a direction is not the model's, or needs T.
-        ManifestError: no utterance is left.
-        OutputError: what is kept in `folder` cannot be read or written.
-    """
-    config, started, excluded = config or PelmConfig(), time.perf_counter(), Counter(left_out)
-    directions = directions_of(model, config)
-    if units_to_text is None and any("u" in direction for direction in directions):
-        raise ConfigError(f"{', '.join(directions)}: directions with units need a way from units to text.")
-    chosen = _choose(readable(model, utterances, excluded), config, excluded)
-    run = _start(model, text_lm, units_to_text, folder, config, on_progress)
-    texts = _TrueTexts(run, chosen)
-    items: list[dict[str, Any]] = [_item(one) for one in chosen]
-    for direction in directions:
-        made = _continue(run, chosen, direction)
-        said = _written(run, made, f"Transcribing {direction}")
-        for item, new in zip(items, made, strict=True):
-            item[f"{direction}_num_tokens"], item[f"{direction}_stopped"] = new.num_tokens, new.stopped
-        step, total = f"Scoring {direction}", len(chosen) * len(texts.names(direction))
-        for system, (prompts, found) in texts.systems(direction, said).items():
-            rows = run.measures(prompts, found, lambda count, step=step, total=total: on_progress(step, count, total))
-            for item, prompt, text, row in zip(items, prompts, found, rows, strict=True):
-                _add(item, direction, system, prompt, text, row)
-    return _result(run, items, directions, excluded, time.perf_counter() - started)
-
-
 def _start(
     model: HalfModel,
     text_lm: TextLM,
     units_to_text: UnitsToText | None,
-    folder: Path,
+    folder: Path | None,
     config: PelmConfig,
     watch: Progress,
 ) -> _Run:
@@ -176,35 +303,6 @@ def _start(
     if model.lm is not None:
         continued = KeptContinuations(folder, model, config.generation, config.max_text_tokens, config.seed)
     return _Run(model, config, continued, written, KeptMeasures(folder, text_lm, config.empty), watch)
-
-
-def _result(
-    run: _Run, items: list[dict[str, Any]], directions: Sequence[Cell], excluded: Mapping[str, int], seconds: float
-) -> EvaluationResult:
-    model, config, text_lm = run.model, run.config, run.measures.text_lm
-    units_to_text = None if run.transcripts is None else run.transcripts.units_to_text
-    settings = {"seed": config.seed, "num_resamples": config.num_resamples}
-    scores = pelm_scores(items, directions, ("model", *config.anchors), settings)
-    return EvaluationResult(
-        benchmark="pelm",
-        scores=scores,
-        conventions=_conventions(model, directions, text_lm, units_to_text, config),
-        fingerprints=model.fingerprints,
-        weights={
-            **model.weights,
-            "text_lm": dict(text_lm.weights),
-            **({"units_to_text": dict(units_to_text.weights)} if units_to_text is not None else {}),
-        },
-        seed=config.seed,
-        seconds=seconds,
-        excluded={**excluded, **pelm_exclusions(items, directions, ("model", *config.anchors))},
-        notes=pelm_notes(items, directions, scores, units_to_text.name if units_to_text else None),
-        measurements={
-            "made_in_this_run": count_made(run.continuations, run.transcripts, run.measures),
-            **_measurements(items, directions),
-        },
-        items=items,
-    )
 
 
 class _TrueTexts:
@@ -292,40 +390,3 @@ def _add(item: dict[str, Any], direction: str, system: str, prompt: str, text: s
     if system == "model":
         item[f"{direction}_prompt_transcript"] = prompt
     item |= {f"{stem}{name}": value for name, value in {"transcript": text, **row}.items()}
-
-
-def _conventions(
-    model: HalfModel,
-    directions: Sequence[Cell],
-    text_lm: TextLM,
-    map_units: UnitsToText | None,
-    config: PelmConfig,
-) -> dict[str, Any]:
-    sampling = asdict(config.generation)
-    del sampling["seed"], sampling["batch_size"], sampling["cache"]
-    return {
-        **(map_units.conventions if map_units is not None else {"units_to_text": None}),
-        **text_lm.conventions,
-        **{name: TEXT_CONVENTIONS[name] for name in ("words", "auto_bleu")},
-        "directions": list(directions),
-        "cut": asdict(config.cut),
-        "num_prompts": config.num_prompts,
-        "sampling": sampling if model.lm is not None else None,
-        "max_text_tokens_sampled": config.max_text_tokens,
-        "seeds": "of the seed, the utterance's id and the direction",
-        "prompt_text": config.prompt_text,
-        "texts": "prompt and continuation joined by a space; text in capitals alone is lowercased",
-        "empty_continuations": config.empty,
-        "anchors": list(config.anchors),
-        "intervals": f"percentile bootstrap, 95 %, {config.num_resamples} draws, over prompts and over speakers",
-    }
-
-
-def _measurements(items: Sequence[Mapping[str, Any]], directions: Sequence[Cell]) -> dict[str, Any]:
-    return {
-        "num_prompts": len(items),
-        "stopped": {
-            direction: dict(Counter(item[f"{direction}_stopped"] for item in items)) for direction in directions
-        },
-        "new_tokens": {direction: sum(item[f"{direction}_num_tokens"] for item in items) for direction in directions},
-    }

@@ -38,7 +38,7 @@ class KeptContinuations:
     """A model's continuations, made where they are not on disk."""
 
     def __init__(
-        self, folder: Path, model: HalfModel, config: GenerationConfig, max_text_tokens: int, seed: int
+        self, folder: Path | None, model: HalfModel, config: GenerationConfig, max_text_tokens: int, seed: int
     ) -> None:
         """Read what is there, and name the model by its weights.
 
@@ -46,7 +46,7 @@ class KeptContinuations:
             OutputError: the file cannot be read.
         """
         self.model, self.config, self.max_text_tokens, self.seed = model, config, max_text_tokens, seed
-        self.store = KeyedStore(Path(folder) / "kept" / "continuations.jsonl")
+        self.store = _store(folder, "continuations.jsonl")
         self.num_made = 0
         self._settings = _generation_settings(model, config, max_text_tokens, seed)
 
@@ -74,14 +74,14 @@ class KeptContinuations:
 class KeptTranscripts:
     """What units say, written down where it is not on disk."""
 
-    def __init__(self, folder: Path, units_to_text: UnitsToText, tokenizer: str | None) -> None:
+    def __init__(self, folder: Path | None, units_to_text: UnitsToText, tokenizer: str | None) -> None:
         """Read what is there; `tokenizer` is the fingerprint of the one whose units they are.
 
         Raises:
             OutputError: the file cannot be read.
         """
         self.units_to_text = units_to_text
-        self.store = KeyedStore(Path(folder) / "kept" / "transcripts.jsonl")
+        self.store = _store(folder, "transcripts.jsonl")
         self.num_made = 0
         self._settings = {
             "tokenizer": tokenizer,
@@ -106,7 +106,7 @@ class KeptTranscripts:
 class KeptMeasures:
     """Measures of texts behind their prompts, taken where they are not on disk."""
 
-    def __init__(self, folder: Path, text_lm: TextLM, empty: Empty) -> None:
+    def __init__(self, folder: Path | None, text_lm: TextLM, empty: Empty) -> None:
         """Read what is there.
 
         Raises:
@@ -114,7 +114,7 @@ class KeptMeasures:
         """
         self.text_lm = text_lm
         self.empty: Empty = empty
-        self.store = KeyedStore(Path(folder) / "kept" / "measures.jsonl")
+        self.store = _store(folder, "measures.jsonl")
         self.num_made = 0
         self._settings = {
             "weights": weights_key(text_lm.weights),
@@ -136,6 +136,10 @@ class KeptMeasures:
             self.num_made += len(block)
             on_progress(len(block))
         return [self.store[key] for key in keys]
+
+
+def _store(folder: Path | None, name: str) -> KeyedStore:
+    return KeyedStore(None if folder is None else Path(folder) / "kept" / name)
 
 
 def count_made(*kept: KeptContinuations | KeptTranscripts | KeptMeasures | None) -> dict[str, int]:

@@ -74,6 +74,7 @@ BENCHMARKS = {
     "retention": "vocable.evaluation.text_retention:Retention",
     "cra": "vocable.evaluation.context_retrieval:Retrieval",
     "abx": "vocable.evaluation.abx:Abx",
+    "pelm": "vocable.evaluation.pelm:Pelm",
     "phones": "vocable.evaluation.phones:Phones",
     "recognition": "vocable.evaluation.recognition:Recognition",
     "resynthesis": "vocable.evaluation.resynthesis:Resynthesis",
