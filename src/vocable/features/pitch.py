@@ -16,6 +16,10 @@ REFERENCE_HZ = 150.0
 """Pitch is given to networks as log(f0 / REFERENCE_HZ), so that speech lies around zero."""
 
 
+BLOCK_FRAMES = 256
+"""Frames that are measured at a time, which bounds the memory: the transform of one takes 30 kB."""
+
+
 class Pitch(NamedTuple):
     """Pitch of every frame."""
 
@@ -45,7 +49,8 @@ def measure_pitch(
     left = (span - hop_length) // 2
     frames = functional.pad(waveforms, (left, span)).unfold(-1, span, hop_length)
     frames = frames[:, : waveforms.shape[1] // hop_length]  # (batch, frames, span)
-    normalised, energy = _yin_difference(frames, window, longest)
+    blocks = [_yin_difference(block, window, longest) for block in frames.split(BLOCK_FRAMES, dim=1)]
+    normalised, energy = (torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True))
     inner = normalised[..., shortest:-1]
     is_dip = (inner <= normalised[..., shortest - 1 : -2]) & (inner < normalised[..., shortest + 1 :])
     first = (is_dip & (inner < threshold)).float()
