@@ -2,8 +2,8 @@
 
 import rich.progress
 
-from vocable.cli.showing import print_scores
 from vocable.evaluation.results import EvaluationResult, Score
+from vocable.evaluation.runner import print_result
 from vocable.progress import progress, progress_bars, progress_steps
 
 
@@ -48,7 +48,7 @@ def test_scores_are_printed_with_what_their_intervals_are_over(capsys):
         seconds=1.0,
         excluded={"one half is missing": 2},
     )
-    print_scores(result, items="pairs", speakers="voices")
+    print_result(result, counted="pairs", grouped="voices")
     shown = capsys.readouterr().out
     for text in ("over pairs", "over voices", "0.25 to 0.75", "0.375 to 0.625", "Left out: 2 (one half is missing)"):
         assert text in shown

@@ -15,7 +15,6 @@ from dataclasses import replace
 
 from vocable import __version__
 from vocable.cli.command import Command
-from vocable.cli.plain import PlainCommand
 from vocable.errors import VocableError
 from vocable.registry import unknown_name_message
 
@@ -59,8 +58,6 @@ def find_commands() -> dict[str, Command]:
         for usage, entry in table.items():
             name = " ".join(word for word in usage.split() if not word.strip(".").isupper())
             command = entry if isinstance(entry, Command) else Command(entry)
-            if not any(map(command.kind, command.parts)) and command.parts:
-                command = PlainCommand(command.function)
             commands[name] = replace(command, words=command.words or usage[len(name) :].strip())
     return dict(sorted(commands.items()))
 

@@ -141,7 +141,9 @@ class Command:
             self.find(name, source=f"{file}: ")  # unknown: names the nearest one
         values = nest({key: value for key, value in given.items() if key != "config" or not file}, below)
         for setting in self.required():
-            self.check_given(setting, values)
+            if setting.name not in values:
+                shown = setting.name.upper() if setting.name in self.places else _option(setting.name)
+                raise ConfigError(f"{shown} is missing: {setting.doc or setting.type}")
         built: dict[str, Any] = {}
         for name, part in self.parts.items():
             top = {setting.name: values[setting.name] for setting in part if setting.name in values}
@@ -158,12 +160,6 @@ class Command:
         """Settings without a default."""
         parts = (part for name, part in self.parts.items() if name != "overrides")
         return [setting for part in parts for setting in part if setting.default is None and "." not in setting.name]
-
-    def check_given(self, setting: Setting, values: Mapping[str, Any]) -> None:
-        """Refuse a missing setting."""
-        if setting.name not in values:
-            shown = setting.name.upper() if setting.name in self.places else _option(setting.name)
-            raise ConfigError(f"{shown} is missing: {setting.doc or setting.type}")
 
     def resolve(self, key: str) -> Setting | None:
         """Return the setting of an option or name, in either spelling; None where there is none."""
@@ -195,7 +191,7 @@ class Command:
         return self._explanation().split("\n", 1)[0]
 
     def _explanation(self) -> str:
-        return (self.doc or inspect.getdoc(self.function) or "").split("\nArgs:", 1)[0].strip()
+        return (self.doc or inspect.getdoc(self.function) or "").strip()
 
     def help(self, name: str) -> str:
         """Explain the command: its words, its options, and the settings of its configs."""

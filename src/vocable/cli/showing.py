@@ -1,29 +1,12 @@
-"""What several commands print in the same way: a table of scores, a row as a table."""
+"""A sequence as several commands print it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from vocable.evaluation.results import EvaluationResult
     from vocable.sequences.joint_rows import JointSequence
     from vocable.sequences.joint_vocabulary import JointVocabulary
-
-
-def print_scores(result: EvaluationResult, items: str = "utterances", speakers: str = "speakers") -> None:
-    """Print the scores of a result; `items` and `speakers` are what the two intervals are over."""
-    from vocable.evaluation.runner import print_result
-
-    print_result(result, counted=items, grouped=speakers)
-
-
-def print_notes(console: Console, result: EvaluationResult) -> None:
-    """Print what a reader of the scores must know, and what was left out."""
-    from vocable.evaluation import runner
-
-    runner.print_notes(console, result)
 
 
 def print_sequence(sequence: JointSequence, vocabulary: JointVocabulary, frame_rate: float | None, title: str) -> None:
