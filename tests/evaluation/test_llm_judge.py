@@ -4,24 +4,28 @@ import http.server
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from evaluation.tiny_text_lm import save_tiny_text_lm
+from vocable.cli import main
 from vocable.errors import ConfigError, ServiceError
 from vocable.evaluation.judge_endpoint import EndpointConfig
 from vocable.evaluation.llm_judge import (
     LOCAL_QUESTION,
     QUESTION,
     EndpointJudge,
+    Judge,
+    JudgeConfig,
     LocalJudge,
-    evaluate_judge,
     fill,
     read_score,
     sha256,
 )
-from vocable.evaluation.results import EvaluationResult
+from vocable.evaluation.results import EvaluationResult, load_result, save_result
+from vocable.evaluation.runner import run_benchmark
 from vocable.lm.text_lm import load_text_lm
 
 KEY = "secret-key-123"
@@ -78,8 +82,8 @@ def make_judge(server, tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
 
     def make(**settings) -> EndpointJudge:
-        given = {"base_url": server.url, "model": "judge-1", "backoff_seconds": 0.0, "api_key_env": "TEST_JUDGE_KEY"}
-        return EndpointJudge(EndpointConfig(**{**given, **settings}), tmp_path / "replies.jsonl")
+        given = {"base_url": server.url, "backoff_seconds": 0.0, "api_key_env": "TEST_JUDGE_KEY"}
+        return EndpointJudge(EndpointConfig(**{**given, **settings}), "judge-1", tmp_path / "replies.jsonl")
 
     return make
 
@@ -190,7 +194,7 @@ def test_braces_in_a_text_stay():
 
 def test_a_question_without_a_place(server, make_judge, tmp_path):
     with pytest.raises(ConfigError, match=r"lacks \{continuation\}"):
-        EndpointJudge(EndpointConfig(base_url=server.url, model="m"), tmp_path / "r.jsonl", "only {prompt}")
+        EndpointJudge(EndpointConfig(base_url=server.url), "m", tmp_path / "r.jsonl", "only {prompt}")
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +247,12 @@ def test_a_question_that_leaves_no_room_is_refused(short_lm):
         LocalJudge(short_lm, "Consider this well. " * 20 + LOCAL_QUESTION)
 
 
+def evaluate_judge(continuations, judge, on_progress=None, **settings) -> EvaluationResult:
+    config = JudgeConfig(continuations=Path("not read"), **settings)
+    opened = {"continuations": continuations, "judge": judge}
+    return run_benchmark(Judge(config, opened, on_progress))
+
+
 def continuation_result(items) -> EvaluationResult:
     return EvaluationResult(
         benchmark="continuation",
@@ -265,7 +275,7 @@ def test_a_run_is_rated_and_what_cannot_be_is_counted(server, make_judge):
     server.answers = ["Score: 2", "Score: 5", "Score: 4", "who knows", "Score: 3"]
     done = []
     result = evaluate_judge(continuation_result(items), make_judge(), on_progress=lambda *counts: done.append(counts))
-    assert done == [(1, 8)] * 8
+    assert done == [("Judging", 1, 8)] * 8
     assert result.scores["rating"].value == 2 and result.scores["rating"].num_items == 1
     assert result.scores["rating/true"].value == pytest.approx((5 + 4 + 3) / 3)
     assert result.scores["rating_minus/true"].value == -3 and result.scores["rating_minus/true"].num_items == 1
@@ -280,6 +290,18 @@ def test_a_run_is_rated_and_what_cannot_be_is_counted(server, make_judge):
     assert any("1 replies hold no score" in note for note in result.notes)
 
 
+def test_the_command_keeps_replies_beside_the_continuations(server, tmp_path, capsys):
+    items = [{"id": "0", "speaker": None, "prompt_transcript": "p", "transcript": "m"}]
+    save_result(continuation_result(items), tmp_path)
+    server.answers = ["Score: 4"]
+    command = ["evaluate", "judge", "--continuations", str(tmp_path), "--base-url", server.url, "--model", "judge-2"]
+    assert main([*command, "--max-tokens", "50"]) == 0, capsys.readouterr().err
+    assert main([*command, "max_tokens=50", "--overwrite"]) == 0, capsys.readouterr().err
+    assert [(body["model"], body["max_tokens"]) for _, _, body in server.requests] == [("judge-2", 50)]
+    assert load_result(tmp_path / "judge.json").scores["rating"].value == 4
+    assert "Score: 4" in (tmp_path / "judge_replies.jsonl").read_text()
+
+
 def test_only_continuations_are_rated(make_judge):
     import dataclasses
 
@@ -288,7 +310,7 @@ def test_only_continuations_are_rated(make_judge):
     with pytest.raises(ConfigError, match="this is a result of 'swuggy'"):
         evaluate_judge(other, make_judge())
     with pytest.raises(ConfigError, match=r"no continuations of 'copy'. It has: model"):
-        evaluate_judge(continuation_result(items), make_judge(), systems=["copy"])
+        evaluate_judge(continuation_result(items), make_judge(), systems=("copy",))
 
 
 def test_a_judge_that_cannot_tell_is_called_out(text_lm):

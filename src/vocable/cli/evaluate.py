@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vocable.cli.command import Command
 from vocable.cli.options import DeviceOption, OverwriteOption
 from vocable.cli.settings import class_value, find_definition
 
 if TYPE_CHECKING:
-    from vocable.evaluation.judge_endpoint import EndpointConfig
     from vocable.evaluation.results import EvaluationResult, Score
     from vocable.evaluation.slue.prepare import SlueInputs
     from vocable.evaluation.slue.table import SlueConfig
@@ -28,67 +27,10 @@ class OutputConfig(OverwriteOption):
 
 @dataclass(frozen=True, kw_only=True)
 class OptionalOutputConfig(OverwriteOption):
-    """Where results go, of a benchmark that takes seconds."""
+    """Where results go, of a benchmark that can do without a folder."""
 
     out: Path | None = None
     """Folder for the results. Without it, they are only printed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgeConfig(DeviceOption, OptionalOutputConfig):
-    """Continuations, and who rates them."""
-
-    continuations: Path
-    """Folder that 'vocable evaluate continuation' wrote; the result goes there too where there is no --out."""
-    model: str = "HuggingFaceTB/SmolLM2-135M"
-    """The judge: a local text model, or a model's name at the service."""
-    question: Path | None = None
-    """A text file to ask with instead of the built-in question, with {prompt} and {continuation} in it."""
-    systems: tuple[str, ...] | None = None
-    """What to rate: model, true, resynthesised, shuffled, copy, random. Without it, all there are."""
-    seed: int = 0
-    """Seed of the bootstrap."""
-
-
-def judge(config: JudgeConfig, overrides: Annotated[tuple[str, ...], EndpointConfig] = ()) -> None:
-    """Let a language model rate the continuations of a run from 1 to 5, and those of its anchors.
-
-    With --base-url, an OpenAI-compatible service is asked; each raw reply is kept in OUT/judge_replies.jsonl, so that a
-    stopped run goes on and a second one asks nothing again. Without it, a local text model rates by the likelihood of
-    the digits. A reply without a score is counted and left out. Writes judge.json and judge.items.parquet.
-
-    vocable evaluate judge --continuations runs/warm/eval
-    vocable evaluate judge --continuations runs/warm/eval --base-url http://localhost:8000/v1 --model NAME
-    """
-    from vocable.config import load_config
-    from vocable.devices import best_device
-    from vocable.errors import ConfigError, ManifestError
-    from vocable.evaluation.judge_endpoint import EndpointConfig
-    from vocable.evaluation.llm_judge import LOCAL_QUESTION, QUESTION, EndpointJudge, LocalJudge, evaluate_judge
-    from vocable.evaluation.results import check_output, load_result, save_result
-    from vocable.evaluation.runner import print_result
-    from vocable.files import read_text
-    from vocable.lm.text_lm import load_text_lm
-    from vocable.progress import progress
-    from vocable.training.logs import quiet_transformers
-
-    out = config.out or config.continuations
-    check_output(out, "judge", config.overwrite)
-    run = load_result(config.continuations / "continuation.json")
-    try:
-        asked = read_text(config.question) if config.question is not None else None
-    except (OSError, ManifestError) as error:
-        raise ConfigError(f"{config.question}: the judge's question cannot be read: {error}") from error
-    if any(setting.startswith("base_url=") for setting in overrides):
-        endpoint = load_config(EndpointConfig, None, (f"model={config.model}", *overrides))
-        rater: Any = EndpointJudge(endpoint, out / "judge_replies.jsonl", asked or QUESTION)
-    else:
-        quiet_transformers()
-        rater = LocalJudge(load_text_lm(config.model, device=best_device(config.device)), asked or LOCAL_QUESTION)
-    with progress("Judging") as advance:
-        result = evaluate_judge(run, rater, systems=config.systems, seed=config.seed, on_progress=advance)
-    save_result(result, out, overwrite=True)
-    print_result(result, out, "prompts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,11 +128,12 @@ def benchmark_command(name: str, place: str) -> Command:
 
         quiet_transformers()
         benchmark = find_benchmark(name)
+        out = output.out or (getattr(config, benchmark.default_out) if benchmark.default_out else None)
         with progress_steps() as advance:
-            result = run_benchmark(benchmark(config, on_progress=advance), output.out, output.overwrite)
-        print_result(result, output.out, benchmark.counted, benchmark.grouped)
+            result = run_benchmark(benchmark(config, on_progress=advance), out, output.overwrite)
+        print_result(result, out, benchmark.counted, benchmark.grouped)
 
-    output = (__name__, "OptionalOutputConfig" if name in QUICK else "OutputConfig")
+    output = (__name__, "OptionalOutputConfig" if name in WITHOUT_FOLDER else "OutputConfig")
     words = " ".join(field.upper() for field in (ast.literal_eval(places) if places else ()))
     return Command(run, words, kinds={"output": output, "config": (definition[0], config.id)},
                    doc=ast.get_docstring(definition[1]) or "")  # fmt: skip
@@ -203,6 +146,6 @@ def benchmark_commands() -> dict[str, Command]:
     return {f"evaluate {name}": benchmark_command(name, place) for name, place in ast.literal_eval(found[1]).items()}
 
 
-QUICK = ("units",)
-"""Benchmarks that take seconds, and need no folder for their results."""
-COMMANDS = {**benchmark_commands(), "evaluate judge": judge, "evaluate slue DATA": slue}
+WITHOUT_FOLDER = ("units", "judge")
+"""Benchmarks that need no --out: one that takes seconds, and one whose result goes beside what it rates."""
+COMMANDS = {**benchmark_commands(), "evaluate slue DATA": slue}

@@ -26,12 +26,10 @@ RETRIED = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointConfig:
-    """Which model to ask, and how."""
+    """Address of a service, and how to ask it."""
 
     base_url: str
     """Address of the service, up to and with /v1, e.g. http://localhost:8000/v1."""
-    model: str
-    """Name of the model, as the service calls it."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the service's key, which itself is written nowhere."""
     temperature: float = 0.0
@@ -70,8 +68,8 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def ask(config: EndpointConfig, message: str) -> dict[str, Any]:
-    """Send one message and return the service's answer, as JSON.
+def ask(config: EndpointConfig, model: str, message: str) -> dict[str, Any]:
+    """Send one message to a model and return the service's answer, as JSON.
 
     Raises:
         ConfigError: the environment variable for the key is not set.
@@ -79,7 +77,7 @@ def ask(config: EndpointConfig, message: str) -> dict[str, Any]:
             answer is not JSON with a reply in it.
     """
     body = {
-        "model": config.model,
+        "model": model,
         "messages": [{"role": "user", "content": message}],
         "temperature": config.temperature,
         "max_tokens": config.max_tokens,
@@ -97,14 +95,14 @@ def ask(config: EndpointConfig, message: str) -> dict[str, Any]:
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code} {error.reason}{_detail(error, key)}"
             if error.code not in RETRIED:
-                raise ServiceError(f"{url} refused the request for {config.model!r}: {problem}") from None
+                raise ServiceError(f"{url} refused the request for {model!r}: {problem}") from None
         except TimeoutError:
             problem = f"no answer within {config.timeout_seconds:g} s"
         except (OSError, http.client.HTTPException) as error:
             late = isinstance(getattr(error, "reason", None), TimeoutError)
             problem = f"no answer within {config.timeout_seconds:g} s" if late else f"not reachable: {error}"
     raise ServiceError(
-        f"{url} did not answer for {config.model!r} in {config.num_retries + 1} attempts; the last: {problem}. Replies "
+        f"{url} did not answer for {model!r} in {config.num_retries + 1} attempts; the last: {problem}. Replies "
         "so far are kept: run the same command again to go on, with a longer timeout if it was too slow."
     )
 

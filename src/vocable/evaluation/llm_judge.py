@@ -16,21 +16,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from vocable.errors import ConfigError
+from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.judge_endpoint import EndpointConfig, ask, reply_text
 from vocable.evaluation.keyed_store import KeyedStore
 from vocable.evaluation.metrics.continuations import column, score_name
-from vocable.evaluation.results import EvaluationResult, Score, mean_score
-from vocable.lm.text_lm import TextLM
+from vocable.evaluation.results import EvaluationResult, Score, column_mean, load_result
+from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
+from vocable.files import read_text
+from vocable.lm.text_lm import TextLM, load_text_lm
 
 QUESTION = """\
 Below are transcripts of two stretches of speech: the beginning of a recording, and something that is offered as its
@@ -75,11 +76,32 @@ CHECKED_AGAINST = ("shuffled", "random")
 SCORE_LINE = re.compile(r"^\W*score\W*([1-5])(?:\s*(?:/|out of)\s*5)?\W*$", re.IGNORECASE | re.MULTILINE)
 NO_SCORE = "no score in the reply"
 TOO_LONG = "longer than the judge reads"
+TRANSCRIPT = "_transcript"
 PLACES = re.compile(r"\{(prompt|continuation)\}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeConfig(BenchmarkConfig):
+    """Continuations, and who rates them."""
+
+    continuations: Path
+    """Folder that 'vocable evaluate continuation' wrote; the result goes there too where there is no --out."""
+    model: str = "HuggingFaceTB/SmolLM2-135M"
+    """The judge: a local text model, or a model's name at the service."""
+    endpoint: EndpointConfig | None = None
+    """An OpenAI-compatible service to ask. Without it, a local text model rates."""
+    question: Path | None = None
+    """A text file to ask with instead of the built-in question, with {prompt} and {continuation} in it."""
+    systems: tuple[str, ...] | None = None
+    """The systems to rate: model, true, resynthesised, shuffled, copy, random. Without it, all there are."""
+    num_resamples: int = 2000
+    """Resamples of the bootstrap."""
+    device: str | None = None
+    """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
+
+
 class Rating(NamedTuple):
-    """What a judge said."""
+    """A judge's answer about one continuation."""
 
     value: float | None
     """1 to 5; None when there is none, see `left_out`."""
@@ -106,15 +128,15 @@ class ContinuationJudge(Protocol):
 class EndpointJudge:
     """Asks a service; each reply is kept under the hash of address, model, message, temperature and length limit."""
 
-    def __init__(self, config: EndpointConfig, replies: Path, question: str = QUESTION) -> None:
+    def __init__(self, config: EndpointConfig, model: str, replies: Path | None, question: str = QUESTION) -> None:
         self.config = config
-        self.name = config.model
+        self.name = model
         self.question = check_question(question)
         self.replies = KeyedStore(replies)
         self.num_requests = 0
-        self.weights: Mapping[str, str] = {"name": config.model, "served_by": config.base_url}
+        self.weights: Mapping[str, str] = {"name": model, "served_by": config.base_url}
         self.conventions: Mapping[str, Any] = {
-            "judge": config.model,
+            "judge": model,
             "judge_kind": "endpoint",
             "judge_temperature": config.temperature,
             "judge_max_tokens": config.max_tokens,
@@ -128,20 +150,15 @@ class EndpointJudge:
         Raises:
             ServiceError: the service refuses, or does not answer.
         """
-        message = fill(self.question, prompt, continuation)
-        key = self.key(message)
+        config, message = self.config, fill(self.question, prompt, continuation)
+        address = config.base_url.rstrip("/")
+        key = sha256(json.dumps([address, self.name, message, config.temperature, config.max_tokens]))
         if key not in self.replies:
             self.num_requests += 1
-            answer = ask(self.config, message)
-            self.replies.put(key, {"model": self.config.model, "message": message, "answer": answer})
+            answer = ask(config, self.name, message)
+            self.replies.put(key, {"model": self.name, "message": message, "answer": answer})
         reply = reply_text(self.replies[key]["answer"])
         return Rating(read_score(reply), reply)
-
-    def key(self, message: str) -> str:
-        """What a reply is kept under."""
-        config = self.config
-        address = config.base_url.rstrip("/")
-        return sha256(json.dumps([address, config.model, message, config.temperature, config.max_tokens]))
 
 
 class LocalJudge:
@@ -227,151 +244,147 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def evaluate_judge(
-    continuations: EvaluationResult,
-    judge: ContinuationJudge,
-    *,
-    systems: Sequence[str] | None = None,
-    seed: int = 0,
-    num_resamples: int = 2000,
-    on_progress: Callable[[int, int], None] = lambda count, total: None,
-) -> EvaluationResult:
-    """Rate the transcripts of a continuation run: those of the model and of each anchor.
+class Judge(Benchmark[JudgeConfig]):
+    """Let a language model rate the continuations of a run from 1 to 5, and those of its anchors.
 
-    Args:
-        continuations: a result of the benchmark "continuation".
-        judge: who rates.
-        systems: which to rate: "model" and names of anchors; None takes all that the run has.
-        seed: of the bootstrap.
-        num_resamples: of the bootstrap.
-        on_progress: called with the number of ratings done since the last call, and of all.
+    With --base-url, an OpenAI-compatible service is asked; each raw reply is kept in OUT/judge_replies.jsonl, so that a
+    stopped run goes on and a second one asks nothing again. Without it, a local text model rates by the likelihood of
+    the digits. A reply without a score is counted and left out. Writes judge.json and judge.items.parquet.
 
-    Returns:
-        Scores `rating` (the model) and `rating/<anchor>`, and `rating_minus/<anchor>`, the paired difference; and, to
-        see what the judge can tell, `true_minus_shuffled` and `true_minus_random`. An empty transcript, a reply
-        without a score, and a question longer than a local judge reads are counted as left out, not rated.
+    Scores are `rating`, `rating/<anchor>`, and the paired differences `rating_minus/<anchor>`; `true_minus_shuffled`
+    and `true_minus_random` say whether the judge can tell anything at all.
+
+    vocable evaluate judge --continuations runs/warm/eval
+    vocable evaluate judge --continuations runs/warm/eval --base-url http://localhost:8000/v1 --model NAME
+    """
+
+    name, Config, counted = "judge", JudgeConfig, "prompts"
+    default_out = "continuations"
+
+    def items(self) -> Iterator[Item]:
+        """Rate the transcripts of the model and of each anchor.
+
+        Raises:
+            ConfigError: the result is of another benchmark, or lacks a system; the judge cannot ask this question.
+            ServiceError: the judge cannot be asked.
+        """
+        run = self.run
+        self.rated = run.open("continuations", lambda: load_result(self.config.continuations / "continuation.json"))
+        if self.rated.benchmark != "continuation":
+            raise ConfigError(f"The judge rates continuations; this is a result of {self.rated.benchmark!r}.")
+        self.judge: ContinuationJudge = run.open("judge", self._load_judge)
+        self.systems = choose_systems(self.rated, self.config.systems)
+        run.fingerprints |= self.rated.fingerprints
+        run.weights["judge"] = dict(self.judge.weights)
+        for item in self.rated.items:
+            row: dict[str, Any] = {"id": item["id"], "speaker": item.get("speaker")}
+            for system in self.systems:
+                row |= self._rate(item, system)
+                run.advance("Judging", 1, len(self.systems) * len(self.rated.items))
+            yield row
+
+    def scores(self, items: Items) -> dict[str, Score]:
+        """See `Benchmark`."""
+        scores = {}
+        for system in self.systems:
+            meaning = f"mean rating from 1 to 5, {system}"
+            ratings = column_mean(items, column(system, "rating"), better="higher", meaning=meaning, **self.draws)
+            scores[score_name(system, "rating")] = ratings
+        pairs = {f"rating_minus/{system}": ("model", system) for system in self.systems if system != "model"}
+        pairs |= {f"true_minus_{system}": ("true", system) for system in CHECKED_AGAINST}
+        for name, (first, second) in pairs.items():
+            differences = [
+                {"difference": ours - theirs, "speaker": item["speaker"]}
+                for item in items
+                if (ours := item.get(column(first, "rating"))) is not None
+                and (theirs := item.get(column(second, "rating"))) is not None
+            ]
+            if differences:
+                meaning = f"rating of {first} minus rating of {second}, paired by prompt"
+                scores[name] = column_mean(differences, "difference", better="higher", meaning=meaning, **self.draws)
+        self.scored = scores
+        return scores
+
+    def conventions(self) -> dict[str, Any]:
+        """See `Benchmark`."""
+        return {**self.judge.conventions, "continuations": dict(self.rated.conventions)}
+
+    def measurements(self, items: Items) -> dict[str, Any]:
+        """See `Benchmark`."""
+        failures = {system: self.run.excluded[f"{system}: {NO_SCORE}"] for system in self.systems}
+        measured: dict[str, Any] = {"replies_without_score": failures}
+        if isinstance(self.judge, EndpointJudge):
+            measured["requests_made"] = self.judge.num_requests
+        masses = [item[column(system, "digit_mass")] for item in items for system in self.systems]
+        known = [mass for mass in masses if mass is not None]
+        return measured | ({"mean_digit_mass": sum(known) / len(known)} if known else {})
+
+    def notes(self, items: Items) -> list[str]:
+        """See `Benchmark`."""
+        failures, too_long = (
+            sum(count for name, count in self.run.excluded.items() if name.endswith(reason))
+            for reason in (NO_SCORE, TOO_LONG)
+        )
+        notes = []
+        if failures:
+            notes.append(
+                f"{failures} replies hold no score; they are left out, which favours what the judge could rate."
+            )
+        if too_long:
+            notes.append(f"{too_long} questions are longer than {self.judge.name} reads; they are left out, not cut.")
+        if isinstance(self.judge, LocalJudge):
+            notes.append(f"{self.judge.name} is a text model of no great size: read its ratings of the anchors first.")
+        for system in CHECKED_AGAINST:
+            check = self.scored.get(f"true_minus_{system}")
+            if check is not None and (check.low is None or check.low <= 0):
+                notes.append(
+                    f"It does not rate true continuations above {system} ones beyond chance ({check}): its ratings of "
+                    "the model say nothing."
+                )
+        return notes
+
+    def _load_judge(self) -> ContinuationJudge:
+        config, folder = self.config, self.run.folder
+        try:
+            question = read_text(config.question) if config.question is not None else None
+        except (OSError, ManifestError) as error:
+            raise ConfigError(f"{config.question}: the judge's question cannot be read: {error}") from error
+        if config.endpoint is None:
+            return LocalJudge(load_text_lm(config.model, device=self.run.device), question or LOCAL_QUESTION)
+        replies = None if folder is None else folder / "judge_replies.jsonl"
+        return EndpointJudge(config.endpoint, config.model, replies, question or QUESTION)
+
+    def _rate(self, item: Item, system: str) -> Item:
+        prompt, text = item["prompt_transcript"], item[column(system, "transcript")]
+        rating, problem = Rating(None, ""), None
+        if not (prompt or "").strip():
+            problem = "empty transcript of the prompt"
+        elif not (text or "").strip():
+            problem = "empty transcript"
+        else:
+            rating = self.judge.rate(prompt, text)
+            problem = rating.left_out if rating.value is None else None
+        if problem is not None:
+            self.run.excluded[f"{system}: {problem}"] += 1
+        found = {"rating": rating.value, "reply": rating.reply, "digit_mass": rating.digit_mass}
+        return {column(system, name): value for name, value in found.items()}
+
+
+def choose_systems(continuations: EvaluationResult, wanted: tuple[str, ...] | None) -> list[str]:
+    """Return the systems to rate: those that are wanted, or else all that the run has transcripts of.
 
     Raises:
-        ConfigError: the result is of another benchmark, or lacks a system.
-        ServiceError: the judge cannot be asked.
+        ConfigError: the run lacks one of them, or has none.
     """
-    if continuations.benchmark != "continuation":
-        raise ConfigError(f"The judge rates continuations; this is a result of {continuations.benchmark!r}.")
-    started, excluded = time.perf_counter(), Counter[str]()
-    chosen = _systems(continuations, systems)
-    rows = []
-    for item in continuations.items:
-        row: dict[str, Any] = {"id": item["id"], "speaker": item.get("speaker")}
-        for system in chosen:
-            row |= _rated(item, system, judge, excluded)
-            on_progress(1, len(chosen) * len(continuations.items))
-        rows.append(row)
-    scores = _judge_scores(rows, chosen, {"seed": seed, "num_resamples": num_resamples})
-    return EvaluationResult(
-        benchmark="judge",
-        scores=scores,
-        conventions={**judge.conventions, "continuations": dict(continuations.conventions)},
-        fingerprints=continuations.fingerprints,
-        weights={"judge": dict(judge.weights)},
-        seed=seed,
-        seconds=time.perf_counter() - started,
-        excluded=dict(excluded),
-        notes=_judge_notes(scores, judge, excluded),
-        measurements=_judge_measurements(rows, chosen, judge, excluded),
-        items=rows,
-    )
-
-
-def _systems(continuations: EvaluationResult, wanted: Sequence[str] | None) -> list[str]:
     first = continuations.items[0] if continuations.items else {}
-    known = ["model", *(name.removesuffix("_transcript") for name in first if name.endswith("_transcript"))]
-    known = [system for system in known if system != "prompt" and column(system, "transcript") in first]
+    anchors = [name.removesuffix(TRANSCRIPT) for name in first if name.endswith(TRANSCRIPT)]
+    known = [s for s in ("model", *anchors) if s != "prompt" and column(s, "transcript") in first]
     if not known:
         raise ConfigError("The result holds no transcripts to rate.")
     unknown = [system for system in wanted or () if system not in known]
     if unknown:
         raise ConfigError(f"The run has no continuations of {unknown[0]!r}. It has: {', '.join(known)}.")
     return list(wanted) if wanted else known
-
-
-def _rated(item: Mapping[str, Any], system: str, judge: ContinuationJudge, excluded: Counter[str]) -> dict[str, Any]:
-    text = item[column(system, "transcript")]
-    rating = Rating(None, "")
-    if not (item["prompt_transcript"] or "").strip():
-        excluded[f"{system}: empty transcript of the prompt"] += 1
-    elif not (text or "").strip():
-        excluded[f"{system}: empty transcript"] += 1
-    else:
-        rating = judge.rate(item["prompt_transcript"], text)
-        excluded[f"{system}: {rating.left_out}"] += rating.value is None
-    excluded += Counter()  # drops zeros
-    return {
-        column(system, "rating"): rating.value,
-        column(system, "reply"): rating.reply,
-        column(system, "digit_mass"): rating.digit_mass,
-    }
-
-
-def _judge_scores(
-    rows: Sequence[Mapping[str, Any]], systems: Sequence[str], settings: dict[str, int]
-) -> dict[str, Score]:
-    scores = {}
-    for system in systems:
-        kept = [row for row in rows if row[column(system, "rating")] is not None]
-        scores[score_name(system, "rating")] = mean_score(
-            [row[column(system, "rating")] for row in kept],
-            [row["speaker"] for row in kept],
-            better="higher",
-            meaning=f"mean rating from 1 to 5, {system}",
-            **settings,
-        )
-    pairs = {f"rating_minus/{system}": ("model", system) for system in systems if system != "model"}
-    pairs |= {f"true_minus_{system}": ("true", system) for system in CHECKED_AGAINST}
-    for name, (first, second) in pairs.items():
-        columns = column(first, "rating"), column(second, "rating")
-        both = [row for row in rows if all(row.get(one) is not None for one in columns)]
-        if both:
-            scores[name] = mean_score(
-                [row[columns[0]] - row[columns[1]] for row in both],
-                [row["speaker"] for row in both],
-                better="higher",
-                meaning=f"rating of {first} minus rating of {second}, paired by prompt",
-                **settings,
-            )
-    return scores
-
-
-def _judge_notes(scores: Mapping[str, Score], judge: ContinuationJudge, excluded: Mapping[str, int]) -> list[str]:
-    notes = []
-    failures = sum(count for reason, count in excluded.items() if reason.endswith(NO_SCORE))
-    if failures:
-        notes.append(f"{failures} replies hold no score; they are left out, which favours what the judge could rate.")
-    too_long = sum(count for reason, count in excluded.items() if reason.endswith(TOO_LONG))
-    if too_long:
-        notes.append(f"{too_long} questions are longer than {judge.name} reads; they are left out, not cut.")
-    if isinstance(judge, LocalJudge):
-        notes.append(f"{judge.name} is a text model of no great size: read its ratings of the anchors first.")
-    for system in CHECKED_AGAINST:
-        check = scores.get(f"true_minus_{system}")
-        if check is not None and (check.low is None or check.low <= 0):
-            notes.append(
-                f"It does not rate true continuations above {system} ones beyond chance ({check}): its ratings of the "
-                "model say nothing."
-            )
-    return notes
-
-
-def _judge_measurements(
-    rows: Sequence[Mapping[str, Any]], systems: Sequence[str], judge: ContinuationJudge, excluded: Mapping[str, int]
-) -> dict[str, Any]:
-    failures = {s: excluded.get(f"{s}: {NO_SCORE}", 0) for s in systems}
-    measured: dict[str, Any] = {"replies_without_score": failures}
-    if isinstance(judge, EndpointJudge):
-        measured["requests_made"] = judge.num_requests
-    masses = [row[column(s, "digit_mass")] for row in rows for s in systems if row[column(s, "digit_mass")] is not None]
-    if masses:
-        measured["mean_digit_mass"] = sum(masses) / len(masses)
-    return measured
 
 
 def _digit_rows(lm: TextLM, text: str) -> tuple[list[int], list[int]]:

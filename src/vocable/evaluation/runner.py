@@ -75,6 +75,7 @@ BENCHMARKS = {
     "cra": "vocable.evaluation.context_retrieval:Retrieval",
     "abx": "vocable.evaluation.abx:Abx",
     "pelm": "vocable.evaluation.pelm:Pelm",
+    "judge": "vocable.evaluation.llm_judge:Judge",
     "phones": "vocable.evaluation.phones:Phones",
     "recognition": "vocable.evaluation.recognition:Recognition",
     "resynthesis": "vocable.evaluation.resynthesis:Resynthesis",
@@ -172,6 +173,8 @@ class Benchmark(ABC, Generic[C]):
     """Frozen, keyword-only, with a docstring at every field."""
     positional: ClassVar[tuple[str, ...]] = ()
     """Fields of the config that the command takes without a flag, in order."""
+    default_out: ClassVar[str | None] = None
+    """Field of the config that names the folder for the result, where the command gets no other."""
     counted: ClassVar[str] = "utterances"
     """What the first interval is over."""
     grouped: ClassVar[str] = "speakers"
