@@ -12,49 +12,20 @@ from collections.abc import Sequence
 
 from vocable.registry import look_up
 
-VOWELS = {
-    "AA": "ɑ",
-    "AE": "æ",
-    "AH": "ʌ",
-    "AO": "ɔ",
-    "AW": "W",
-    "AY": "I",
-    "EH": "ɛ",
-    "ER": "ɜɹ",
-    "EY": "A",
-    "IH": "ɪ",
-    "IY": "i",
-    "OW": "O",
-    "OY": "Y",
-    "UH": "ʊ",
-    "UW": "u",
-}
-CONSONANTS = {
-    "B": "b",
-    "CH": "ʧ",
-    "D": "d",
-    "DH": "ð",
-    "F": "f",
-    "G": "ɡ",
-    "HH": "h",
-    "JH": "ʤ",
-    "K": "k",
-    "L": "l",
-    "M": "m",
-    "N": "n",
-    "NG": "ŋ",
-    "P": "p",
-    "R": "ɹ",
-    "S": "s",
-    "SH": "ʃ",
-    "T": "t",
-    "TH": "θ",
-    "V": "v",
-    "W": "w",
-    "Y": "j",
-    "Z": "z",
-    "ZH": "ʒ",
-}
+
+def symbol_table(phones: str, symbols: str) -> dict[str, str]:
+    """Return which symbol each phone has, from two rows of the same length with spaces between."""
+    return dict(zip(phones.split(), symbols.split(), strict=True))
+
+
+VOWELS = symbol_table(
+    "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW",
+    "ɑ  æ  ʌ  ɔ  W  I  ɛ  ɜɹ A  ɪ  i  O  Y  ʊ  u",
+)
+CONSONANTS = symbol_table(
+    "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH",
+    "b ʧ  d ð  f ɡ h  ʤ  k l m n ŋ  p ɹ s ʃ  t θ  v w j z ʒ",
+)
 REDUCED = {"AH": "ə", "ER": "əɹ"}
 """How vowels without stress sound where that is another symbol."""
 STRESS = {"1": "ˈ", "2": "ˌ", "0": "", "": ""}

@@ -15,6 +15,7 @@ import subprocess
 import unicodedata
 from typing import Literal, NamedTuple
 
+from vocable.corpora.arpabet import symbol_table
 from vocable.errors import ConfigError, MissingDependencyError
 
 Accent = Literal["en-us", "en-gb"]
@@ -24,28 +25,10 @@ PAUSES = ",.;:!?…—"
 
 # Kokoro writes a diphthong or an affricate as one symbol (Kokoro-82M model card; phoneme inventory of the misaki
 # project). espeak-ng joins the two halves with the tie ^ that we ask for.
-SHARED_SYMBOLS = {
-    "ʔˌn̩": "tᵊn",
-    "ʔn̩": "tᵊn",
-    "ʔn": "tᵊn",
-    "e^ɪ": "A",
-    "a^ɪ": "I",
-    "a^ʊ": "W",
-    "ɔ^ɪ": "Y",
-    "d^ʒ": "ʤ",
-    "t^ʃ": "ʧ",
-    "ə^l": "ᵊl",
-    "n̩": "ᵊn",
-    "ɚ": "əɹ",
-    "ɐ": "ə",
-    "r": "ɹ",
-    "x": "k",
-    "ç": "k",
-    "ɬ": "l",
-    "ʔ": "t",
-    "ʲ": "",
-    "e": "A",
-}
+SHARED_SYMBOLS = symbol_table(
+    "ʔˌn̩ ʔn̩  ʔn  e^ɪ a^ɪ a^ʊ ɔ^ɪ d^ʒ t^ʃ ə^l n̩  ɚ  ɐ r x ç ɬ ʔ e",
+    "tᵊn tᵊn tᵊn A   I   W   Y   ʤ   ʧ   ᵊl  ᵊn əɹ ə ɹ k k l t A",
+) | {"ʲ": ""}
 ACCENT_SYMBOLS: dict[str, dict[str, str]] = {
     "en-us": {"o^ʊ": "O", "ɜːɹ": "ɜɹ", "ɜː": "ɜɹ", "ɪ^ə": "iə", "i^ə": "iə", "ɾ": "T", "ː": ""},
     "en-gb": {"ə^ʊ": "Q", "o^ʊ": "Q", "e^ə": "ɛː", "i^ə": "ɪə", "ɪ^ə": "ɪə", "ɾ": "t"},

@@ -142,8 +142,8 @@ class SpeechTokenizer(ABC):
         check_waveform(clip.waveform, f"waveforms[{index}]")
         if self.needs_text and clip.text is None:
             raise AudioFormatError(
-                f"waveforms[{index}] comes without text, which the tokenizer {self.name!r} needs. Add it to the "
-                "manifest: vocable transcribe"
+                f"waveforms[{index}] comes without text, which the tokenizer {self.name!r} needs. Give it in the "
+                "manifest, as `text`"
             )
         if self.needs_words and clip.words is None:
             raise AudioFormatError(
