@@ -263,7 +263,7 @@ def test_needs_are_checked_where_clips_come_in(make_speechlike):
     with pytest.raises(AudioFormatError, match=r"waveforms\[0\] comes without words.*vocable align"):
         words.encode([make_speechlike(1600)])
     words.needs_text = True
-    with pytest.raises(AudioFormatError, match=r"comes without text.*vocable transcribe"):
+    with pytest.raises(AudioFormatError, match=r"comes without text.*in the manifest, as `text`"):
         words.encode([make_speechlike(1600)])
     with pytest.raises(UnknownNameError, match="masked"):
         words.encode([], batching="masked")

@@ -8,6 +8,7 @@ tokenizer holds the codebook; the encoder is named in it and loaded again, and m
 
 import random
 import tempfile
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,10 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vocable.audio.io import read_utterance
 from vocable.audio.manifest import Rejections
 from vocable.config import config_from_dict, config_to_dict
-from vocable.errors import AssetError, AudioFormatError, ConfigError, FingerprintError
+from vocable.errors import AssetError, ConfigError, FingerprintError
 from vocable.features import EncoderConfig, FeatureEncoder, load_encoder
 from vocable.features.base import BATCHINGS
 from vocable.files import differences
@@ -30,7 +30,7 @@ from vocable.tokens.fingerprint import encoder_fingerprint, fingerprint, tensor_
 from vocable.tokens.kmeans import KMeans, KMeansConfig, fit_kmeans
 from vocable.tokens.kmeans_report import KMeansReport
 from vocable.tokens.runs import collapse_runs
-from vocable.tokens.streaming import is_long, read_blocks
+from vocable.tokens.streaming import read_features
 from vocable.tokens.tokenizer import SpeechTokenizer, UnitVectors, register_tokenizer
 from vocable.types import Clip, SpeechTokens, Stream, Utterance, Word
 
@@ -59,11 +59,84 @@ class UnitTokenizerConfig:
             raise ConfigError(f"fit_hours is {self.fit_hours}; it must be positive, or None for all speech.")
 
 
-@register_tokenizer("units")
-class UnitTokenizer(SpeechTokenizer):
-    """A frozen encoder and a codebook. Encoder and codebook live on the same device."""
+class FrameTokenizer(SpeechTokenizer):
+    """A frozen encoder, and one unit for each of its frames; runs of a unit are collapsed if `config.collapse` says so.
+
+    With `exact` batching the units of a clip do not depend on its company, bit for bit: `frame_units` takes clip by
+    clip. Other ways of batching (see `FeatureEncoder.encode`) are faster on a GPU and may change a few units.
+    """
 
     batchings = BATCHINGS
+    config: Any
+    """Settings, with the fields `name`, `collapse` and `encoder`."""
+
+    def __init__(self, encoder: FeatureEncoder, config: Any, codebook_size: int, identity: Mapping[str, Any]) -> None:
+        """Name the tokenizer by its encoder and by `identity`, which says what else decides the units."""
+        self.encoder, self.config = encoder, config
+        self._streams = (Stream(name="units", codebook_sizes=(codebook_size,), rate=encoder.frame_rate),)
+        encoded_by = encoder_fingerprint(encoder.description())
+        self._fingerprint = fingerprint({"tokenizer_type": self.tokenizer_type, "encoder": encoded_by, **identity})
+
+    @abstractmethod
+    def frame_units(self, pieces: Iterable[Float[Tensor, "_frames dim"]]) -> Int[Tensor, " frames"]:
+        """Return the units of one recording, whose features come in pieces; how it is cut changes nothing."""
+
+    @property
+    def name(self) -> str:
+        """As set in the config."""
+        return self.config.name
+
+    @property
+    def sample_rate(self) -> int:
+        """The encoder's, Hz."""
+        return self.encoder.sample_rate
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """One stream: a unit per frame of the encoder."""
+        return self._streams
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the encoder's weights and settings, and of all else that decides the units; not of `collapse`."""
+        return self._fingerprint
+
+    def card(self) -> dict[str, Any]:
+        """Return the common entries, and encoder, collapsing and number type."""
+        return {
+            **super().card(),
+            "collapse": self.config.collapse,
+            "dtype": self.config.encoder.dtype,
+            "encoder": self.encoder.description(),
+        }
+
+    def encode_clips(self, clips: Sequence[Clip], batching: str) -> list[SpeechTokens]:
+        """Return the units of clips, runs collapsed if so configured."""
+        features = self.encoder.encode([clip.waveform for clip in clips], batching)
+        return [self._as_tokens(self.frame_units([frames])) for frames in features]
+
+    def encode_stream(
+        self,
+        blocks: Iterable[Float[Tensor, " _samples"]],
+        text: str | None = None,
+        words: tuple[Word, ...] | None = None,
+    ) -> SpeechTokens:
+        """Return the units of one recording that arrives in blocks: the same bits as `encode`, in little memory."""
+        return self._as_tokens(self.frame_units(self.encoder.encode_stream(blocks)))
+
+    def _as_tokens(self, units: Int[Tensor, " frames"]) -> SpeechTokens:
+        units = units.cpu()
+        if not self.config.collapse:
+            return SpeechTokens(codes=units[None])
+        runs = collapse_runs(units)
+        return SpeechTokens(codes=runs.units[None], durations=runs.durations)
+
+
+@register_tokenizer("units")
+class UnitTokenizer(FrameTokenizer):
+    """A frozen encoder and a codebook. Encoder and codebook live on the same device."""
+
+    config: UnitTokenizerConfig
 
     def __init__(
         self,
@@ -77,15 +150,9 @@ class UnitTokenizer(SpeechTokenizer):
                 f"The codebook has {kmeans.dim} dimensions, but {encoder.name!r} layer {encoder.layer} gives "
                 f"{encoder.dim}: it was fitted on other features."
             )
-        self.encoder, self.kmeans, self.config, self.report = encoder, kmeans.to(encoder.device), config, report
-        self._fingerprint = fingerprint(
-            {
-                "tokenizer_type": self.tokenizer_type,
-                "units_version": UNITS_VERSION,
-                "encoder": encoder_fingerprint(encoder.description()),
-                "codebook_sha256": tensor_sha256(kmeans.centroids),
-            }
-        )
+        self.kmeans, self.report = kmeans.to(encoder.device), report
+        identity = {"units_version": UNITS_VERSION, "codebook_sha256": tensor_sha256(kmeans.centroids)}
+        super().__init__(encoder, config, kmeans.codebook_size, identity)
 
     @classmethod
     def fit(
@@ -126,67 +193,17 @@ class UnitTokenizer(SpeechTokenizer):
             kmeans, report = fit_kmeans(read_feature_files(paths), config.kmeans, device, on_pass=on_pass)
         return cls(encoder, kmeans, config, report)
 
-    @property
-    def name(self) -> str:
-        """As set in the config."""
-        return self.config.name
-
-    @property
-    def sample_rate(self) -> int:
-        """The encoder's, Hz."""
-        return self.encoder.sample_rate
-
-    @property
-    def streams(self) -> tuple[Stream, ...]:
-        """One stream: a unit per frame of the encoder."""
-        return (Stream(name="units", codebook_sizes=(self.kmeans.codebook_size,), rate=self.encoder.frame_rate),)
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the encoder's weights and settings, the codebook, and the version of this code; not of `collapse`."""
-        return self._fingerprint
-
-    def card(self) -> dict[str, Any]:
-        """Return the common entries, and encoder, collapsing and number type."""
-        return {
-            **super().card(),
-            "collapse": self.config.collapse,
-            "dtype": self.config.encoder.dtype,
-            "encoder": self.encoder.description(),
-        }
-
-    def encode_clips(self, clips: Sequence[Clip], batching: str) -> list[SpeechTokens]:
-        """Return the units of clips, runs collapsed if so configured.
-
-        Frames are assigned clip by clip, so with `exact` batching the units of a clip do not depend on its company, bit
-        for bit. Other ways of batching (see `FeatureEncoder.encode`) are faster on a GPU and may change a few units.
-        """
-        features = self.encoder.encode([clip.waveform for clip in clips], batching)
-        return [self._as_tokens(self.kmeans.assign(frames)) for frames in features]
-
-    def encode_stream(
-        self,
-        blocks: Iterable[Float[Tensor, " _samples"]],
-        text: str | None = None,
-        words: tuple[Word, ...] | None = None,
-    ) -> SpeechTokens:
-        """Return the units of one recording that arrives in blocks: the same bits as `encode`, in little memory."""
+    def frame_units(self, pieces: Iterable[Float[Tensor, "_frames dim"]]) -> Int[Tensor, " frames"]:
+        """Return the nearest centroids, in the blocks of frames that `KMeans.assign` would cut the whole into."""
         units, waiting = [], torch.empty(0, self.encoder.dim, device=self.encoder.device)
         size = self.kmeans.block_frames
-        for piece in self.encoder.encode_stream(blocks):
+        for piece in pieces:
             waiting = torch.cat([waiting, piece])
-            while len(waiting) >= size:  # the blocks that `assign` would cut the whole into
+            while len(waiting) >= size:
                 units.append(self.kmeans.assign(waiting[:size]))
                 waiting = waiting[size:]
         units.append(self.kmeans.assign(waiting))
-        return self._as_tokens(torch.cat(units))
-
-    def _as_tokens(self, units: Int[Tensor, " frames"]) -> SpeechTokens:
-        units = units.cpu()
-        if not self.config.collapse:
-            return SpeechTokens(codes=units[None])
-        runs = collapse_runs(units)
-        return SpeechTokens(codes=runs.units[None], durations=runs.durations)
+        return torch.cat(units)
 
     def in_bfloat16(self) -> "UnitTokenizer | None":
         """Return the same units by an encoder in bfloat16; None where it runs in bfloat16 already."""
@@ -264,27 +281,8 @@ def _features_to_fit_on(
     for utterance in chosen[processes.rank() :: processes.num_processes()]:
         if seconds >= wanted_seconds:
             return
-        try:
-            num_samples, features = _features_of(utterance, encoder)
-        except AudioFormatError as error:
-            if strict:
-                raise
-            if rejections is not None:
-                rejections.add(utterance.id, str(utterance.audio), str(error))
-        else:
-            seconds += num_samples / encoder.sample_rate
-            yield from features
+        num_samples, features = read_features(utterance, encoder, rejections, strict)
+        seconds += num_samples / encoder.sample_rate
+        yield from features
         if on_utterance is not None:
             on_utterance(utterance)
-
-
-def _features_of(utterance: Utterance, encoder: FeatureEncoder) -> tuple[int, Iterable[Tensor]]:
-    """Number of samples and features of one recording; those of a long one come in pieces, as it is read.
-
-    A long one is read twice: the first time only to know that it is whole, so that none is used in part.
-    """
-    if not is_long(utterance):
-        waveform = read_utterance(utterance, encoder.sample_rate)
-        return len(waveform), encoder.encode([waveform])
-    num_samples = sum(len(block) for block in read_blocks(utterance, encoder.sample_rate))
-    return num_samples, encoder.encode_stream(read_blocks(utterance, encoder.sample_rate))

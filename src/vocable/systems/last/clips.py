@@ -7,7 +7,7 @@ utterances -> StreamedClips, which holds the frozen encoder                     
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from vocable.features import FeatureEncoder
 from vocable.files import replace_file
 from vocable.tokens.feature_files import FRAMES_PER_FILE, write_feature_files
 from vocable.tokens.fingerprint import encoder_fingerprint
-from vocable.tokens.streaming import is_long, read_blocks
+from vocable.tokens.streaming import read_features
 from vocable.types import Utterance
 
 INDEX_NAME = "index.json"
@@ -109,7 +109,7 @@ def cache_clips(
 
     def features() -> Iterator[Tensor]:
         for utterance in utterances:
-            for piece in _pieces(utterance, encoder, rejections, strict):
+            for piece in read_features(utterance, encoder, rejections, strict)[1]:
                 lengths.append((utterance.id, len(piece)))
                 yield piece
             if on_utterance is not None:
@@ -179,24 +179,6 @@ class StreamedClips(Clips):
             raise error
         if self._rejections is not None:
             self._rejections.add(utterance.id, str(utterance.audio), str(error))
-
-
-def _pieces(
-    utterance: Utterance, encoder: FeatureEncoder, rejections: Rejections | None, strict: bool
-) -> Iterable[Tensor]:
-    """Features of one utterance; none when it cannot be read."""
-    try:
-        if not is_long(utterance):
-            return encoder.encode([read_utterance(utterance, encoder.sample_rate)])
-        for _ in read_blocks(utterance, encoder.sample_rate):
-            pass  # to its end first: a recording that breaks off is not used in part
-        return encoder.encode_stream(read_blocks(utterance, encoder.sample_rate))
-    except AudioFormatError as error:
-        if strict:
-            raise
-        if rejections is not None:
-            rejections.add(utterance.id, str(utterance.audio), str(error))
-        return []
 
 
 def _places(paths: Sequence[Path], lengths: Sequence[tuple[str, int]]) -> list[_Place]:

@@ -5,7 +5,7 @@
 The folder holds the learnable encoder and the codebook; the frozen encoder is named in it and must be the very same.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,16 +16,13 @@ from torch import Tensor
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError
 from vocable.features import EncoderConfig, FeatureEncoder, load_encoder
-from vocable.features.base import BATCHINGS
 from vocable.systems.last.config import LastConfig
 from vocable.systems.last.encoder import FrameTransformer, LastEncoderConfig
 from vocable.systems.last.model import LastModel, LastQuantizerConfig
-from vocable.tokens.fingerprint import encoder_fingerprint, fingerprint, tensor_sha256
-from vocable.tokens.runs import collapse_runs
-from vocable.tokens.tokenizer import SpeechTokenizer, register_tokenizer
-from vocable.tokens.unit_tokenizer import check_encoder
+from vocable.tokens.fingerprint import tensor_sha256
+from vocable.tokens.tokenizer import register_tokenizer
+from vocable.tokens.unit_tokenizer import FrameTokenizer, check_encoder
 from vocable.tokens.vector_quantizer import VectorQuantizer
-from vocable.types import Clip, SpeechTokens, Stream, Word
 
 LAST_VERSION = 1
 """Goes up when the same features and weights give other units than before; part of the fingerprint."""
@@ -59,7 +56,7 @@ class LastTokenizerConfig:
 
 
 @register_tokenizer("last")
-class LastTokenizer(SpeechTokenizer):
+class LastTokenizer(FrameTokenizer):
     """A frozen encoder, a learnable one and a codebook, all on the frozen encoder's device.
 
     A recording longer than `window_seconds` is encoded in windows at fixed places: the units are the same bits however
@@ -67,7 +64,7 @@ class LastTokenizer(SpeechTokenizer):
     encoder reaches (`reach_frames` a layer); the frozen encoder's windows are as features/windows.py says.
     """
 
-    batchings = BATCHINGS
+    config: LastTokenizerConfig
 
     def __init__(
         self,
@@ -81,22 +78,18 @@ class LastTokenizer(SpeechTokenizer):
                 f"The learnable encoder reads {transformer.in_dim} dimensions, but {encoder.name!r} layer "
                 f"{encoder.layer} gives {encoder.dim}: it was trained on other features."
             )
-        self.config, self.encoder = config, encoder
         self.transformer = transformer.requires_grad_(False).eval().to(encoder.device)
         self.quantizer = quantizer.requires_grad_(False).eval().to(encoder.device)
         self._window_frames = int(config.window_seconds * encoder.frame_rate)
         self._context_frames = int(config.context_seconds * encoder.frame_rate)
-        self._fingerprint = fingerprint(
-            {
-                "tokenizer_type": self.tokenizer_type,
-                "last_version": LAST_VERSION,
-                "encoder": encoder_fingerprint(encoder.description()),
-                "weights_sha256": tensor_sha256(self.saved_tensors()),
-                "transformer": {**config_to_dict(config.transformer), "dropout": None},
-                "distance": config.quantizer.distance,
-                "windows": [self._window_frames, self._context_frames],
-            }
-        )
+        identity = {
+            "last_version": LAST_VERSION,
+            "weights_sha256": tensor_sha256(self.saved_tensors()),
+            "transformer": {**config_to_dict(config.transformer), "dropout": None},
+            "distance": config.quantizer.distance,
+            "windows": [self._window_frames, self._context_frames],
+        }
+        super().__init__(encoder, config, config.quantizer.codebook_size, identity)
 
     @classmethod
     def of_model(cls, model: LastModel, encoder: FeatureEncoder, config: LastConfig) -> "LastTokenizer":
@@ -111,56 +104,8 @@ class LastTokenizer(SpeechTokenizer):
         tensors = _speech_side(model.encoder, model.quantizer)
         return cls(encoder, *_rebuild(settings, encoder.dim, tensors, "the model"), settings)
 
-    @property
-    def name(self) -> str:
-        """As set in the config."""
-        return self.config.name
-
-    @property
-    def sample_rate(self) -> int:
-        """The frozen encoder's, Hz."""
-        return self.encoder.sample_rate
-
-    @property
-    def streams(self) -> tuple[Stream, ...]:
-        """One stream: a unit per frame of the frozen encoder."""
-        size = self.config.quantizer.codebook_size
-        return (Stream(name="units", codebook_sizes=(size,), rate=self.encoder.frame_rate),)
-
-    @property
-    def fingerprint(self) -> str:
-        """Of both encoders, the codebook, the windows and the version of this code; not of `collapse`."""
-        return self._fingerprint
-
-    def card(self) -> dict[str, Any]:
-        """Return the common entries, and frozen encoder, collapsing and number type."""
-        return {
-            **super().card(),
-            "collapse": self.config.collapse,
-            "dtype": self.config.encoder.dtype,
-            "encoder": self.encoder.description(),
-        }
-
-    def encode_clips(self, clips: Sequence[Clip], batching: str) -> list[SpeechTokens]:
-        """Return the units of clips, runs collapsed if so configured.
-
-        The learnable encoder and the codebook take clip by clip, so with `exact` batching the units of a clip do not
-        depend on its company, bit for bit. Other ways (see `FeatureEncoder.encode`) may change a few units.
-        """
-        features = self.encoder.encode([clip.waveform for clip in clips], batching)
-        return [self._as_tokens([frames]) for frames in features]
-
-    def encode_stream(
-        self,
-        blocks: Iterable[Float[Tensor, " _samples"]],
-        text: str | None = None,
-        words: tuple[Word, ...] | None = None,
-    ) -> SpeechTokens:
-        """Return the units of one recording that arrives in blocks: the same bits as `encode`, in little memory."""
-        return self._as_tokens(self.encoder.encode_stream(blocks))
-
-    def _as_tokens(self, pieces: Iterable[Float[Tensor, "_frames dim"]]) -> SpeechTokens:
-        """Encode the features of one recording, window by window, as they come."""
+    def frame_units(self, pieces: Iterable[Float[Tensor, "_frames dim"]]) -> Int[Tensor, " frames"]:
+        """Return the units of one recording, window by window, as its features come."""
         units, keep_start = [], 0
         size, context = self._window_frames, self._context_frames
         waiting = torch.empty(0, self.encoder.dim, device=self.encoder.device)
@@ -170,11 +115,7 @@ class LastTokenizer(SpeechTokenizer):
                 units.append(self._window_units(waiting[:size])[keep_start : size - context])
                 keep_start, waiting = context, waiting[size - 2 * context :]
         units.append(self._window_units(waiting)[keep_start:])
-        frames = torch.cat(units).cpu()
-        if not self.config.collapse:
-            return SpeechTokens(codes=frames[None])
-        runs = collapse_runs(frames)
-        return SpeechTokens(codes=runs.units[None], durations=runs.durations)
+        return torch.cat(units)
 
     @torch.no_grad()
     def _window_units(self, features: Float[Tensor, "frames dim"]) -> Int[Tensor, " frames"]:
