@@ -10,7 +10,6 @@ from vocable.lm.surgery import (
     UnitLMConfig,
     append_vocabulary,
     build_lm,
-    count_parameters,
     replace_vocabulary,
     text_rows,
 )
@@ -112,12 +111,11 @@ def test_bfloat16_models_keep_their_type(make_model):
     ],
 )
 def test_published_parameter_counts(shape, count):
-    assert count_parameters(shape_config(shape), 502) == count
-
-
-def test_counting_agrees_with_a_real_model(make_model, architecture):
-    model = make_model(architecture)
-    assert count_parameters(model.config) == sum(parameter.numel() for parameter in model.parameters())
+    config = shape_config(shape)
+    config.vocab_size, config.pad_token_id = 502, None  # the text pad id may lie outside the smaller table
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
 def test_warm_and_cold_from_one_folder(make_model, tmp_path):

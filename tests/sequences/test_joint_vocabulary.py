@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from sequences.joint_examples import text_tokenizer
 from vocable.audio.manifest import absolute
+from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import ConfigError
 from vocable.sequences.joint_vocabulary import (
     SPECIAL,
@@ -77,8 +78,8 @@ def test_every_id_has_one_class(text_size, codebook_size, extra):
     assert (kinds.sum(0) == 1).all()
     assert torch.equal(vocabulary.classes == SPEECH, kinds[1])
     assert int(kinds[1].sum()) == vocabulary.num_speech
-    card = json.loads(json.dumps(vocabulary.to_card()))
-    assert JointVocabulary.from_card(card) == vocabulary
+    card = json.loads(json.dumps(config_to_dict(vocabulary)))
+    assert config_from_dict(JointVocabulary, card, source="a card") == vocabulary
 
 
 def test_for_a_tokenizer_and_padded_rows(subwords):
@@ -104,12 +105,10 @@ def test_text_fingerprint_tells_tokenizers_apart(tmp_path):
     assert text_tokenizer_fingerprint(text_tokenizer()) != text_tokenizer_fingerprint(text_tokenizer(260))
 
 
-def test_loss_masks_by_hand():
+def test_switches_by_hand():
     vocabulary = JointVocabulary(text_size=100, codebook_size=12)
     row = torch.tensor([100, 105, 106, 102, 7, 8, 103, 107, 104])  # <U> u u <U2T> t t <T2U> u <E>
-    assert vocabulary.loss_mask(row).tolist() == [False] + [True] * 8
-    without = vocabulary.loss_mask(row, switches_are_targets=False).tolist()
-    assert without == [False, True, True, False, True, True, False, True, True]
+    assert vocabulary.is_switch(row).nonzero()[:, 0].tolist() == [0, 3, 6]
 
 
 def test_bans():
@@ -133,7 +132,6 @@ def test_bans():
             "Subword -1 is outside the vocabulary's 7",
         ),
         (lambda: JointVocabulary(text_size=9, codebook_size=5).text_ids(torch.tensor([3, 9])), "gave the id 9"),
-        (lambda: JointVocabulary.from_card({"text_size": 9, "codebook_size": 5, "text_siz": 1}), "Did you mean"),
     ],
 )
 def test_errors_name_the_value(make, message):

@@ -55,7 +55,7 @@ def test_published_offset_and_special_ids_above_the_units():
 
 def test_default_vocabulary_has_two_more_rows_than_units():
     vocabulary = UnitVocabulary(codebook_size=500)
-    assert (vocabulary.size, vocabulary.pad_id, vocabulary.bos_eos_id, vocabulary.first_unit_id) == (502, 0, 1, 2)
+    assert (vocabulary.size, vocabulary.pad_id, vocabulary.bos_eos_id, vocabulary.unit_offset) == (502, 0, 1, 2)
 
 
 @pytest.mark.parametrize(

@@ -222,17 +222,6 @@ def _resize(
     return model
 
 
-def count_parameters(hf_config: PretrainedConfig, num_tokens: int | None = None) -> int:
-    """Count the parameters of a model of this shape with `num_tokens` vocabulary rows, without making its weights."""
-    hf_config = copy.deepcopy(hf_config)
-    if num_tokens is not None:
-        hf_config.vocab_size = num_tokens
-        hf_config.pad_token_id = None  # the text pad id may lie outside the smaller table
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(hf_config)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def _num_rows(model: PreTrainedModel) -> int:
     return len(_vocabulary_tables(model)[0].weight)
 

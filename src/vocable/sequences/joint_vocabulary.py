@@ -9,7 +9,6 @@ text, switch symbols, an end symbol. Next: joint_layouts.py.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +16,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import ConfigError
 from vocable.sequences.spans import Modality
 from vocable.sequences.subwords import UnitSubwords
@@ -184,20 +182,6 @@ class JointVocabulary(Vocabulary):
         """Return the name of a special symbol; None for any other id."""
         return self.names.all()[token_id - self.text_size] if token_id in self.special_ids else None
 
-    def loss_mask(
-        self, token_ids: Int[Tensor, " positions"], *, switches_are_targets: bool = True
-    ) -> Bool[Tensor, " positions"]:
-        """Say which tokens a loss is taken over. The first token of a document is never one: nothing predicts it.
-
-        Args:
-            token_ids: one document.
-            switches_are_targets: whether openers and switch symbols are predicted, as in the loss over the whole mixed
-                sequence. The end symbol always is.
-        """
-        mask = torch.ones_like(token_ids, dtype=torch.bool)
-        mask[:1] = False
-        return mask if switches_are_targets else mask & ~self.is_switch(token_ids)
-
     def bans(self, *, speech: bool = True, text: bool = True) -> Bool[Tensor, " vocabulary"]:
         """Say which ids a continuation in some modalities must never hold. The end symbol is always allowed; openers
         and switch symbols are when both modalities are."""
@@ -207,19 +191,6 @@ class JointVocabulary(Vocabulary):
         )
         allowed[self.end_id] = True
         return ~allowed
-
-    def to_card(self) -> dict[str, Any]:
-        """Return the vocabulary as JSON values."""
-        return config_to_dict(self)
-
-    @classmethod
-    def from_card(cls, card: Mapping[str, Any]) -> "JointVocabulary":
-        """Undo `to_card`.
-
-        Raises:
-            ConfigError: a setting is unknown or out of range.
-        """
-        return config_from_dict(cls, card, source="vocabulary card")
 
 
 def joint_vocabulary(

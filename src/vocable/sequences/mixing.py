@@ -43,20 +43,6 @@ class DocumentSource(Protocol):
         ...
 
 
-class FixedDocuments:
-    """Documents that are the same each time."""
-
-    def __init__(self, documents: Sequence[Int[Tensor, " _"]]) -> None:
-        self.documents = documents
-
-    def __len__(self) -> int:
-        return len(self.documents)
-
-    def document(self, index: int, repeat: int) -> Int[Tensor, " positions"]:
-        """Return document `index`."""
-        return self.documents[index]
-
-
 class BuiltDocuments:
     """Documents that a layout builds from examples; each repeat is an epoch of the layout, so spans are drawn anew."""
 
@@ -148,15 +134,6 @@ class Mixture:
     def num_documents(self, epoch: int) -> int:
         """Documents of an epoch; a few more or less than of another one."""
         return self._before(epoch + 1) - self._before(epoch)
-
-    def draw(self, step: int) -> Draw:
-        """Return the document at a step, counted over all epochs from 0 on."""
-        epoch = int(step / sum(self.rates.values()))
-        while self._before(epoch) > step:
-            epoch -= 1
-        while self._before(epoch + 1) <= step:
-            epoch += 1
-        return self.draws(epoch)[step - self._before(epoch)]
 
     def document(self, draw: Draw) -> Int[Tensor, " positions"]:
         """Build the document of a draw."""

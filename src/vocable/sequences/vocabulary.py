@@ -81,11 +81,6 @@ class UnitVocabulary(Vocabulary):
         return self.bos_eos_id
 
     @property
-    def first_unit_id(self) -> int:
-        """Token id of unit 0."""
-        return self.unit_offset
-
-    @property
     def size(self) -> int:
         """Rows of the embedding table."""
         return max(self.unit_offset + self.codebook_size, self.pad_id + 1, self.bos_eos_id + 1)

@@ -282,20 +282,6 @@ class UnitVocoder(nn.Module):
             durations = self.duration_predictor.durations(inputs, self.config.duration_scale)[0]
         return codes if durations is None else codes.repeat_interleave(durations.to(codes.device), dim=1)
 
-    @torch.inference_mode()
-    def with_durations(self, tokens: SpeechTokens, voice: Voice | None = None) -> SpeechTokens:
-        """Return the tokens with predicted durations, where they have none."""
-        if tokens.durations is not None or not tokens.codes.shape[1]:
-            return tokens
-        row = self.voice_index(voice)
-        device = self.unit_embedding.weight.device
-        index = None if row is None else torch.tensor([row], device=device)
-        codes = tokens.codes.to(device)
-        durations = self.duration_predictor.durations(
-            self.prosody_input(codes[None], index), self.config.duration_scale
-        )[0].cpu()
-        return SpeechTokens(codes=tokens.codes, durations=durations)
-
     def predict_pitch(
         self, frames: Int[Tensor, "num_codebooks frames"], voice: Int[Tensor, " batch"] | None
     ) -> Pitch | None:

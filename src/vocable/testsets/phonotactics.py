@@ -50,10 +50,6 @@ class PhoneModel:
         """Return the natural logarithm of the probability of a whole word, its end included."""
         return sum(math.log(self._probability(*trigram)) for trigram in trigrams(phones))
 
-    def is_attested(self, phones: Sequence[str]) -> bool:
-        """Whether every trigram, word edges included, occurs in the pronunciations."""
-        return all(trigram in self.trigrams for trigram in trigrams(phones))
-
     def _probability(self, first: str, second: str, third: str) -> float:
         context, before = self._contexts[first, second], self._before[second]
         estimates = (
