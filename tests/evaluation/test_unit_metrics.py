@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vocable.errors import ConfigError, FingerprintError
-from vocable.evaluation.unit_metrics import unit_statistics
+from vocable.evaluation.units import unit_statistics
 from vocable.types import SpeechTokens
 
 

@@ -10,8 +10,7 @@ import torch
 from vocable.errors import ConfigError
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.runner import run_benchmark
-from vocable.evaluation.unit_metrics import unit_statistics
-from vocable.evaluation.units import Units, UnitsConfig
+from vocable.evaluation.units import Units, UnitsConfig, unit_statistics
 from vocable.types import SpeechTokens, Utterance
 
 

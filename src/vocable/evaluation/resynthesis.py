@@ -38,7 +38,7 @@ from vocable.evaluation.metrics.wer import (
 from vocable.evaluation.pages import page_template
 from vocable.evaluation.results import EvaluationResult, Score, column_mean, ratio_score
 from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
-from vocable.evaluation.unit_metrics import UnitCounter
+from vocable.evaluation.units import UnitCounter
 from vocable.registry import look_up
 from vocable.synthesis.opening import attach_synthesizer
 from vocable.tokens.fingerprint import tensor_sha256

@@ -1,28 +1,28 @@
-"""Code usage and bitrate of token shards as a result: scores with intervals, and every codebook by itself.
+"""How a tokenizer uses its codebook, and how many bits a second of its tokens costs.
 
     shards  ->  ids per position and per frame, durations  ->  usage, perplexity, entropy, bits per second
 
-The numbers are those of `unit_metrics`; here they get intervals over utterances (and speakers) by counting resampled
-corpora again (`recount`), and a file. Perplexity grows with the corpus until each id was seen often.
+A codebook of 500 whose units have perplexity 60 is, for a language model, a codebook of 60. Perplexity grows with the
+corpus until each id was seen often. Intervals come from counting resampled corpora again (`recount`).
 """
-
-from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vocable.errors import ConfigError
+from vocable.errors import ConfigError, FingerprintError
 from vocable.evaluation.recount import Described, Statistic, count_scores, gather_counts
 from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
-from vocable.evaluation.unit_metrics import UnitCounter, entropy, normalised_entropy, used_share
 from vocable.tokens.agreement import frames_of
 from vocable.tokens.streams import streams_of_card
 from vocable.types import SpeechTokens
@@ -119,7 +119,7 @@ class Units(Benchmark[UnitsConfig]):
         """The statistics of the whole, and of each codebook."""
         return {
             **dataclasses.asdict(self.counter.statistics(self.stream.rate)),
-            "codebooks": _by_codebook(self.counter),
+            "codebooks": self.counter.by_codebook(),
             "bootstrap_bias": self.biases,
         }
 
@@ -155,35 +155,171 @@ def _statistic(sizes: Sequence[int], frame_rate: float | None) -> Statistic:
             pad_sequence(list(counts[start : start + all_ids].split(list(sizes))), batch_first=True)
             for start in (0, all_ids)
         )
-        durations = counts[2 * all_ids :]
-        entropies, frame_entropies = entropy(by_position), entropy(by_frame)
-        values = {
-            "used": used_share(by_position, sizes),
-            "perplexity": float(entropies.mean().exp()),
-            "frame_perplexity": float(frame_entropies.mean().exp()),
-            "normalised_entropy": normalised_entropy(entropies, sizes),
-        }
-        if frame_rate:
-            per_second = float(by_position[0].sum() / by_frame[0].sum()) * frame_rate
-            duration_bits = float(entropy(durations[None])) / math.log(2) if durations.sum() else 0.0
-            values["positions_per_second"] = per_second
-            values["empirical_bits_per_second"] = per_second * float(entropies.sum()) / math.log(2)
-            values["duration_bits_per_second"] = per_second * duration_bits
-        return values
+        per_second = float(by_position[0].sum() / by_frame[0].sum()) * frame_rate if frame_rate else None
+        return code_usage(by_position, by_frame, sizes, counts[2 * all_ids :], per_second)
 
     return compute
 
 
-def _by_codebook(counter: UnitCounter) -> list[dict[str, Any]]:
-    """Usage of each codebook, in order."""
-    entropies, frame_entropies = entropy(counter.by_position), entropy(counter.by_frame)
-    return [
-        {
-            "used": used_share(counts[None], counter.sizes[book : book + 1]),
-            "num_unused": counter.sizes[book] - int((counts > 0).sum()),
-            "perplexity": float(entropies[book].exp()),
-            "frame_perplexity": float(frame_entropies[book].exp()),
-            "entropy_bits": float(entropies[book]) / math.log(2),
-        }
-        for book, counts in enumerate(counter.by_position)
-    ]
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UnitStatistics:
+    """Code usage of one stream over a corpus. With several levels, shares and entropies are means, bits are sums."""
+
+    num_frames: int | None
+    """Frames before run collapsing; None where tokens follow words."""
+    num_positions: int
+    """Tokens a language model reads per level: runs where runs are collapsed, else frames or words."""
+    seconds: float | None
+    """Of audio; None when the tokenizer has no frame rate and nobody said."""
+    used: float
+    """Share of the codebook that occurs at all, 0 to 1."""
+    frame_perplexity: float
+    """exp(entropy) of ids over frames."""
+    perplexity: float
+    """exp(entropy) of ids over positions."""
+    normalised_entropy: float
+    """Entropy over positions as a share of log(codebook size), 0 to 1."""
+    nominal_bits_per_second: float | None
+    """Frames per second times log2(codebook size), all levels: the rate that publications state."""
+    empirical_bits_per_second: float | None
+    """Positions per second times the entropy of the ids: their cost under an ideal code that ignores order."""
+    duration_bits_per_second: float | None
+    """The same for the durations of runs; 0 without them."""
+    positions_per_second: float | None
+
+
+class UnitCounter:
+    """Counts ids and durations while a corpus streams by."""
+
+    def __init__(self, codebook_sizes: Sequence[int]) -> None:
+        """Count one stream, whose levels have codebooks of these sizes."""
+        if not codebook_sizes or min(codebook_sizes) < 1:
+            raise ConfigError(f"codebook_sizes is {tuple(codebook_sizes)}: there is at least one, of at least 1 id.")
+        self.sizes = tuple(codebook_sizes)
+        self.by_position = torch.zeros(len(self.sizes), max(self.sizes), dtype=torch.long)
+        self.by_frame = torch.zeros_like(self.by_position)
+        self.durations: Counter[int] = Counter()
+        self.follows_words = False
+
+    def add(self, tokens: SpeechTokens) -> None:
+        """Count the tokens of one utterance.
+
+        Raises:
+            FingerprintError: an id or the number of levels does not fit.
+        """
+        codes = tokens.codes.cpu().long()
+        if codes.shape[0] != len(self.by_position):
+            raise FingerprintError(f"Tokens have {codes.shape[0]} codebooks; expected {len(self.by_position)}.")
+        for row, size in zip(codes, self.sizes, strict=True):
+            if row.numel() and not 0 <= int(row.min()) <= int(row.max()) < size:
+                raise FingerprintError(
+                    f"Ids run from {int(row.min())} to {int(row.max())}, outside a codebook of {size}: these tokens "
+                    "belong to another tokenizer."
+                )
+        self.follows_words = self.follows_words or tokens.words is not None
+        ones = torch.ones_like(codes[0])
+        repeats = ones if tokens.durations is None else tokens.durations.cpu().long()
+        for row, ids in enumerate(codes):
+            self.by_position[row].scatter_add_(0, ids, ones)
+            self.by_frame[row].scatter_add_(0, ids, repeats)
+        if tokens.durations is not None:
+            self.durations.update(repeats.tolist())
+
+    def statistics(self, frame_rate: float | None = None, seconds: float | None = None) -> UnitStatistics:
+        """Summarise what was counted.
+
+        Args:
+            frame_rate: frames per second; gives `seconds` from the number of frames when nobody says it.
+            seconds: of audio behind the tokens.
+
+        Raises:
+            ConfigError: nothing was counted.
+        """
+        num_positions, num_frames = int(self.by_position[0].sum()), int(self.by_frame[0].sum())
+        if num_positions == 0:
+            raise ConfigError("There are no tokens to count: every utterance was empty.")
+        if seconds is None and frame_rate is not None:
+            seconds = num_frames / frame_rate
+        nominal = sum(map(math.log2, self.sizes))
+        lengths = torch.tensor(list(self.durations.values()))
+        rates = dict.fromkeys(RATES) if not seconds else {}
+        return UnitStatistics(
+            num_frames=None if self.follows_words else num_frames,
+            num_positions=num_positions,
+            seconds=seconds,
+            nominal_bits_per_second=num_frames / seconds * nominal if seconds else None,
+            **rates,
+            **code_usage(
+                self.by_position, self.by_frame, self.sizes, lengths, num_positions / seconds if seconds else None
+            ),
+        )
+
+    def by_codebook(self) -> list[dict[str, Any]]:
+        """Usage of each codebook by itself, in order."""
+        found = []
+        for book, size in enumerate(self.sizes):
+            positions, frames = self.by_position[book : book + 1], self.by_frame[book : book + 1]
+            usage = code_usage(positions, frames, (size,))
+            found.append(
+                {
+                    "used": usage["used"],
+                    "num_unused": size - int((positions > 0).sum()),
+                    "perplexity": usage["perplexity"],
+                    "frame_perplexity": usage["frame_perplexity"],
+                    "entropy_bits": float(entropy(positions)) / math.log(2),
+                }
+            )
+        return found
+
+
+def unit_statistics(
+    tokens: Iterable[SpeechTokens],
+    codebook_sizes: Sequence[int],
+    frame_rate: float | None = None,
+    seconds: float | None = None,
+) -> UnitStatistics:
+    """Code usage of some tokens; see `UnitCounter`."""
+    counter = UnitCounter(codebook_sizes)
+    for item in tokens:
+        counter.add(item)
+    return counter.statistics(frame_rate, seconds)
+
+
+def code_usage(
+    by_position: Int[Tensor, "levels ids"] | Float[Tensor, "levels ids"],
+    by_frame: Int[Tensor, "levels ids"] | Float[Tensor, "levels ids"],
+    sizes: Sequence[int],
+    durations: Tensor | None = None,
+    positions_per_second: float | None = None,
+) -> dict[str, float]:
+    """Compute `SCORES` and, where positions per second are known, `RATES`.
+
+    Args:
+        by_position: how often each id occurs, per level.
+        by_frame: the same over frames.
+        sizes: codebook size of each level.
+        durations: how often each duration of a run occurs.
+        positions_per_second: gives the rates.
+    """
+    entropies = entropy(by_position)
+    possible = torch.tensor([math.log(size) if size > 1 else 1.0 for size in sizes], dtype=torch.float64)
+    values = {
+        "used": float(((by_position > 0).double().sum(-1) / torch.tensor(sizes)).mean()),
+        "perplexity": float(entropies.mean().exp()),
+        "frame_perplexity": float(entropy(by_frame).mean().exp()),
+        "normalised_entropy": float((entropies / possible).mean()),
+    }
+    if positions_per_second is None:
+        return values
+    duration_nats = float(entropy(durations[None])) if durations is not None and durations.sum() else 0.0
+    return values | {
+        "positions_per_second": positions_per_second,
+        "empirical_bits_per_second": positions_per_second * float(entropies.sum()) / math.log(2),
+        "duration_bits_per_second": positions_per_second * duration_nats / math.log(2),
+    }
+
+
+def entropy(counts: Tensor) -> Float[Tensor, " rows"]:
+    """Entropy of the distribution of each row of counts (rows, ids), in nats, float64."""
+    shares = counts.double() / counts.sum(-1, keepdim=True)
+    return torch.special.entr(shares).sum(-1)

@@ -10,7 +10,7 @@ from vocable.assets import find_asset, is_available
 from vocable.audio.io import read_utterance
 from vocable.audio.writing import encode_audio
 from vocable.evaluation.bootstrap import Interval
-from vocable.evaluation.unit_metrics import UnitCounter
+from vocable.evaluation.units import UnitCounter
 from vocable.features.log_mel import LogMelConfig, log_mel
 from vocable.quickstart import plots
 from vocable.quickstart.report import Listening, Player, Report, Table, write_report
