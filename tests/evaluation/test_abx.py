@@ -23,7 +23,6 @@ from vocable.evaluation.abx_items import (
     read_item_file,
     write_item_file,
 )
-from vocable.evaluation.frame_sources import FrameSource
 from vocable.evaluation.metrics.abx import (
     DISTANCES,
     AbxCell,
@@ -33,6 +32,7 @@ from vocable.evaluation.metrics.abx import (
 )
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.runner import run_benchmark
+from vocable.evaluation.token_sources import FrameSource
 from vocable.types import Phone, Utterance
 
 MANIFEST = Path("m.jsonl")

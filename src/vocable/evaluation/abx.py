@@ -30,11 +30,10 @@ from vocable.evaluation.abx_items import (
     read_item_file,
 )
 from vocable.evaluation.bootstrap import bootstrap
-from vocable.evaluation.frame_sources import FrameSource, encoder_frames, stored_frames, token_frames
 from vocable.evaluation.metrics.abx import DISTANCES, AbxCell, TokenDistances, cell_errors, check_frames
-from vocable.evaluation.results import Score
+from vocable.evaluation.results import Score, score_between
 from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
-from vocable.evaluation.token_sources import TokenSource
+from vocable.evaluation.token_sources import FrameSource, TokenSource, encoder_frames, stored_frames, token_frames
 from vocable.registry import look_up
 
 if TYPE_CHECKING:
@@ -253,16 +252,12 @@ def abx_score(
 ) -> Score:
     """Average the errors of cells; intervals over contexts (drawn again with all their cells) and over speakers."""
     table = _CellTable(cells, errors)
-    by_speaker = bootstrap(table.over_speakers, table.num_speakers, num_resamples, seed=seed)
-    by_context = bootstrap(table.over_contexts, table.num_contexts, num_resamples, seed=seed)
-    return Score(
-        value=table.mean(np.ones(len(cells)), np.ones(table.num_speakers)),
-        num_items=len(cells),
-        low=by_context[0] if by_context else None,
-        high=by_context[1] if by_context else None,
-        num_speakers=table.num_speakers,
-        speaker_low=by_speaker[0] if by_speaker else None,
-        speaker_high=by_speaker[1] if by_speaker else None,
+    return score_between(
+        table.mean(np.ones(len(cells)), np.ones(table.num_speakers)),
+        len(cells),
+        bootstrap(table.over_contexts, table.num_contexts, num_resamples, seed=seed),
+        bootstrap(table.over_speakers, table.num_speakers, num_resamples, seed=seed),
+        table.num_speakers,
         better="lower",
         meaning=f"ABX error {speakers} speakers: mean over contexts, then speakers, then ordered phone pairs",
     )

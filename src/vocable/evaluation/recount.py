@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vocable.errors import ConfigError
-from vocable.evaluation.bootstrap import resample
-from vocable.evaluation.results import Score
+from vocable.evaluation.bootstrap import Interval, resample
+from vocable.evaluation.results import Score, score_between
 
 Statistic = Callable[[np.ndarray], Mapping[str, float]]
 """From the table of counts, flat, to named numbers."""
@@ -126,22 +126,13 @@ def count_scores(
         num_speakers = len(set(speakers))
         over_speakers = bootstrap_counts(counts.grouped(speakers), statistic, num_resamples, seed=seed)
     scores = {}
-    for name, (better, meaning) in describe.items():
-        item, speaker = _finite(over_items.get(name)), _finite(over_speakers.get(name))
-        scores[name] = Score(
-            value=found[name] if np.isfinite(found[name]) else None,
-            num_items=counts.num_items,
-            low=item.low if item else None,
-            high=item.high if item else None,
-            num_speakers=num_speakers,
-            speaker_low=speaker.low if speaker else None,
-            speaker_high=speaker.high if speaker else None,
-            better=better,
-            meaning=meaning,
-        )
+    for name, about in describe.items():
+        value = found[name] if np.isfinite(found[name]) else None
+        intervals = _finite(over_items.get(name)), _finite(over_speakers.get(name))
+        scores[name] = score_between(value, counts.num_items, *intervals, num_speakers, **about._asdict())
     return scores, {name: over_items[name].bias for name in describe if name in over_items}
 
 
-def _finite(spread: Spread | None) -> Spread | None:
+def _finite(spread: Spread | None) -> Interval | None:
     """None for an interval that could not be had, e.g. because a resample made the statistic undefined."""
-    return spread if spread is not None and np.isfinite(spread).all() else None
+    return Interval(spread.low, spread.high) if spread is not None and np.isfinite(spread).all() else None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vocable.errors import ConfigError, NumericsError, OutputError
-from vocable.evaluation.bootstrap import bootstrap_ratio
+from vocable.evaluation.bootstrap import Interval, bootstrap_ratio
 from vocable.files import replace_file, write_text
 
 FORMAT = "vocable.evaluation/1"
@@ -50,6 +50,32 @@ class Score:
         return f"{self.value:.4g}{interval} (n={self.num_items})"
 
 
+def score_between(
+    value: float | None,
+    num_items: int,
+    interval: Interval | None,
+    by_speaker: Interval | None = None,
+    num_speakers: int | None = None,
+    *,
+    better: Literal["higher", "lower"] | None,
+    meaning: str,
+) -> Score:
+    """Put a value and its intervals over items and over speakers together; None for an interval that is unknown."""
+    low, high = interval or (None, None)
+    speaker_low, speaker_high = by_speaker or (None, None)
+    return Score(
+        value=value,
+        num_items=num_items,
+        low=low,
+        high=high,
+        num_speakers=num_speakers,
+        speaker_low=speaker_low,
+        speaker_high=speaker_high,
+        better=better,
+        meaning=meaning,
+    )
+
+
 def ratio_score(
     numerators: Sequence[float],
     denominators: Sequence[float],
@@ -67,22 +93,13 @@ def ratio_score(
     total = float(sum(denominators))
     if total <= 0:
         return Score(value=None, num_items=len(numerators), better=better, meaning=meaning)
+    value, count = float(sum(numerators)) / total, len(numerators)
     interval = bootstrap_ratio(numerators, denominators, num_resamples=num_resamples, seed=seed)
     by_speaker = num_speakers = None
     if speakers is not None and all(speaker is not None for speaker in speakers):
         num_speakers = len(set(speakers))
         by_speaker = bootstrap_ratio(numerators, denominators, speakers, num_resamples=num_resamples, seed=seed)
-    return Score(
-        value=float(sum(numerators)) / total,
-        num_items=len(numerators),
-        low=interval.low if interval else None,
-        high=interval.high if interval else None,
-        num_speakers=num_speakers,
-        speaker_low=by_speaker.low if by_speaker else None,
-        speaker_high=by_speaker.high if by_speaker else None,
-        better=better,
-        meaning=meaning,
-    )
+    return score_between(value, count, interval, by_speaker, num_speakers, better=better, meaning=meaning)
 
 
 def mean_score(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vocable.evaluation.bootstrap import bootstrap, bootstrap_mean, bootstrap_strata
-from vocable.evaluation.results import Score, mean_score
+from vocable.evaluation.results import Score, mean_score, score_between
 
 MIN_VOICES = 4
 """With fewer voices, draws of them are so few that the ends of an interval say nothing."""
@@ -94,15 +94,9 @@ def macro_accuracy(things: Mapping[str, Sequence[Said]], meaning: str, num_resam
     """
     values = [[said.value for said in found] for found in things.values()]
     means = [sum(found) / len(found) for found in values]
-    low, high = bootstrap_strata(values, num_resamples) or (None, None)
-    score = Score(
-        value=sum(means) / len(means),
-        num_items=sum(map(len, values)),
-        low=low,
-        high=high,
-        better="higher",
-        meaning=f"{meaning}; chance 0.5",
-    )
+    value, interval = sum(means) / len(means), bootstrap_strata(values, num_resamples)
+    meaning = f"{meaning}; chance 0.5"
+    score = score_between(value, sum(map(len, values)), interval, better="higher", meaning=meaning)
     return with_voices(score, list(things.values()))
 
 
