@@ -32,7 +32,7 @@ from vocable.evaluation.abx_items import (
 from vocable.evaluation.bootstrap import bootstrap
 from vocable.evaluation.metrics.abx import DISTANCES, AbxCell, TokenDistances, cell_errors, check_frames
 from vocable.evaluation.results import Score, score_between
-from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
+from vocable.evaluation.runner import Benchmark, Item, Items, SampledConfig, TokensConfig
 from vocable.evaluation.token_sources import FrameSource, TokenSource, encoder_frames, stored_frames, token_frames
 from vocable.registry import look_up
 
@@ -43,17 +43,11 @@ Kernel = Literal["auto", "torch", "fastabx"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AbxConfig(BenchmarkConfig):
+class AbxConfig(TokensConfig):
     """What is compared, and how. Give one of tokens, tokenizer, encoder and features."""
 
     manifest: Path
     """The utterances (JSONL); their ids are the file names of the items. Without items, its phones are used."""
-    tokens: Path | None = None
-    """Folder of token shards: compare units."""
-    tokenizer: Path | None = None
-    """Folder of a saved tokenizer: encode, and compare units."""
-    stream: str | None = None
-    """Name of the stream to read, where the tokens have several."""
     encoder: str | None = None
     """Name or folder of a feature encoder: compare its features."""
     layer: int = 2
@@ -81,10 +75,9 @@ class AbxConfig(BenchmarkConfig):
     """Who computes: fastabx, torch (our own), or auto: fastabx where it is installed and knows the distance."""
     num_resamples: int = 500
     """Resamples of the bootstrap."""
-    device: str | None = None
-    """Where to encode and compare, such as cpu or cuda. Without it, a GPU if there is one."""
 
     def __post_init__(self) -> None:
+        SampledConfig.__post_init__(self)
         if self.speakers not in ("both", "within", "across"):
             raise ConfigError(f"speakers is {self.speakers!r}; it is within, across, or both.")
         if self.distance is not None:
@@ -93,8 +86,8 @@ class AbxConfig(BenchmarkConfig):
         look_up("ABX context", self.context, dict.fromkeys(("within", "any")))
         if self.max_group is not None and self.max_group < 2:
             raise ConfigError(f"max_group is {self.max_group}; two tokens of a phone are the least to compare.")
-        if self.num_resamples < 1 or (self.max_x_speakers is not None and self.max_x_speakers < 1):
-            raise ConfigError("num_resamples and max_x_speakers are at least 1.")
+        if self.max_x_speakers is not None and self.max_x_speakers < 1:
+            raise ConfigError(f"max_x_speakers is {self.max_x_speakers}; it must be at least 1.")
 
 
 class Abx(Benchmark[AbxConfig]):

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from vocable.errors import ConfigError
-from vocable.evaluation.runner import BenchmarkConfig
 from vocable.training.config import TrainingConfig
 from vocable.training.loop import Loop, fit
 from vocable.training.task import Learner, LossSum, Progress, TrainingTask
@@ -29,8 +28,8 @@ POOL_BATCHES = 16
 """Batches whose utterances are sorted by length together: like lengths, but another order in every epoch."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeConfig(BenchmarkConfig):
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
     """What the probe reads, its size and its training; LAST's own recogniser is not known to us, these are ours."""
 
     input: Literal["frames", "runs"] = "frames"
@@ -63,8 +62,6 @@ class ProbeConfig(BenchmarkConfig):
     """Weight decay of AdamW."""
     max_gradient_norm: float = 1.0
     """Longer gradients are shortened to this norm."""
-    num_resamples: int = 2000
-    """Resamples of the bootstrap."""
     seed: int = 0
     """Seed of first weights, dropout, the order of utterances, the control, and the bootstrap."""
 
@@ -78,7 +75,7 @@ class ProbeConfig(BenchmarkConfig):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size is {self.kernel_size}; it must be odd, so that the middle is a frame.")
-        for name in ("input_rate", "learning_rate", "max_gradient_norm", "num_resamples"):
+        for name in ("input_rate", "learning_rate", "max_gradient_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
         if not 0 <= self.dropout < 1 or self.weight_decay < 0:

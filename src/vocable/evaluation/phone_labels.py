@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,10 @@ def frame_labels(phones: Sequence[Phone], num_frames: int, frame_rate: float) ->
     centres = (np.arange(num_frames) + 0.5) / frame_rate
     # differences below a microsecond are rounding of the file, not of the speaker
     rows = np.searchsorted(starts, centres + 1e-6, side="right") - 1
-    labels: list[str | None] = []
-    for centre, row in zip(centres.tolist(), rows.tolist()):
-        inside = row >= 0 and centre + 1e-6 < phones[row].end
-        labels.append(phones[row].phone if inside else None)
-    return labels
+    return [
+        phones[row].phone if row >= 0 and centre + 1e-6 < phones[row].end else None
+        for centre, row in zip(centres.tolist(), rows.tolist())
+    ]
 
 
 def _phone(row: Any, where: str) -> Phone:
@@ -96,13 +95,13 @@ def _checked(phones: Sequence[Phone], where: str) -> tuple[Phone, ...]:
 
 def _read_ctm(path: Path, lines: Sequence[str]) -> dict[str, list[Phone]]:
     phones = defaultdict(list)
-    for number, line in enumerate(lines, start=1):
+    for where, line in _numbered(path, lines, 1):
         parts = line.split()
-        if not parts or parts[0].startswith(";;"):
+        if parts[0].startswith(";;"):
             continue
         if len(parts) < 5:
-            raise ConfigError(f"{path}, line {number}: {line!r}; expected: id channel start duration phone")
-        start, duration = _seconds(path, number, parts[2]), _seconds(path, number, parts[3])
+            raise ConfigError(f"{where}: {line!r}; expected: id channel start duration phone")
+        start, duration = (_seconds(where, text) for text in parts[2:4])
         phones[parts[0]].append(Phone(phone=parts[4], start=start, end=start + duration))
     return phones
 
@@ -114,23 +113,25 @@ def _read_tsv(path: Path, lines: Sequence[str]) -> dict[str, list[Phone]]:
             f"{path}: the first line is {' '.join(header)!r}; expected {' '.join(TSV_HEADER)}, with tabs."
         )
     phones = defaultdict(list)
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
+    for where, line in _numbered(path, lines[1:], 2):
         parts = line.split("\t")
         if len(parts) != 4:
-            raise ConfigError(f"{path}, line {number}: {len(parts)} columns; expected {' '.join(TSV_HEADER)}.")
-        phones[parts[0]].append(
-            Phone(phone=parts[3], start=_seconds(path, number, parts[1]), end=_seconds(path, number, parts[2]))
-        )
+            raise ConfigError(f"{where}: {len(parts)} columns; expected {' '.join(TSV_HEADER)}.")
+        start, end = (_seconds(where, text) for text in parts[1:3])
+        phones[parts[0]].append(Phone(phone=parts[3], start=start, end=end))
     return phones
 
 
-def _seconds(path: Path, line: int, text: str) -> float:
+def _numbered(path: Path, lines: Sequence[str], first: int) -> Iterator[tuple[str, str]]:
+    """Yield the lines that are not empty, each after the name of its place."""
+    return ((f"{path}, line {number}", line) for number, line in enumerate(lines, first) if line.strip())
+
+
+def _seconds(where: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ConfigError(f"{path}, line {line}: {text!r} is not a number of seconds.")
+        raise ConfigError(f"{where}: {text!r} is not a number of seconds.")
     return value

@@ -20,7 +20,7 @@ from vocable.evaluation.metrics.phones import phone_unit_statistics
 from vocable.evaluation.phone_labels import frame_labels, read_phones, utterance_phones
 from vocable.evaluation.recount import Described, count_scores, gather_counts
 from vocable.evaluation.results import Score
-from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
+from vocable.evaluation.runner import Benchmark, Item, Items, SampledConfig, TokensConfig
 from vocable.tokens.agreement import frames_of
 from vocable.types import Phone
 
@@ -36,17 +36,11 @@ SCORES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PhonesConfig(BenchmarkConfig):
+class PhonesConfig(TokensConfig):
     """What is counted."""
 
     manifest: Path
     """The utterances (JSONL); a line may hold "phones", a list of {phone, start, end} in seconds."""
-    tokens: Path | None = None
-    """Folder of token shards, as 'vocable tokenize' writes them. Either this or a tokenizer."""
-    tokenizer: Path | None = None
-    """Folder of a saved tokenizer, which then encodes the utterances."""
-    stream: str | None = None
-    """Name of the stream to read, where the tokens have several."""
     phones: Path | None = None
     """A .ctm or .tsv file with the phones, instead of the manifest's."""
     ignore: tuple[str, ...] = ()
@@ -55,14 +49,11 @@ class PhonesConfig(BenchmarkConfig):
     """Which codebook, from 0 on, where there are several."""
     num_resamples: int = 500
     """Resamples of the bootstrap."""
-    device: str | None = None
-    """Where to encode, such as cpu or cuda. Without it, a GPU if there is one."""
 
     def __post_init__(self) -> None:
-        if self.codebook < 0 or self.num_resamples < 1:
-            raise ConfigError(
-                f"codebook is {self.codebook} (0 or more), num_resamples {self.num_resamples} (1 or more)."
-            )
+        SampledConfig.__post_init__(self)
+        if self.codebook < 0:
+            raise ConfigError(f"codebook is {self.codebook}; the first one is 0.")
 
 
 class Phones(Benchmark[PhonesConfig]):

@@ -24,38 +24,29 @@ from vocable.errors import ConfigError, FingerprintError
 from vocable.evaluation.ctc_probe_model import Example, ProbeConfig, recognise, steps_needed, train_recogniser
 from vocable.evaluation.metrics.wer import LEVELS, NORMALISERS, ErrorCounts, column_error_rate, count_errors
 from vocable.evaluation.results import Score
-from vocable.evaluation.runner import Benchmark, Item, Items
+from vocable.evaluation.runner import Benchmark, Item, Items, TokensConfig
 from vocable.evaluation.token_sources import TokenSource
 from vocable.registry import look_up
 from vocable.tokens.fingerprint import check_fingerprint, fingerprint
 from vocable.types import SpeechTokens, Utterance
 
 SCORES = {"character": "cer_units", "word": "wer_units"}
-OF_THE_RUN = ("seed", "num_resamples")
-"""Settings that are no conventions: they move the numbers by chance only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecognitionConfig(ProbeConfig):
+class RecognitionConfig(ProbeConfig, TokensConfig):
     """Whose units are read, and by which network."""
 
     manifest: Path
     """The utterances to train on (JSONL), with text."""
     test_manifest: Path
     """The utterances to test on, with text; none of them in the other manifest."""
-    tokens: Path | None = None
-    """Folder of token shards, as 'vocable tokenize' writes them. Either this or a tokenizer."""
     test_tokens: Path | None = None
     """Folder of token shards of the test utterances. Without it, they are in the other folder."""
-    tokenizer: Path | None = None
-    """Folder of a saved tokenizer, which then encodes the utterances."""
-    stream: str | None = None
-    """Name of the stream to read, where the tokens have several."""
-    device: str | None = None
-    """Where to encode and train, such as cpu or cuda. Without it, a GPU if there is one."""
 
     def __post_init__(self) -> None:
         ProbeConfig.__post_init__(self)
+        TokensConfig.__post_init__(self)
         look_up("text normaliser", self.normaliser, NORMALISERS)
         if self.test_tokens is not None and self.tokens is None:
             raise ConfigError("test_tokens is given without tokens. Give both, or a tokenizer.")
@@ -177,7 +168,7 @@ class Recognition(Benchmark[RecognitionConfig]):
 
     def conventions(self) -> dict[str, Any]:
         """The network, its training, and the texts it was trained on."""
-        settings = [field.name for field in fields(ProbeConfig) if field.name not in OF_THE_RUN]
+        settings = [field.name for field in fields(ProbeConfig) if field.name != "seed"]
         return {
             **{name: getattr(self.config, name) for name in settings},
             "decoding": "CTC, best path, no language model",

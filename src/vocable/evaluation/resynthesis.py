@@ -37,7 +37,7 @@ from vocable.evaluation.metrics.wer import (
 )
 from vocable.evaluation.pages import page_template
 from vocable.evaluation.results import EvaluationResult, Score, column_mean, ratio_score
-from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
+from vocable.evaluation.runner import Benchmark, Item, Items, SampledConfig
 from vocable.evaluation.units import UnitCounter
 from vocable.registry import look_up
 from vocable.synthesis.opening import attach_synthesizer
@@ -57,7 +57,7 @@ MEANS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResynthesisConfig(BenchmarkConfig):
+class ResynthesisConfig(SampledConfig):
     """Which utterances are judged, and how."""
 
     manifest: Path
@@ -69,8 +69,6 @@ class ResynthesisConfig(BenchmarkConfig):
     that comes with Vocable where that reads its units."""
     num_utterances: int | None = 100
     """How many utterances are drawn from the manifest, without replacement; null takes all."""
-    seed: int = 0
-    """Seed of the draw and of the bootstrap."""
     transcriber: str = "openai/whisper-base"
     """The recogniser that judges; a Whisper name or folder."""
     language: str = "en"
@@ -89,19 +87,16 @@ class ResynthesisConfig(BenchmarkConfig):
     """The predictor of opinion scores; null leaves the score out."""
     speaker_encoder: str | None = "resemblyzer"
     """The judge of voices; null leaves the score out."""
-    num_resamples: int = 2000
-    """Resamples of the bootstrap."""
     num_examples: int = 20
     """Utterances on the page."""
-    device: str | None = None
-    """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
 
     def __post_init__(self) -> None:
+        SampledConfig.__post_init__(self)
         look_up("text normaliser", self.normaliser, NORMALISERS)
         if self.num_utterances is not None and self.num_utterances < 1:
             raise ConfigError(f"num_utterances is {self.num_utterances}; judge at least 1, or None for all.")
-        if self.num_examples < 0 or self.num_resamples < 1:
-            raise ConfigError("num_examples must not be negative, and num_resamples at least 1.")
+        if self.num_examples < 0:
+            raise ConfigError(f"num_examples is {self.num_examples}; it must not be negative.")
 
 
 @dataclass(slots=True)

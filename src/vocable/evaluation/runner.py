@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from vocable.config import config_from_dict
 from vocable.devices import best_device
-from vocable.errors import ManifestError, MissingDependencyError, NumericsError, VocableError
+from vocable.errors import ConfigError, ManifestError, MissingDependencyError, NumericsError, VocableError
 from vocable.evaluation.results import EvaluationResult, Score, check_output, save_result
 from vocable.files import write_text
 from vocable.registry import look_up
@@ -98,6 +98,34 @@ class BenchmarkConfig:
 
     seed: int = 0
     """Seed of every draw and of the bootstrap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledConfig(BenchmarkConfig):
+    """The settings of a benchmark that resamples its items, and of whatever it computes on."""
+
+    num_resamples: int = 2000
+    """Resamples of the bootstrap."""
+    device: str | None = None
+    """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        if self.num_resamples < 1:
+            raise ConfigError(f"num_resamples is {self.num_resamples}; it must be at least 1.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokensConfig(SampledConfig):
+    """The settings of a benchmark that reads the tokens of a manifest."""
+
+    manifest: Path
+    """The utterances (JSONL)."""
+    tokens: Path | None = None
+    """Folder of token shards, as 'vocable tokenize' writes them. Either this or a tokenizer."""
+    tokenizer: Path | None = None
+    """Folder of a saved tokenizer, which then encodes the utterances."""
+    stream: str | None = None
+    """Name of the stream to read, where the tokens have several."""
 
 
 class Run:

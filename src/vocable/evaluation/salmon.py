@@ -6,6 +6,7 @@ within a recording, two for agreement between sound and words. The headline of e
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def read_salmon(folder: Path) -> PairSet:
     tasks = [task for task in TASKS if (folder / task).is_dir()]
     if not tasks:
         raise ManifestError(f"{folder}: none of the folders {', '.join(TASKS)} is here. Unpack the benchmark first.")
-    items, utterances, excluded = [], dict[str, Utterance](), dict[str, int]()
+    items, utterances, excluded = [], dict[str, Utterance](), Counter[str]()
     for task in tasks:
         samples: dict[str, list[Path]] = {}
         for path in sorted((folder / task).iterdir()):
@@ -51,7 +52,7 @@ def read_salmon(folder: Path) -> PairSet:
         for number, files in sorted(samples.items(), key=lambda sample: (len(sample[0]), sample[0])):
             if len(files) != 2:
                 reason = "one half is missing" if len(files) < 2 else "more than one file for a half"
-                excluded[reason] = excluded.get(reason, 0) + 1
+                excluded[reason] += 1
                 continue
             names = [f"{task}/{path.stem}" for path in files]
             utterances |= {name: Utterance(id=name, audio=path) for name, path in zip(names, files)}

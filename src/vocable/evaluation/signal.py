@@ -20,7 +20,7 @@ from vocable.errors import AudioFormatError, ConfigError, ManifestError
 from vocable.evaluation.metrics import signal
 from vocable.evaluation.metrics.durations import TOLERANCE_SECONDS, compare_durations
 from vocable.evaluation.results import Score, column_mean, column_ratio
-from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
+from vocable.evaluation.runner import Benchmark, Item, Items, SampledConfig
 from vocable.registry import look_up
 from vocable.types import Utterance
 
@@ -52,7 +52,7 @@ METRICS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignalConfig(BenchmarkConfig):
+class SignalConfig(SampledConfig):
     """Which recordings are compared, and how."""
 
     manifest: Path
@@ -67,18 +67,13 @@ class SignalConfig(BenchmarkConfig):
     """Longest delay that the alignment looks for, either way."""
     tolerance_seconds: float = TOLERANCE_SECONDS
     """A word counts as equally long up to this difference."""
-    num_resamples: int = 2000
-    """Resamples of the bootstrap."""
-    device: str | None = None
-    """Where the opinion scores are computed. Without it, a GPU if there is one."""
 
     def __post_init__(self) -> None:
+        SampledConfig.__post_init__(self)
         for name in self.metrics:
             look_up("signal metric", name, METRICS)
-        if not self.metrics or self.tolerance_seconds < 0 or self.max_shift_seconds < 0 or self.num_resamples < 1:
-            raise ConfigError(
-                "Name at least one metric; tolerance and shift are not negative, num_resamples at least 1."
-            )
+        if not self.metrics or self.tolerance_seconds < 0 or self.max_shift_seconds < 0:
+            raise ConfigError("Name at least one metric; tolerance and shift are not negative.")
 
 
 class Pair(NamedTuple):

@@ -9,6 +9,7 @@ different modalities, is that of SpiRit-LM (Nguyen et al., 2024, arXiv:2402.0575
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -38,11 +39,11 @@ def read_storycloze(folder: Path, version: Literal["spoken", "topic"] | None = N
     """
     folder = Path(folder)
     files = {path.with_suffix(""): path for path in sorted(folder.rglob("*")) if path.suffix.lower() in WAVE}
-    items, utterances, excluded = [], dict[str, Utterance](), dict[str, int]()
+    items, utterances, excluded = [], dict[str, Utterance](), Counter[str]()
     for stem in sorted({stem for path in files if (stem := _without_role(path)) is not None}, key=str):
         found = {role: files.get(Path(f"{stem}_{role}")) for role in ("mutual", "correct", "incorrect")}
         if found["correct"] is None or found["incorrect"] is None:
-            excluded["one half is missing"] = excluded.get("one half is missing", 0) + 1
+            excluded["one half is missing"] += 1
             continue
         pair = str(stem.relative_to(folder))
         named, place = (version, folder) if version else _version_by_name(stem, folder)

@@ -10,9 +10,10 @@ text counts against it.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,8 +22,8 @@ import torch
 
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.metrics.perplexity import BATCH_TOKENS, TextNLL, map_score
-from vocable.evaluation.results import Score, ratio_score
-from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Items
+from vocable.evaluation.results import Score, mean_score, ratio_score
+from vocable.evaluation.runner import Benchmark, Items, SampledConfig
 from vocable.lm.scoring import token_nll
 from vocable.lm.spoken import find_lm
 from vocable.lm.text_lm import TextLM, load_text_lm
@@ -52,12 +53,8 @@ def read_plain_text(path: Path) -> list[str]:
     Raises:
         ManifestError: the file cannot be read as UTF-8, or holds no text.
     """
-    try:
-        content = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: not readable as UTF-8 text: {error}") from error
     blocks, block = [], []
-    for line in [*content.splitlines(), ""]:
+    for line in [*_lines(path), ""]:
         if line.strip():
             block.append(line.strip())
         elif block:
@@ -76,12 +73,8 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         ManifestError: a line is broken; the message names it and what is wrong.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: not readable as UTF-8 text: {error}") from error
     questions = [
-        _question(line, f"{path}, line {number}", number) for number, line in enumerate(lines, 1) if line.strip()
+        _question(line, f"{path}, line {number}", number) for number, line in enumerate(_lines(path), 1) if line.strip()
     ]
     if not questions:
         raise ManifestError(f"{path}: holds no question.")
@@ -92,8 +85,15 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
+def _lines(path: Path) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: not readable as UTF-8 text: {error}") from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetentionConfig(BenchmarkConfig):
+class RetentionConfig(SampledConfig):
     """Which models read which texts."""
 
     model: str
@@ -108,10 +108,6 @@ class RetentionConfig(BenchmarkConfig):
     """Where the text tokenizer of `model` is, when it is not in its folder."""
     opening: Literal["bos", "none"] = "bos"
     """Open texts with the start symbol (bos), or leave their first token unscored (none)."""
-    num_resamples: int = 2000
-    """Resamples of the bootstrap."""
-    device: str | None = None
-    """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
 
 
 class Retention(Benchmark[RetentionConfig]):
@@ -153,11 +149,47 @@ class Retention(Benchmark[RetentionConfig]):
         return load_text_lm(name, opening=self.config.opening, tokenizer=tokenizer, device=self.run.device)
 
     def scores(self, items: Items) -> dict[str, Score]:
-        """See `Benchmark`."""
-        return _scores(items, list(self.models), self.same_tokens, self.draws)
+        """Score each model, and what it lost or gained."""
+        texts = [row for row in items if row["kind"] == "text"]
+        texts = [row for row in texts if all(row[f"{role}_nll"] is not None for role in self.models)]
+        questions = [row for row in items if row["kind"] == "question"]
+        scores = self._text_scores(texts) if texts else {}
+        return scores | (self._question_scores(questions) if questions else {})
+
+    def _text_scores(self, rows: Items) -> dict[str, Score]:
+        scores: dict[str, Score] = {}
+        score = functools.partial(ratio_score, better="lower", **self.draws)
+        for role in self.models:
+            nlls, tokens, sizes = (_column(rows, f"{role}_{name}") for name in ("nll", "tokens", "bytes"))
+            per_token = score(nlls, tokens, meaning=f"nats per token of plain text, {role}")
+            scores[f"nats_per_token/{role}"] = per_token
+            scores[f"perplexity/{role}"] = map_score(per_token, math.exp)
+            scores[f"bits_per_byte/{role}"] = score(_bits(nlls), sizes, meaning=f"bits per byte, {role}")
+        if "before" in self.models:
+            lost, said = _difference(rows, "nll"), "of plain text, after minus before, paired"
+            sizes, tokens = _column(rows, "after_bytes"), _column(rows, "after_tokens")
+            scores["bits_per_byte_difference"] = score(_bits(lost), sizes, meaning=f"bits per byte {said}")
+            if self.same_tokens:
+                scores["nats_per_token_difference"] = score(lost, tokens, meaning=f"nats per token {said}")
+        return scores
+
+    def _question_scores(self, rows: Items) -> dict[str, Score]:
+        scores: dict[str, Score] = {}
+        score = functools.partial(mean_score, better="higher", **self.draws)
+        for how, meaning in NORMALISATIONS.items():
+            for role in self.models:
+                right = _column(rows, f"{role}_correct_{how}")
+                scores[f"accuracy_{how}/{role}"] = score(
+                    right, meaning=f"right answer has the highest {meaning}, {role}"
+                )
+            if "before" in self.models:
+                scores[f"accuracy_{how}_difference"] = score(
+                    _difference(rows, f"correct_{how}"), meaning=f"accuracy by {meaning}, after minus before, paired"
+                )
+        return scores
 
     def conventions(self) -> dict[str, Any]:
-        """See `Benchmark`."""
+        """How texts and questions are scored."""
         models = self.models.items()
         return {
             **{f"{role}_{name}": value for role, lm in models for name, value in lm.conventions.items()},
@@ -167,12 +199,33 @@ class Retention(Benchmark[RetentionConfig]):
         }
 
     def measurements(self, items: Items) -> dict[str, Any]:
-        """See `Benchmark`."""
+        """How much was read."""
         return {"num_documents": self.num_documents, "num_questions": self.num_questions}
 
     def notes(self, items: Items) -> list[str]:
-        """See `Benchmark`."""
-        return _notes(items, "before" in self.models, self.same_tokens)
+        """Warn of other tokens, of texts without a score, and of few items."""
+        notes = []
+        if "before" in self.models and not self.same_tokens and self.num_documents:
+            notes.append("The two tokenizers cut text differently: compare bits per byte, not nats per token.")
+        unscored = sum(row["kind"] == "text" and row["after_nll"] is None for row in items)
+        if unscored:
+            notes.append(f"{unscored} documents have no token that can be scored; they are left out.")
+        if len(items) < 30:
+            notes.append(f"Only {len(items)} items: intervals are rough.")
+        return notes
+
+
+def _column(rows: Items, name: str) -> list[float]:
+    return [row[name] for row in rows]
+
+
+def _difference(rows: Items, name: str) -> list[float]:
+    """After minus before."""
+    return [row[f"after_{name}"] - row[f"before_{name}"] for row in rows]
+
+
+def _bits(nats: Sequence[float]) -> list[float]:
+    return [value / math.log(2) for value in nats]
 
 
 def document_nll(lm: TextLM, text: str) -> TextNLL | None:
@@ -258,75 +311,3 @@ def _question_row(lm: TextLM, question: Question) -> dict[str, Any]:
         for how in NORMALISATIONS
     }
     return {**row, "choice_nlls": [score.nll for score in nlls]}
-
-
-def _scores(
-    rows: Sequence[Mapping[str, Any]], roles: Sequence[str], same_tokens: bool, settings: Mapping[str, int]
-) -> dict[str, Score]:
-    scores: dict[str, Score] = {}
-    texts = [row for row in rows if row["kind"] == "text" and all(row[f"{role}_nll"] is not None for role in roles)]
-    if texts:
-        for role in roles:
-            nlls = [row[f"{role}_nll"] for row in texts]
-            bits = [nll / math.log(2) for nll in nlls]
-            meaning = f"nats per token of plain text, {role}"
-            tokens = [row[f"{role}_tokens"] for row in texts]
-            per_token = ratio_score(nlls, tokens, None, better="lower", meaning=meaning, **settings)
-            scores[f"nats_per_token/{role}"] = per_token
-            scores[f"perplexity/{role}"] = map_score(per_token, math.exp)
-            scores[f"bits_per_byte/{role}"] = ratio_score(
-                bits,
-                [row[f"{role}_bytes"] for row in texts],
-                None,
-                better="lower",
-                meaning=f"bits per byte, {role}",
-                **settings,
-            )
-        if len(roles) == 2:
-            lost = [row["after_nll"] - row["before_nll"] for row in texts]
-            scores["bits_per_byte_difference"] = ratio_score(
-                [nats / math.log(2) for nats in lost],
-                [row["after_bytes"] for row in texts],
-                None,
-                better="lower",
-                meaning="bits per byte of plain text, after minus before, paired",
-                **settings,
-            )
-            if same_tokens:
-                counts = [row["after_tokens"] for row in texts]
-                said = "nats per token of plain text, after minus before, paired"
-                scores["nats_per_token_difference"] = ratio_score(
-                    lost, counts, None, better="lower", meaning=said, **settings
-                )
-    return scores | _question_scores([row for row in rows if row["kind"] == "question"], roles, settings)
-
-
-def _question_scores(
-    rows: Sequence[Mapping[str, Any]], roles: Sequence[str], settings: Mapping[str, int]
-) -> dict[str, Score]:
-    scores: dict[str, Score] = {}
-    ones = [1.0] * len(rows)
-    for how, meaning in NORMALISATIONS.items() if rows else ():
-        for role in roles:
-            right = [row[f"{role}_correct_{how}"] for row in rows]
-            said = f"right answer has the highest {meaning}, {role}"
-            scores[f"accuracy_{how}/{role}"] = ratio_score(right, ones, None, better="higher", meaning=said, **settings)
-        if len(roles) == 2:
-            change = [row[f"after_correct_{how}"] - row[f"before_correct_{how}"] for row in rows]
-            said = f"accuracy by {meaning}, after minus before, paired"
-            scores[f"accuracy_{how}_difference"] = ratio_score(
-                change, ones, None, better="higher", meaning=said, **settings
-            )
-    return scores
-
-
-def _notes(rows: Sequence[Mapping[str, Any]], compared: bool, same_tokens: bool) -> list[str]:
-    notes = []
-    if compared and not same_tokens and any(row["kind"] == "text" for row in rows):
-        notes.append("The two tokenizers cut text differently: compare bits per byte, not nats per token.")
-    unscored = sum(row["kind"] == "text" and row["after_nll"] is None for row in rows)
-    if unscored:
-        notes.append(f"{unscored} documents have no token that can be scored; they are left out.")
-    if len(rows) < 30:
-        notes.append(f"Only {len(rows)} items: intervals are rough.")
-    return notes

@@ -9,6 +9,7 @@ wrongly without a word; here rows are joined by what they say they are.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -68,11 +69,11 @@ def pairs_from_gold(
     for row in rows:
         halves.setdefault(tuple(row[key] for key in keys), {"1": [], "0": []})[_correct(path, row)].append(row)
     audio = {file.stem: file for file in path.parent.iterdir() if file.suffix.lower() in WAVE}
-    items, utterances, excluded = [], dict[str, Utterance](), dict[str, int]()
+    items, utterances, excluded = [], dict[str, Utterance](), Counter[str]()
     for key, found in halves.items():
         reason = _why_left_out(found, audio)
         if reason:
-            excluded[reason] = excluded.get(reason, 0) + 1
+            excluded[reason] += 1
             continue
         right, wrong = found["1"][0], found["0"][0]
         for row in (right, wrong):

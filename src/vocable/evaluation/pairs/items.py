@@ -10,6 +10,7 @@ storycloze.py, salmon.py) return the same `PairSet`, and testsets/ writes it.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -130,14 +131,14 @@ def read_pair_set(folder: Path) -> PairSet:
         )
     card = _parse(folder / CARD, (folder / CARD).read_text(encoding="utf-8"), None)
     utterances = {utterance.id: utterance for utterance in read_manifest(folder / MANIFEST)}
-    items, excluded = [], dict[str, int]()
+    items, excluded = [], Counter[str]()
     for number, row in _read_rows(folder / PAIRS):
         item = _from_row(folder / PAIRS, number, row)
         reason = _why_unusable(item, utterances)
         if isinstance(item, PairItem) and reason is None:
             items.append(item)
         else:
-            excluded[reason or str(item)] = excluded.get(reason or str(item), 0) + 1
+            excluded[reason or str(item)] += 1
     benchmark = card.pop("benchmark", "pairs")
     card.pop("num_pairs", None)
     return PairSet(benchmark=benchmark, items=items, utterances=utterances, card=card, excluded=excluded)
@@ -175,7 +176,7 @@ def with_modalities(pair_set: PairSet, modalities: Modalities) -> PairSet:
     if modalities not in get_args(Modalities):
         raise ManifestError(f"modalities is {modalities!r}; known: {', '.join(get_args(Modalities))}.")
     context, _, ending = modalities.partition("->")
-    items, excluded = [], dict(pair_set.excluded)
+    items, excluded = [], Counter(pair_set.excluded)
     for item in pair_set.items:
         halves = []
         for half in (item.positive, item.negative):
@@ -185,7 +186,7 @@ def with_modalities(pair_set: PairSet, modalities: Modalities) -> PairSet:
         too_short = bool(ending) and min(len(half) for half in halves) < 2
         if lacking or too_short:
             reason = "no context apart from the ending" if too_short else "an utterance has no text"
-            excluded[reason] = excluded.get(reason, 0) + 1
+            excluded[reason] += 1
             continue
         items.append(replace(item, positive=halves[0], negative=halves[1]))
     return replace(pair_set, items=items, excluded=excluded, card={**pair_set.card, "modalities": modalities})
