@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vocable.errors import AssetError, AudioFormatError, MissingDependencyError, UnknownNameError
-from vocable.evaluation.metrics import dnsmos
-from vocable.evaluation.metrics.mos_predictors import load_mos
+from vocable.evaluation.metrics import mos
+from vocable.evaluation.metrics.mos import load_mos
 
 HUB_CODE = """
 import torch
@@ -33,27 +33,27 @@ def test_unknown_names():
 )
 def test_windows_of_dnsmos_as_the_released_code_counts_them(seconds, expected):
     waveform = np.arange(round(seconds * 16_000), dtype=np.float32)
-    windows = dnsmos.cut_windows(waveform)
+    windows = mos.cut_dnsmos_windows(waveform)
     doubled = len(waveform)
-    while doubled < dnsmos.WINDOW_SAMPLES:
+    while doubled < mos.DNSMOS_WINDOW_SAMPLES:
         doubled *= 2
     # the released arithmetic, written out
     count = int(np.floor(doubled / 16_000) - 9.01) + 1
     starts = [i for i in range(count) if int((i + 9.01) * 16_000) <= doubled]
     assert len(windows) == len(starts) == expected
-    assert all(len(window) == dnsmos.WINDOW_SAMPLES for window in windows) and windows
+    assert all(len(window) == mos.DNSMOS_WINDOW_SAMPLES for window in windows) and windows
     assert windows[0][0] == 0 and (len(windows) < 2 or windows[1][0] == waveform[16_000 % len(waveform)])
 
 
 def test_bad_waveforms_have_no_score():
     for bad in (np.zeros((2, 3)), np.zeros(0), np.array([np.nan])):
         with pytest.raises(AudioFormatError, match="cannot be scored"):
-            dnsmos.cut_windows(bad)
+            mos.cut_dnsmos_windows(bad)
 
 
 def test_dnsmos_without_its_package(monkeypatch):
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("vocable.evaluation.metrics.dnsmos.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("vocable.evaluation.metrics.mos.importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"weights come with that package.*vocable\[dnsmos\]"):
         load_mos("dnsmos")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -74,7 +74,7 @@ def test_dnsmos_against_the_released_arithmetic(make_speechlike):
     onnxruntime = pytest.importorskip("onnxruntime")
     model = load_mos("dnsmos")
     speech = make_speechlike(11 * 16_000)
-    session = onnxruntime.InferenceSession(dnsmos._packaged_model())
+    session = onnxruntime.InferenceSession(mos._packaged_dnsmos())
     overall = []
     for start in (0, 16_000):
         window = speech.numpy()[None, start : start + 144_160]

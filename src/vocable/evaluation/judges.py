@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from vocable.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vocable.evaluation.metrics.mos_predictors import MosPredictor
+    from vocable.evaluation.metrics.mos import MosPredictor
     from vocable.features.speaker import SpeakerEncoder
     from vocable.recognition.transcribe import Transcriber
     from vocable.tokens.tokenizer import SpeechTokenizer
@@ -47,9 +47,9 @@ def load_judges(
     Raises:
         AssetError: the weights of one are not at hand.
         ConfigError: the recogniser does not know the language.
-        UnknownNameError: no such MOS predictor; see `mos_predictors`.
+        UnknownNameError: no such MOS predictor; see `load_mos`.
     """
-    from vocable.evaluation.metrics.mos_predictors import load_mos
+    from vocable.evaluation.metrics.mos import load_mos
     from vocable.features.speaker import load_speaker_encoder
     from vocable.recognition.transcribe_ctc import load_transcriber
 

@@ -27,7 +27,7 @@ from vocable.types import Utterance
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vocable.evaluation.metrics.mos_predictors import MosPredictor
+    from vocable.evaluation.metrics.mos import MosPredictor
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 SCORES: dict[str, tuple[Literal["higher", "lower"], str]] = {
@@ -164,7 +164,7 @@ class Signal(Benchmark[SignalConfig]):
             yield item
 
     def _load_mos(self) -> MosPredictor | None:
-        from vocable.evaluation.metrics.mos_predictors import load_mos
+        from vocable.evaluation.metrics.mos import load_mos
 
         return load_mos(self.config.mos, self.run.device) if self.config.mos is not None else None
 
