@@ -82,6 +82,7 @@ BENCHMARKS = {
     "salmon": "vocable.evaluation.salmon:Salmon",
     "sblimp": "vocable.evaluation.sblimp:Sblimp",
     "signal": "vocable.evaluation.signal:Signal",
+    "slue": "vocable.evaluation.slue.benchmark:Slue",
     "storycloze": "vocable.evaluation.storycloze:StoryCloze",
     "swuggy": "vocable.evaluation.swuggy:Swuggy",
     "units": "vocable.evaluation.units:Units",
@@ -248,6 +249,10 @@ class Benchmark(ABC, Generic[C]):
         """A picture of the scores, as SVG; None where there is none. Left out where matplotlib is not installed."""
         return None
 
+    def table(self, result: EvaluationResult) -> Table | None:
+        """The table to print; None: a line for each score."""
+        return None
+
     def nothing(self, reasons: str) -> VocableError:
         """The error for a run without any item."""
         return ManifestError(f"Nothing could be scored ({reasons or 'there are no items'}).")
@@ -351,17 +356,23 @@ def run_benchmark(benchmark: Benchmark, out: Path | None = None, overwrite: bool
 
 
 def print_result(
-    result: EvaluationResult, out: Path | None = None, counted: str = "utterances", grouped: str = "speakers"
+    result: EvaluationResult,
+    out: Path | None = None,
+    counted: str = "utterances",
+    grouped: str = "speakers",
+    table: Table | None = None,
 ) -> None:
     """Print the scores of a result with their intervals, other numbers, notes, what was left out, and its file.
 
-    `counted` and `grouped` are what the two intervals are over; see `Benchmark`.
+    `counted` and `grouped` are what the two intervals are over, and `table` takes the place of ours; see `Benchmark`.
     """
     from rich.console import Console
 
     beside_anchors = len(systems_of(result)) > 1
-    table = _table_beside_anchors(result, counted) if beside_anchors else _table(result, counted, grouped)
-    console = Console(width=max(Console().width, 120) if beside_anchors else None)
+    wide = beside_anchors or table is not None
+    if table is None:
+        table = _table_beside_anchors(result, counted) if beside_anchors else _table(result, counted, grouped)
+    console = Console(width=max(Console().width, 120) if wide else None)
     console.print(table)
     print_notes(console, result)
     for title, kind in (("Results", "json"), ("Page", "html"), ("Picture", "svg")):

@@ -1,6 +1,7 @@
 """The table of modalities on a toy world: its cells, its baselines, and what is left out."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from vocable.audio.io import write_audio
 from vocable.cli import main
 from vocable.errors import ConfigError
 from vocable.evaluation.results import load_result, save_result
+from vocable.evaluation.runner import run_benchmark
+from vocable.evaluation.slue.benchmark import Slue, SlueConfig, untrained
 from vocable.evaluation.slue.examples import Speech, make_examples
 from vocable.evaluation.slue.finetune import FineTuneConfig
 from vocable.evaluation.slue.labelled_set import LabelledSet, write_labelled_set
 from vocable.evaluation.slue.rows import RowMaker
-from vocable.evaluation.slue.table import SlueConfig, run_slue, untrained
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.spoken import open_lm
 from vocable.sequences.layouts import UnitsLayout
@@ -33,10 +35,18 @@ def lm():
     return toy.joint_lm(toy.word_tokenizer())
 
 
+def slue_config(**settings):
+    return SlueConfig(data=Path("data"), model=Path("model"), **settings)
+
+
+def run_slue(labelled, lm, config, transcripts=None):
+    opened = {"labelled": labelled, "lm": lm, "speech": SPEECH, "transcripts": transcripts}
+    return run_benchmark(Slue(config, opened=opened))
+
+
 @pytest.fixture(scope="module")
 def result(lm):
-    config = SlueConfig(task="entities", tune=TUNE, seeds=(0, 7))
-    return run_slue(LABELLED, lm, SPEECH, config, transcripts=TEXTS)
+    return run_slue(LABELLED, lm, slue_config(task="entities", tune=TUNE, seeds=(0, 7)), transcripts=TEXTS)
 
 
 def values(result, start=""):
@@ -84,10 +94,10 @@ def test_the_result_says_how_it_was_made(result, tmp_path):
 
 
 def test_sentiment_has_its_majority_and_a_silent_recogniser_falls_back_on_it(lm):
-    config = SlueConfig(task="sentiment", tune=TUNE, seeds=(0,), random_control=False)
+    config = slue_config(task="sentiment", tune=TUNE, seeds=(0,), random_control=False)
     labels = [label for label in LABELLED.labels if label.id not in ("train0", "train3")]  # two Negatives less
     labelled = dataclasses.replace(LABELLED, labels=labels)
-    result = run_slue(labelled, lm, SPEECH, config, transcripts={TEST[0].id: "", TEST[1].id: "we saw Tom good."})
+    result = run_slue(labelled, lm, config, transcripts={TEST[0].id: "", TEST[1].id: "we saw Tom good."})
     assert result.scores["macro_f1.majority"].value == pytest.approx((2 * 4 / (12 + 4)) / 3)
     assert result.scores["macro_recall.majority"].value == pytest.approx(1 / 3)
     majority = result.items[0]["majority"]
@@ -106,8 +116,8 @@ def test_a_model_of_units_makes_a_table_of_one_cell():
     card = LMCard(vocabulary=vocabulary, layout=layout.card(), tokenizer_fingerprint="f" * 16)
     lm = open_lm(LoadedLM(LlamaForCausalLM(config).eval(), card))
     tune = dataclasses.replace(TUNE, epochs=1)
-    slue = SlueConfig(task="sentiment", tune=tune, seeds=(0,), random_control=False)
-    result = run_slue(LABELLED, lm, SPEECH, slue, transcripts=TEXTS)
+    slue = slue_config(task="sentiment", tune=tune, seeds=(0,), random_control=False)
+    result = run_slue(LABELLED, lm, slue, transcripts=TEXTS)
     assert set(values(result, "macro_f1.")) == {"macro_f1.majority", "macro_f1.speech->speech"}
 
 
@@ -168,7 +178,7 @@ def test_training_data_can_be_cut_and_long_rows_are_left_out(lm):
 )
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
-        SlueConfig(**{"task": "sentiment", **bad})
+        slue_config(**{"task": "sentiment", **bad})
 
 
 @pytest.fixture
@@ -189,7 +199,7 @@ def test_the_command_writes_a_result_and_prints_a_table(
     data, tmp_path, tiny_tokenizer, tiny_transcriber, monkeypatch, capsys
 ):
     run = save_tiny_joint_run(tmp_path / "run", tiny_tokenizer)
-    monkeypatch.setattr("vocable.evaluation.slue.prepare.load_transcriber", lambda *_, **__: tiny_transcriber)
+    monkeypatch.setattr("vocable.evaluation.slue.benchmark.load_transcriber", lambda *_, **__: tiny_transcriber)
     words = ["evaluate", "slue", str(data), "--model", str(run / "lm"), "--cache", str(tmp_path / "cache")]
     words += ["--epochs", "1", "--seeds", "0,1", "--device", "cpu", "--transcriber", "tiny"]
     assert main([*words, "--task", "entities", "--out", str(tmp_path / "out")]) == 0, capsys.readouterr().err

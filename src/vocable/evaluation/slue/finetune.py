@@ -7,11 +7,10 @@ The epoch with the best score on the dev set of the same modality is kept. Nothi
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from vocable.errors import ConfigError
 from vocable.evaluation.slue.heads import Pooling, Task, frozen_features
 from vocable.evaluation.slue.labels import Labels
+from vocable.evaluation.slue.metrics import run_counts
 from vocable.evaluation.slue.rows import TaskRow
 from vocable.lm.packed import hidden_states
 from vocable.training.config import TrainingConfig
@@ -100,7 +100,6 @@ def fine_tune(
     config: FineTuneConfig,
     seed: int = 0,
     features: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
-    on_epoch: Callable[[int, int], None] | None = None,
 ) -> FineTuned:
     """Train a head on `train` and keep the epoch that is best on `dev`; the given model is not changed.
 
@@ -112,7 +111,6 @@ def fine_tune(
         config: see there.
         seed: of the head's first weights, of dropout and of the order.
         features: `frozen_features` of train and dev, where they are there already; used when only the head is trained.
-        on_epoch: called with 1 after every epoch, and with how many there are at most.
 
     Raises:
         ConfigError: there is nothing to train on or to choose by, or all of `train` has one class.
@@ -142,7 +140,7 @@ def fine_tune(
         head = nn.Linear(_width(learner), len(task.classes)).to(device)
         nn.init.normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
-        tuning = FineTuneTask(learner, head, task, train, dev, config, seed, features if frozen else None, on_epoch)
+        tuning = FineTuneTask(learner, head, task, train, dev, config, seed, features if frozen else None)
         fit(tuning, training, device)
     scores = tuning.scores
     return FineTuned(head.eval(), learner.eval(), scores.index(max(scores)) + 1, scores)
@@ -175,8 +173,8 @@ def predict(
 
 def dev_score(task: Task, examples: Sequence[Example], found: Sequence[Any]) -> float:
     """Return the headline score of predictions."""
-    counts = [task.counts(task.gold(example.labels), guess) for example, guess in zip(examples, found, strict=True)]
-    return float(task.score(np.asarray(counts, dtype=float).sum(axis=0)))
+    headline, gold = task.metrics[0], [task.gold(example.labels) for example in examples]
+    return float(headline.score(run_counts(headline, gold, [found])[0].sum(axis=0)))
 
 
 class FineTuneTask(TrainingTask):
@@ -192,11 +190,10 @@ class FineTuneTask(TrainingTask):
         config: FineTuneConfig,
         seed: int,
         features: tuple[Sequence[Tensor], Sequence[Tensor]] | None,
-        on_epoch: Callable[[int, int], None] | None,
     ) -> None:
         """Arguments as in `fine_tune`; `features` are those of the rows, unless the model is trained too."""
         self.model, self.head, self.task, self.config = model, head, task, config
-        self.train, self.dev, self.features, self.on_epoch = train, dev, features, on_epoch
+        self.train, self.dev, self.features = train, dev, features
         self.targets = [task.targets(*example) for example in train]
         self.scores: list[float] = []
         parts: dict[str, nn.Module] = {"head": head} if config.train == "head" else {"head": head, "model": model}
@@ -242,8 +239,6 @@ class FineTuneTask(TrainingTask):
         rows = [example.row for example in self.dev]
         found = predict(self.model, self.head, self.task, rows, self.config, self.features and self.features[1])
         self.scores.append(dev_score(self.task, self.dev, found))
-        if self.on_epoch is not None:
-            self.on_epoch(1, self.config.epochs)
         return {"loss": -self.scores[-1]}
 
 

@@ -8,6 +8,7 @@ to us; these are our choice: linear on the final hidden states, pooled for senti
 that the head is defined for units and for text alike. A tagger on a causal model does not see what follows a token.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
@@ -17,14 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vocable.evaluation.slue.labels import SENTIMENTS, Labels
-from vocable.evaluation.slue.metrics import (
-    Counts,
-    Found,
-    confusion,
-    entity_counts,
-    macro_f1,
-    micro_f1,
-)
+from vocable.evaluation.slue.metrics import ENTITY_METRICS, SENTIMENT_METRICS, Found, Metric
 from vocable.evaluation.slue.rows import NO_WORD, TaskRow
 from vocable.evaluation.slue.words import OUTSIDE, WORD_TAGS, gold_entities, tag_words, tagged_entities
 from vocable.lm.packed import hidden_states
@@ -39,6 +33,8 @@ class Task(Protocol):
     name: str
     """As the field of `Labels`."""
     classes: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    """The headline first."""
 
     def features(self, states: Float[Tensor, "positions dim"], row: TaskRow) -> Float[Tensor, "outputs dim"]:
         """Return what the linear layer reads: one vector for each output of the row."""
@@ -56,12 +52,8 @@ class Task(Protocol):
         """Return what is right, in the form of `predict`."""
         ...
 
-    def counts(self, gold: Any, found: Any) -> Sequence[float]:
-        """Return what `score` takes the sums of, for one utterance."""
-        ...
-
-    def score(self, counts: Any) -> Any:
-        """Return the headline score of summed counts."""
+    def baseline(self, train: Sequence[Labels]) -> tuple[str, Any]:
+        """Return what a system says that does not look at the utterance, and the name of that system."""
         ...
 
 
@@ -70,6 +62,7 @@ class SentimentTask:
 
     name: str = "sentiment"
     classes: tuple[str, ...] = SENTIMENTS
+    metrics: tuple[Metric, ...] = SENTIMENT_METRICS
 
     def __init__(self, pooling: Pooling = "mean") -> None:
         """Pool the states of all positions of a row (mean), or take the end symbol's, which has seen all (last)."""
@@ -92,13 +85,9 @@ class SentimentTask:
         assert labels.sentiment is not None, "the split holds annotated utterances only"
         return labels.sentiment
 
-    def counts(self, gold: str, found: str) -> Sequence[float]:
-        """Return a flat confusion table."""
-        return confusion(gold, found).tolist()
-
-    def score(self, counts: Any) -> Any:
-        """Return macro-F1."""
-        return macro_f1(counts)
+    def baseline(self, train: Sequence[Labels]) -> tuple[str, str]:
+        """Return the commonest sentiment."""
+        return "majority", Counter(self.gold(labels) for labels in train).most_common(1)[0][0]
 
 
 class EntityTask:
@@ -106,6 +95,7 @@ class EntityTask:
 
     name: str = "entities"
     classes: tuple[str, ...] = WORD_TAGS
+    metrics: tuple[Metric, ...] = ENTITY_METRICS
 
     def __init__(self, language: str = "en") -> None:
         """Take the language that phrases are in, see `plain_phrase`."""
@@ -131,13 +121,9 @@ class EntityTask:
         """Return the labelled entities."""
         return gold_entities(labels.text, labels.entities or (), self.language)
 
-    def counts(self, gold: list[Found], found: list[Found]) -> Counts:
-        """Return right, labelled and found entities."""
-        return entity_counts(gold, found)
-
-    def score(self, counts: Any) -> Any:
-        """Return micro-F1."""
-        return micro_f1(counts)
+    def baseline(self, train: Sequence[Labels]) -> tuple[str, list[Found]]:
+        """Return no entity."""
+        return "no_entities", []
 
 
 def vote(logits: Float[Tensor, "outputs classes"], words: Int[Tensor, " outputs"], num_words: int) -> list[int | None]:
@@ -160,7 +146,6 @@ def frozen_features(
     task: Task,
     rows: Sequence[TaskRow],
     max_tokens: int = 4096,
-    on_progress: Any = None,
 ) -> list[Float[Tensor, "outputs dim"]]:
     """Return what the head reads of each row, computed once, on the CPU and in the model's own type.
 
@@ -169,7 +154,6 @@ def frozen_features(
         task: which states are kept.
         rows: in any order.
         max_tokens: in one forward pass.
-        on_progress: called with the number of rows done since the last call, and with their total.
     """
     was_training = model.training
     model.eval()
@@ -177,7 +161,5 @@ def frozen_features(
     for batch in token_budget_batches([len(row.token_ids) for row in rows], max_tokens):
         for index, states in zip(batch, hidden_states(model, [rows[index].token_ids for index in batch])):
             features[index] = task.features(states, rows[index]).cpu()
-        if on_progress is not None:
-            on_progress(len(batch), len(rows))
     model.train(was_training)
     return [found for found in features if found is not None]

@@ -14,7 +14,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,11 +83,11 @@ def micro_f1(counts: np.ndarray) -> np.ndarray:
     return np.where(total > 0, 2 * correct / np.where(total > 0, total, 1), 0.0)
 
 
-def confusion(gold: str, found: str) -> np.ndarray:
+def confusion(gold: str, found: str) -> list[float]:
     """Return one utterance as a flat confusion table of zeros and a one: gold sentiment times found sentiment."""
     table = np.zeros((len(SENTIMENTS), len(SENTIMENTS)))
     table[SENTIMENTS.index(gold), SENTIMENTS.index(found)] = 1
-    return table.reshape(-1)
+    return table.reshape(-1).tolist()
 
 
 def macro_f1(tables: np.ndarray) -> np.ndarray:
@@ -103,8 +103,35 @@ def macro_recall(tables: np.ndarray) -> np.ndarray:
     return np.where(gold > 0, right / np.where(gold > 0, gold, 1), 0.0).mean(axis=-1)
 
 
+class Metric(NamedTuple):
+    """A score of a task."""
+
+    name: str
+    counts: Callable[[Any, Any], Sequence[float]]
+    """Counts one utterance, from what is right and what was found."""
+    score: Callable[[np.ndarray], np.ndarray]
+    """Maps summed counts (..., k) to values (...)."""
+    meaning: str
+
+
+SENTIMENT_METRICS = (
+    Metric("macro_f1", confusion, macro_f1, "mean F1 of the three sentiments"),
+    Metric("macro_recall", confusion, macro_recall, "mean recall of the three sentiments"),
+)
+ENTITY_METRICS = (
+    Metric("f1", entity_counts, micro_f1, "micro F1 of entities, combined tag and phrase"),
+    Metric("label_f1", tag_counts, micro_f1, "micro F1 of entities, combined tag only"),
+)
+
+
+def run_counts(metric: Metric, gold: Sequence[Any], runs: Sequence[Sequence[Any]]) -> np.ndarray:
+    """Count every utterance of every run: (runs, utterances, k)."""
+    counts = [[metric.counts(right, guess) for right, guess in zip(gold, run, strict=True)] for run in runs]
+    return np.asarray(counts, dtype=float)
+
+
 def resampled_score(
-    runs: Sequence[Sequence[Sequence[float]]],
+    runs: Sequence[Sequence[Sequence[float]]] | np.ndarray,
     statistic: Callable[[np.ndarray], np.ndarray],
     meaning: str,
     seed: int = 0,
