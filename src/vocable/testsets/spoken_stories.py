@@ -24,7 +24,8 @@ import soxr
 
 from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.errors import ConfigError
-from vocable.files import claim_folder, replace_file, write_text
+from vocable.files import claim_folder, replace_file
+from vocable.splits import split_named
 from vocable.testsets.kokoro_tts import Speech, Synthesizer
 from vocable.types import Phone, Utterance, Word
 
@@ -201,11 +202,11 @@ def build_spoken_stories(
     (out / "parts").mkdir(exist_ok=True)
     utterances: list[Utterance] = []
     for recording in recordings:
-        part = out / "parts" / f"{recording.id}.json"
+        part = out / "parts" / f"{recording.id}.jsonl"
         if not part.is_file():
             progress(f"speaking {recording.id}")
-            write_text(json.dumps(_record(recording, out, synthesizer, config)), part)
-        utterances += [_utterance(line, out) for line in json.loads(part.read_text(encoding="utf-8"))]
+            write_manifest(_speak(recording, out, synthesizer, config), part)
+        utterances += read_manifest(part, strict=True)
     write_manifest(utterances, out / "manifest.jsonl")
     shutil.rmtree(out / "parts")
     return utterances
@@ -250,41 +251,41 @@ def write_opus(path: Path, waveform: np.ndarray, sample_rate: int, bits_per_seco
         soundfile.write(file, waveform, sample_rate, format="OGG", subtype="OPUS", compression_level=level)
 
 
-def _record(recording: Recording, out: Path, synthesizer: Synthesizer, config: SpokenStoriesConfig) -> list[dict]:
-    """Speak one story into one file; return its manifest lines."""
+def _speak(recording: Recording, out: Path, synthesizer: Synthesizer, config: SpokenStoriesConfig) -> list[Utterance]:
+    """Speak one story into one file; return its utterances."""
     generator = np.random.default_rng([config.seed, *recording.id.encode()])
-    audio = Path("audio") / f"{recording.id}.opus"
+    audio, story = (out / "audio" / f"{recording.id}.opus").resolve(), recording.story
     pieces: list[np.ndarray] = []
-    lines: list[dict] = []
+    utterances: list[Utterance] = []
     position = 0
-    for number, text in enumerate(split_utterances(recording.story.text, config.max_words)):
+    for number, text in enumerate(split_utterances(story.text, config.max_words)):
         speech = _at_rate(synthesizer.speak(text, recording.voice), config.sample_rate)
         speech = level_and_trim(speech, config.loudness_dbfs)
         pause = generator.uniform(config.min_pause_seconds, config.max_pause_seconds)
         silence = np.zeros(round(pause * config.sample_rate), dtype=np.float32)
-        lines.append(
-            {
-                "id": f"{recording.id}.{number:02d}",
-                "audio": str(audio),
-                "start": round(position / config.sample_rate, 6),
-                "duration": round(len(speech.waveform) / config.sample_rate, 6),
-                "text": text,
-                "speaker": recording.voice,
-                "words": [[w.word, round(w.start, 4), round(w.end, 4)] for w in speech.words],
-                "phones": [
-                    {"phone": p.phone, "start": round(p.start, 4), "end": round(p.end, 4)} for p in speech.phones
-                ],
-                "story": recording.story.id,
-                "split": recording.story.split,
-                "held_out_voice": recording.held_out,
-                "corpus": config.corpus,
-                "licence": config.licence,
-            }
+        words = tuple(Word(word=w.word, start=round(w.start, 4), end=round(w.end, 4)) for w in speech.words)
+        phones = [{"phone": p.phone, "start": round(p.start, 4), "end": round(p.end, 4)} for p in speech.phones]
+        utterances.append(
+            Utterance(
+                id=f"{recording.id}.{number:02d}",
+                audio=audio,
+                start=round(position / config.sample_rate, 6),
+                duration=round(len(speech.waveform) / config.sample_rate, 6),
+                text=text,
+                language="en",
+                speaker=recording.voice,
+                corpus=config.corpus,
+                licence=config.licence,
+                words=words or None,
+                split=split_named(story.split),
+                extra={"story": story.id, "held_out_voice": recording.held_out}
+                | ({"phones": phones} if phones else {}),
+            )
         )
         pieces += [speech.waveform, silence]
         position += len(speech.waveform) + len(silence)
-    write_opus(out / audio, np.concatenate(pieces), config.sample_rate, config.bits_per_second)
-    return lines
+    write_opus(audio, np.concatenate(pieces), config.sample_rate, config.bits_per_second)
+    return utterances
 
 
 def _at_rate(speech: Speech, sample_rate: int) -> Speech:
@@ -292,23 +293,6 @@ def _at_rate(speech: Speech, sample_rate: int) -> Speech:
         return speech
     waveform = soxr.resample(speech.waveform, speech.sample_rate, sample_rate)
     return Speech(waveform, sample_rate, speech.words, speech.phones)
-
-
-def _utterance(line: dict, out: Path) -> Utterance:
-    return Utterance(
-        id=line["id"],
-        audio=(out / line["audio"]).resolve(),
-        start=line["start"],
-        duration=line["duration"],
-        text=line["text"],
-        language="en",
-        speaker=line["speaker"],
-        corpus=line["corpus"],
-        licence=line["licence"],
-        words=tuple(Word(word=word, start=start, end=end) for word, start, end in line["words"]) or None,
-        split=line["split"],
-        extra={key: line[key] for key in ("story", "held_out_voice", "phones") if line.get(key, []) != []},
-    )
 
 
 def _settings(stories: list[Story], synthesizer: Synthesizer, config: SpokenStoriesConfig) -> dict:
