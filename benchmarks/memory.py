@@ -57,15 +57,14 @@ def prepare(folder: Path, speech: Path | None, all_times: list[int]) -> list[int
     from vocable.quickstart.data import STORIES
     from vocable.systems.from_speech import tokenize_manifest
     from vocable.tokens.kmeans import KMeansConfig
-    from vocable.tokens.unit_sources import obtain_unit_tokenizer
-    from vocable.tokens.unit_tokenizer import UnitTokenizerConfig
+    from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 
     utterances = read_manifest(speech or STORIES)
     write_manifest(utterances, folder / "speech.jsonl")
     config = UnitTokenizerConfig(
         encoder=EncoderConfig(name="log-mel", layer=0), kmeans=KMeansConfig(num_clusters=100, seed=0)
     )
-    obtain_unit_tokenizer(config, None, utterances[:: max(1, len(utterances) // 100)]).save_pretrained(folder / "units")
+    UnitTokenizer.fit(utterances[:: max(1, len(utterances) // 100)], config).save_pretrained(folder / "units")
     tokenize_manifest(folder / "speech.jsonl", folder / "x1", str(folder / "units"), progress=False)
     for times in all_times:
         if times != 1:

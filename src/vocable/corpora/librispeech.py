@@ -63,11 +63,7 @@ def download_librispeech(
 
 
 def prepare_librispeech(
-    folder: Path,
-    splits: Sequence[str] | None = None,
-    *,
-    strict: bool = False,
-    rejections: Rejections | None = None,
+    folder: Path, splits: Sequence[str] | None = None, *, strict: bool = False, rejections: Rejections | None = None
 ) -> Iterator[Utterance]:
     """Yield the utterances with text, speaker (`librispeech-<number>`), and in `extra` part, chapter and sex.
 

@@ -153,11 +153,7 @@ class LanguageModel(ABC):
         """
 
     def rows(
-        self,
-        documents: Sequence[Sequence[Segment]],
-        *,
-        boundary: Boundary | None = None,
-        ending_only: bool = False,
+        self, documents: Sequence[Sequence[Segment]], *, boundary: Boundary | None = None, ending_only: bool = False
     ) -> list[Row]:
         """Make a row of each document.
 

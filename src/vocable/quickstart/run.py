@@ -193,9 +193,7 @@ def twist_config(config: QuickstartConfig, start: str) -> twist.TwistConfig:
 def _with_start(recipe: twist.TwistConfig, config: QuickstartConfig, start: str) -> twist.TwistConfig:
     rate = config.warm_learning_rate if STARTS[start] else config.cold_learning_rate
     return replace(
-        recipe,
-        lm=replace(recipe.lm, warm=STARTS[start]),
-        training=replace(recipe.training, learning_rate=rate),
+        recipe, lm=replace(recipe.lm, warm=STARTS[start]), training=replace(recipe.training, learning_rate=rate)
     )
 
 

@@ -13,15 +13,7 @@ from dataclasses import dataclass
 
 from vocable.recognition.numbers import NUMBER, spell_number
 
-ENGLISH_SYMBOLS = {
-    "&": "and",
-    "%": "percent",
-    "@": "at",
-    "+": "plus",
-    "=": "equals",
-    "#": "number",
-    "°": "degrees",
-}
+ENGLISH_SYMBOLS = {"&": "and", "%": "percent", "@": "at", "+": "plus", "=": "equals", "#": "number", "°": "degrees"}
 ENGLISH_CURRENCIES = {"$": "dollars", "£": "pounds", "€": "euros"}
 """Said after the number that follows the sign."""
 ENGLISH_TITLES = {"mr": "mister", "mrs": "missus", "dr": "doctor"}

@@ -194,11 +194,7 @@ class JointVocabulary(Vocabulary):
 
 
 def joint_vocabulary(
-    text_tokenizer: Any,
-    units: UnitSubwords | int,
-    *,
-    text_rows: int | None = None,
-    names: SpecialNames | None = None,
+    text_tokenizer: Any, units: UnitSubwords | int, *, text_rows: int | None = None, names: SpecialNames | None = None
 ) -> JointVocabulary:
     """Make the vocabulary for a text tokenizer and the units, or unit subwords, of a speech tokenizer.
 

@@ -64,11 +64,7 @@ class LeakageReport(NamedTuple):
 
 
 def check_leakage(
-    train: Iterable[Utterance],
-    test: Iterable[Utterance],
-    *,
-    by: Sequence[Kind] = KINDS,
-    min_text_words: int = 1,
+    train: Iterable[Utterance], test: Iterable[Utterance], *, by: Sequence[Kind] = KINDS, min_text_words: int = 1
 ) -> LeakageReport:
     """Compare two sets of utterances by id, by speaker and by text.
 

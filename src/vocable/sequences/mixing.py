@@ -230,10 +230,7 @@ class ShareCounter:
 
 
 def assign_roles(
-    ids: Iterable[str],
-    shares: Mapping[str, float],
-    seed: int = 0,
-    group: Callable[[str], str] | None = None,
+    ids: Iterable[str], shares: Mapping[str, float], seed: int = 0, group: Callable[[str], str] | None = None
 ) -> dict[str, list[str]]:
     """Divide paired utterances into those used as speech only, as text only, and as pairs, by the hash of their id.
 

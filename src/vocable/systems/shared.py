@@ -16,7 +16,6 @@ from vocable.systems.from_speech import fit_units, tokenize_manifest
 from vocable.systems.stage import Run, Stage, read_record
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import CONFIG_FILE, SpeechTokenizer, load_tokenizer
-from vocable.tokens.unit_sources import obtain_unit_tokenizer
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 from vocable.training.logs import read_metrics
 from vocable.training.loop import TrainingResult
@@ -55,7 +54,7 @@ class UnitsStage(Stage):
         if config.kmeans_file is None:
             tokenizer = fit_units(run.path("manifest"), folder, config.tokenizer, run.device, run.strict)
         else:
-            tokenizer = obtain_unit_tokenizer(config.tokenizer, config.kmeans_file, [], best_device(run.device))
+            tokenizer = UnitTokenizer.from_kmeans_file(config.tokenizer, config.kmeans_file, best_device(run.device))
             tokenizer.save_pretrained(folder)
         return f"Tokenizer {tokenizer.fingerprint} is in {folder}"
 

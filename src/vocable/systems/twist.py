@@ -35,7 +35,6 @@ from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shard_columns import TokenRows
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import SpeechTokenizer
-from vocable.tokens.unit_sources import obtain_unit_tokenizer
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 from vocable.training.language_model import LMTrainingConfig, train_lm
 from vocable.training.loop import TrainingResult
@@ -82,7 +81,9 @@ def build_tokenizer(
     on_utterance: Callable[[Utterance], None] | None = None,
 ) -> UnitTokenizer:
     """Fit units on the utterances, or take the published k-means file that the config names."""
-    return obtain_unit_tokenizer(config.tokenizer, config.kmeans_file, utterances, device, on_utterance)
+    if config.kmeans_file is not None:
+        return UnitTokenizer.from_kmeans_file(config.tokenizer, config.kmeans_file, device)
+    return UnitTokenizer.fit(utterances, config.tokenizer, device=device, on_utterance=on_utterance)
 
 
 def build_layout(codebook_size: int) -> UnitsLayout:

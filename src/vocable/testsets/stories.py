@@ -177,8 +177,7 @@ def lend_endings(stories: Sequence[Story], num_voices: int, seed: int) -> list[s
         if lenders:
             length = len(story.right.split())
             lender = min(
-                lenders,
-                key=lambda k: (lent[k], abs(len(stories[k].right.split()) - length), generator.random()),
+                lenders, key=lambda k: (lent[k], abs(len(stories[k].right.split()) - length), generator.random())
             )
             lent[lender] += 1
             endings[receiver] = stories[lender].right

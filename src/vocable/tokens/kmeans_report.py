@@ -62,14 +62,6 @@ class KMeansReport:
         """Write the report as JSON."""
         write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", path)
 
-    @classmethod
-    def load(cls, path: Path) -> "KMeansReport":
-        """Read a report back."""
-        values: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        for name in ("inertia", "occupancy", "dead_codes"):
-            values[name] = tuple(values[name])
-        return cls(**values)
-
 
 def make_report(
     counts: Tensor, inertia: Sequence[float], num_revived: int, converged: bool, seconds: float

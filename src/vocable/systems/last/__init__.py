@@ -27,9 +27,8 @@ from vocable.systems.last.model import (
     gradient_norms,
     loss_weights,
 )
-from vocable.systems.last.stages import SYSTEM
 from vocable.systems.last.tokenizer import LastTokenizer, LastTokenizerConfig
-from vocable.systems.last.training import LastData, build_model, prepare_data, train_from_speech
+from vocable.systems.last.training import SYSTEM, LastData, build_model, prepare_data, train_from_speech
 
 __all__ = [
     "SYSTEM",

@@ -34,12 +34,7 @@ class LastTask(AdamWTask):
     part_names: tuple[str, ...] = (*LOSSES, *GRADIENTS)
 
     def __init__(
-        self,
-        model: LastModel,
-        encoder: FeatureEncoder,
-        config: LastConfig,
-        train: Clips,
-        valid: Clips | None = None,
+        self, model: LastModel, encoder: FeatureEncoder, config: LastConfig, train: Clips, valid: Clips | None = None
     ) -> None:
         """Plan the data.
 
