@@ -114,7 +114,7 @@ def commands(monkeypatch):
         "things join": Command(join, "FIRST OTHERS..."),
         "things reshape": Command(reshape),
     }
-    monkeypatch.setattr(cli, "find_commands", lambda: table)
+    monkeypatch.setattr(cli, "find_commands", lambda first=None: table)
     return table
 
 
@@ -297,7 +297,7 @@ def test_settings_agree_with_the_configs_themselves():
     seen = set()
     for command in cli.find_commands().values():
         for parameter in command.parts:
-            kind = command.kind(parameter)
+            kind = command.config_of(parameter)
             if kind is None or kind in seen:
                 continue
             seen.add(kind)

@@ -1,7 +1,8 @@
 """The `vocable` command: finds the function behind the words, runs it, and prints errors in one line.
 
 Every module of this package offers `COMMANDS`, a table from command words, with the words that follow them in capitals,
-to a function. Its configs are its command line: `vocable.cli.command`.
+to a function. Its configs are its command line: `vocable.cli.command`. A module is imported when a command begins with
+its name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from vocable.cli.command import Command
 from vocable.errors import VocableError
 from vocable.registry import unknown_name_message
 
+HOMES = {"corpus": ["manifest"], "evaluate": ["testsets"], "stories": ["testsets"], "subwords": ["sequences"]}
+"""Modules, beside the one of its name, that have commands which begin with a word."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code (2: the user's input was wrong)."""
@@ -28,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments in (["--version"], ["-V"]):
         print(f"vocable {__version__}")
         return 0
-    commands = find_commands()
+    commands = find_commands(arguments[0] if arguments else None) or find_commands()
     name = _command_name(arguments, commands)
     if name is None:
         return _help_or_unknown(arguments, commands)
@@ -50,15 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def find_commands() -> dict[str, Command]:
-    """Collect the `COMMANDS` tables of all modules in this package, by the words that call each command."""
+def find_commands(first: str | None = None) -> dict[str, Command]:
+    """Collect the commands of this package, or those whose first word is `first`, by the words that call each."""
     commands: dict[str, Command] = {}
-    for module in pkgutil.iter_modules(__path__):
-        table = getattr(importlib.import_module(f"{__name__}.{module.name}"), "COMMANDS", {})
+    modules = [module.name for module in pkgutil.iter_modules(__path__)]
+    for name in modules if first is None else {*HOMES.get(first, ()), first} & set(modules):
+        table = getattr(importlib.import_module(f"{__name__}.{name}"), "COMMANDS", {})
         for usage, entry in table.items():
-            name = " ".join(word for word in usage.split() if not word.strip(".").isupper())
+            words = " ".join(word for word in usage.split() if not word.strip(".").isupper())
             command = entry if isinstance(entry, Command) else Command(entry)
-            commands[name] = replace(command, words=command.words or usage[len(name) :].strip())
+            commands[words] = replace(command, words=usage[len(words) :].strip())
     return dict(sorted(commands.items()))
 
 

@@ -44,21 +44,22 @@ class Command:
     """Settings that are given by their place: MANIFEST OUT; the last one takes all words that are left: FILES..."""
     short: Mapping[str, str] = field(default_factory=dict)
     """Shorter names of settings: {"clusters": "kmeans.num_clusters"}."""
-    kinds: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Module and name of the configs that the function's annotations do not name, by parameter."""
-    doc: str = ""
-    """What the command does; without it, the function's docstring."""
 
     @property
     def places(self) -> list[str]:
         """Names of the settings that are given by their place."""
-        return [word.strip(".").lower() for word in self.words.split()]
+        return [word.strip(".").lower() for word in self.usage.split()]
+
+    @property
+    def usage(self) -> str:
+        """The words that are given by their place, in capitals."""
+        return self.words
 
     @functools.cached_property
     def parts(self) -> dict[str, list[Setting]]:
         """The settings of each parameter of the function."""
         names = inspect.signature(self.function).parameters
-        return {name: list(read_settings(*kind)) if (kind := self.kind(name)) else [] for name in names}
+        return {name: list(read_settings(*kind)) if (kind := self.config_of(name)) else [] for name in names}
 
     @functools.cached_property
     def settings(self) -> dict[str, Setting]:
@@ -68,10 +69,8 @@ class Command:
             found.setdefault(setting.name, setting)
         return found
 
-    def kind(self, parameter: str) -> tuple[str, str] | None:
+    def config_of(self, parameter: str) -> tuple[str, str] | None:
         """Module and name of the config that a parameter takes; None for open settings."""
-        if parameter in self.kinds:
-            return self.kinds[parameter]
         annotation = inspect.signature(self.function).parameters[parameter].annotation
         if isinstance(annotation, type):
             return annotation.__module__, annotation.__name__
@@ -124,7 +123,7 @@ class Command:
             extra = placed[len(names)]
             if SETTING.match(extra):
                 self.find(extra.partition("=")[0])
-            raise ConfigError(f"{extra!r} is one word too many: the command takes {self.words or 'options only'}.")
+            raise ConfigError(f"{extra!r} is one word too many: the command takes {self.usage or 'options only'}.")
         return dict(zip(names, placed)) | given, free
 
     def configs(self, given: Mapping[str, Any], free: Sequence[str] = ()) -> dict[str, Any]:
@@ -151,7 +150,7 @@ class Command:
                 said = {**below, **given}
                 own = [f"{s.name}={json.dumps(said[s.name])}" for s in part if s.name in said]
                 built[name] = (*own, *free)
-            elif kind := self.kind(name):
+            elif kind := self.config_of(name):
                 config = getattr(importlib.import_module(kind[0]), kind[1])
                 built[name] = config_from_dict(config, top, source=str(file or ""))
         return built
@@ -188,10 +187,12 @@ class Command:
     @property
     def summary(self) -> str:
         """What the command does, in one line."""
-        return self._explanation().split("\n", 1)[0]
+        return self.explanation.split("\n", 1)[0]
 
-    def _explanation(self) -> str:
-        return (self.doc or inspect.getdoc(self.function) or "").strip()
+    @property
+    def explanation(self) -> str:
+        """What the command does: its function's docstring."""
+        return (inspect.getdoc(self.function) or "").strip()
 
     def help(self, name: str) -> str:
         """Explain the command: its words, its options, and the settings of its configs."""
@@ -204,8 +205,8 @@ class Command:
         options.sort(key=lambda setting: setting.default is not None)
         placed = [replace(self.settings[place], is_list=False) for place in self.places]
         needed = [f"{_option(s.name)} {s.name.upper()}" for s in self.required() if s.name not in self.places]
-        usage = ["usage: vocable", name, self.words, *needed, "[options]" if options else ""]
-        text = [" ".join(filter(None, usage)), *_paragraphs(self._explanation(), width)]
+        usage = ["usage: vocable", name, self.usage, *needed, "[options]" if options else ""]
+        text = [" ".join(filter(None, usage)), *_paragraphs(self.explanation, width)]
         for title, chosen, show in (
             ("words", placed, str.upper),
             ("options", options, _option),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -50,9 +48,11 @@ def doctor() -> None:
 
 def check_python() -> list[Finding]:
     """Python's version against what the package asks for."""
+    from importlib import metadata
+
     from packaging.specifiers import SpecifierSet
 
-    wanted = importlib.metadata.metadata("vocable")["Requires-Python"]
+    wanted = metadata.metadata("vocable")["Requires-Python"]
     found = platform.python_version()
     status = "ok" if wanted is None or SpecifierSet(wanted).contains(found, prereleases=True) else "problem"
     text = f"{found} ({sys.executable})" + ("" if status == "ok" else f"; supported: {wanted}")
@@ -189,8 +189,10 @@ def check_network_settings() -> list[Finding]:
 
 def check_extras() -> list[Finding]:
     """Optional packages, by the extra that brings them."""
+    from importlib import metadata
+
     findings = []
-    extras = importlib.metadata.metadata("vocable").get_all("Provides-Extra") or []
+    extras = metadata.metadata("vocable").get_all("Provides-Extra") or []
     for extra in extras:
         requirements = [requirement for requirement in _requirements(extra) if requirement.name != "vocable"]
         missing = [requirement.name for requirement in requirements if _version(requirement.name) is None]
@@ -235,10 +237,12 @@ def _safely(check: Callable[[], list[Finding]]) -> list[Finding]:
 
 def _requirements(extra: str | None) -> list[Requirement]:
     """The package's own requirements that apply here: the base ones, or those that one extra adds."""
+    from importlib import metadata
+
     from packaging.requirements import Requirement
 
     found = []
-    for line in importlib.metadata.requires("vocable") or []:
+    for line in metadata.requires("vocable") or []:
         requirement = Requirement(line)
         marker = requirement.marker
         in_base = marker is None or marker.evaluate({"extra": ""})
@@ -249,14 +253,18 @@ def _requirements(extra: str | None) -> list[Requirement]:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata
+
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None
 
 
 def _import_error(name: str) -> str | None:
     """Import in another process, where a crash does no harm; return the last line of what went wrong."""
+    import subprocess
+
     command = [sys.executable, "-c", f"import {name}"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False)

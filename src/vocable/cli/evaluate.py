@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vocable.cli.command import Command
 from vocable.cli.options import OverwriteOption
-from vocable.cli.settings import class_value, find_definition
+from vocable.cli.settings import class_summary, class_value, find_definition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,38 +29,66 @@ class OptionalOutputConfig(OverwriteOption):
     """Folder for the results. Without it, they are only printed."""
 
 
-def benchmark_command(name: str, place: str) -> Command:
-    """Make the command of a benchmark from its class, which is not imported before it runs."""
-    module, _, kind = place.partition(":")
-    definition = find_definition(module, kind)
-    config = class_value(module, kind, "Config")
-    places = class_value(module, kind, "positional")
-    assert definition and isinstance(definition[1], ast.ClassDef) and isinstance(config, ast.Name), place
+@dataclass(frozen=True)
+class BenchmarkCommand(Command):
+    """The command of a benchmark, read from the source of its class, which is not imported before it runs."""
 
-    def run(config: Any, output: OutputConfig) -> None:
-        from vocable.evaluation.runner import find_benchmark, print_result, run_benchmark
-        from vocable.progress import progress_steps
-        from vocable.training.logs import quiet_transformers
+    name: str = ""
+    module: str = ""
+    kind: str = ""
+    """Name of the class."""
 
-        quiet_transformers()
-        kind = find_benchmark(name)
-        out = output.out or (getattr(config, kind.default_out) if kind.default_out else None)
-        with progress_steps() as advance:
-            benchmark = kind(config, on_progress=advance)
-            result = run_benchmark(benchmark, out, output.overwrite)
-        print_result(result, out, benchmark.counted, benchmark.grouped, benchmark.table(result))
+    @property
+    def usage(self) -> str:
+        """The settings that the class wants by their place."""
+        positional = class_value(self.module, self.kind, "positional")
+        return " ".join(ast.literal_eval(positional)).upper() if positional else ""
 
-    output = (__name__, "OptionalOutputConfig" if name in WITHOUT_FOLDER else "OutputConfig")
-    words = " ".join(field.upper() for field in (ast.literal_eval(places) if places else ()))
-    return Command(run, words, kinds={"output": output, "config": (definition[0], config.id)},
-                   doc=ast.get_docstring(definition[1]) or "")  # fmt: skip
+    @property
+    def summary(self) -> str:
+        """The first line of the class's docstring."""
+        return class_summary(self.module, self.kind)
+
+    @property
+    def explanation(self) -> str:
+        """The class's docstring."""
+        found = find_definition(self.module, self.kind)
+        return (found and isinstance(found[1], ast.ClassDef) and ast.get_docstring(found[1])) or ""
+
+    def config_of(self, parameter: str) -> tuple[str, str]:
+        """Module and name of the benchmark's config, or of the one that says where results go."""
+        if parameter == "output":
+            return __name__, "OptionalOutputConfig" if self.name in WITHOUT_FOLDER else "OutputConfig"
+        config = class_value(self.module, self.kind, "Config")
+        assert isinstance(config, ast.Name), self.kind
+        return self.module, config.id
+
+
+def run(name: str, config: Any, output: OutputConfig) -> None:
+    """Run a benchmark, save its result and print it."""
+    from vocable.evaluation.runner import find_benchmark, print_result, run_benchmark
+    from vocable.progress import progress_steps
+    from vocable.training.logs import quiet_transformers
+
+    quiet_transformers()
+    kind = find_benchmark(name)
+    out = output.out or (getattr(config, kind.default_out) if kind.default_out else None)
+    with progress_steps() as advance:
+        benchmark = kind(config, on_progress=advance)
+        result = run_benchmark(benchmark, out, output.overwrite)
+    print_result(result, out, benchmark.counted, benchmark.grouped, benchmark.table(result))
 
 
 def benchmark_commands() -> dict[str, Command]:
     """Make a command of every benchmark that is registered."""
     found = find_definition("vocable.evaluation.runner", "BENCHMARKS")
     assert found is not None and isinstance(found[1], ast.expr)
-    return {f"evaluate {name}": benchmark_command(name, place) for name, place in ast.literal_eval(found[1]).items()}
+    commands: dict[str, Command] = {}
+    for name, place in ast.literal_eval(found[1]).items():
+        module, _, kind = place.partition(":")
+        function = functools.partial(run, name)
+        commands[f"evaluate {name}"] = BenchmarkCommand(function, name=name, module=module, kind=kind)
+    return commands
 
 
 WITHOUT_FOLDER = ("units", "judge")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -116,8 +117,7 @@ def describe(node: ast.expr, module: str, name: str) -> Setting:
 @functools.cache
 def find_definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.expr] | None:
     """Find the class or value that a module calls `name`, and the module that defines it; None for what is not ours."""
-    tree = _parse(module)
-    for node in ast.walk(tree) if tree else ():
+    for node in _statements(_parse(module)):
         match node:
             case ast.ClassDef(name=found) if found == name:
                 return module, node
@@ -132,17 +132,33 @@ def find_definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.exp
     return None
 
 
+def _statements(tree: ast.Module | ast.If) -> Iterator[ast.stmt]:
+    """Yield the statements of a module, and those in its blocks `if TYPE_CHECKING`."""
+    for node in tree.body:
+        yield node
+        if isinstance(node, ast.If):
+            yield from _statements(node)
+
+
 @functools.cache
-def _parse(module: str) -> ast.Module | None:
-    """Parse the source of a module that is loaded, or that is part of this package."""
-    if module in sys.modules:
-        file = inspect.getsourcefile(sys.modules[module])
-    elif module.startswith("vocable."):
+def _parse(module: str) -> ast.Module:
+    return ast.parse(_source(module))
+
+
+def _source(module: str) -> str:
+    """Return the source of a module that is loaded, or that is part of this package; "" for others."""
+    if module.startswith("vocable."):
         place = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
         file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     else:
-        return None
-    return ast.parse(Path(file).read_text(encoding="utf-8")) if file else None
+        file = inspect.getsourcefile(sys.modules[module]) if module in sys.modules else None
+    return Path(file).read_text(encoding="utf-8") if file else ""
+
+
+def class_summary(module: str, name: str) -> str:
+    """Return the first line of a class's docstring, without parsing the module."""
+    found = re.search(rf'^class {name}\b.*\n    """(.*?)(?:"""|$)', _source(module), re.MULTILINE)
+    return found[1] if found else ""
 
 
 def class_value(module: str, name: str, attribute: str) -> ast.expr | None:
