@@ -43,8 +43,12 @@ def compare(config: ResultsConfig, testing: CompareConfig) -> None:
 
     from vocable.errors import ConfigError
     from vocable.evaluation.comparison.compare import compare_results
-    from vocable.evaluation.comparison.examples import no_sounds, sounds_of_manifest, sounds_of_pairs
-    from vocable.evaluation.comparison.page import write_comparison_page
+    from vocable.evaluation.comparison.page import (
+        no_sounds,
+        render_comparison_page,
+        sounds_of_manifest,
+        sounds_of_pairs,
+    )
     from vocable.evaluation.comparison.pairing import load_results
     from vocable.evaluation.pairs.benchmark import read_benchmark
     from vocable.evaluation.results import check_output
@@ -60,7 +64,8 @@ def compare(config: ResultsConfig, testing: CompareConfig) -> None:
         comparison = compare_results(load_results(config.results, config.names), testing)
         if config.pairs is not None:
             find_sounds = sounds_of_pairs(read_benchmark(comparison.benchmark, config.pairs))
-        write_comparison_page(comparison, out / "comparison.html", find_sounds, config.num_examples)
+        page = render_comparison_page(comparison, find_sounds, config.num_examples)
+        write_text(page, out / "comparison.html")
     write_text(json.dumps(comparison.record(), indent=2, ensure_ascii=False) + "\n", out / "comparison.json")
     _print_differences(comparison, console)
     print(f"Results: {out / 'comparison.json'}\nLook:    {out / 'comparison.html'}")

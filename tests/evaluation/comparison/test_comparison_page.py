@@ -13,8 +13,12 @@ from vocable import cli
 from vocable.audio.io import write_audio
 from vocable.audio.manifest import write_manifest
 from vocable.evaluation.comparison.compare import compare_results
-from vocable.evaluation.comparison.examples import most_different, no_sounds, sounds_of_manifest
-from vocable.evaluation.comparison.page import render_comparison_page
+from vocable.evaluation.comparison.page import (
+    most_different,
+    no_sounds,
+    render_comparison_page,
+    sounds_of_manifest,
+)
 from vocable.evaluation.pairs import PairItem, PairSet, Segment, write_pair_set
 from vocable.evaluation.results import save_result
 from vocable.evaluation.sblimp import read_sblimp

@@ -30,6 +30,7 @@ from vocable.evaluation.comparison.pairing import (
 from vocable.evaluation.pairs.tables import MIN_VOICES, thing_said
 from vocable.evaluation.results import EvaluationResult, Score, ratio_score
 from vocable.evaluation.significance import (
+    ItemScores,
     bootstrap_difference,
     holm,
     mcnemar_test,
@@ -42,7 +43,7 @@ MAX_GROUPS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareConfig:
-    """What is compared, and how it is tested."""
+    """Scores to compare, and how they are tested."""
 
     scores: tuple[str, ...] | None = None
     """Scores to test. Without it, all that are sums over items; the first is the one shown by group."""
@@ -85,9 +86,9 @@ class Difference:
     p_permutation: float
     exact: bool
     p_holm: float = 1.0
-    """The permutation test's, corrected for all scores (or all groups) and pairs of models compared together."""
+    """The p-value corrected for all scores (or all groups) and pairs of models that are compared together."""
     p_mcnemar: float | None = None
-    """Of scores that are right or wrong on independent items."""
+    """McNemar's test, for scores that are right or wrong on independent items."""
     first_better: int | None = None
     second_better: int | None = None
     half: int | None = None
@@ -115,7 +116,7 @@ class Comparison:
     """Score -> model -> score as its result file says it, on all its items; those without a paired test."""
     differences: Sequence[Difference]
     groups: Sequence[Difference]
-    """Of the first measure, by group."""
+    """Differences of the first measure, by group."""
     num_common: int
     excluded: Mapping[str, int]
     content: str | None
@@ -133,6 +134,92 @@ class Comparison:
         return {"format": FORMAT, **{name: _plain(value) for name, value in kept.items()}}
 
 
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """Rows of the items that every model was scored on, by one measure."""
+
+    measure: Measure
+    rows: Mapping[str, Items]
+    """Model -> its rows, all in the same order."""
+    content: str | None
+    config: CompareConfig
+
+    @property
+    def num_items(self) -> int:
+        return len(next(iter(self.rows.values())))
+
+    @property
+    def draws(self) -> dict[str, int]:
+        return {"num_resamples": self.config.num_resamples, "seed": self.config.seed}
+
+    def part(self, column: str, value: Any) -> _Scored:
+        """Keep the rows that hold this value in this column, by the first model's rows."""
+        places = [place for place, row in enumerate(next(iter(self.rows.values()))) if row.get(column) == value]
+        return dataclasses.replace(self, rows={name: [rows[p] for p in places] for name, rows in self.rows.items()})
+
+    def score(self, model: str) -> Score:
+        """The score of one model, with intervals over contents and speakers."""
+        rows, measure = self.rows[model], self.measure
+        sums = measure.scores(rows)
+        drawn = _to_draw_from(_speakers(rows))
+        score = ratio_score(*sums, drawn, better=measure.better, meaning=measure.meaning, **self.draws)
+        if self.content is None or score.value is None:
+            return score
+        low, high = bootstrap_ratio(*sums, _contents(rows, self.content), **self.draws) or (None, None)
+        return dataclasses.replace(score, low=low, high=high)
+
+    def differences(self, group: tuple[str, str] | None = None) -> list[Difference]:
+        """The difference of every pair of models; a pair without a score has none."""
+        found = [self.difference(first, second, group) for first, second in itertools.combinations(self.rows, 2)]
+        return [difference for difference in found if difference is not None]
+
+    def difference(self, first: str, second: str, group: tuple[str, str] | None) -> Difference | None:
+        """None where there is nothing to divide by, such as no word in any reference."""
+        rows, config = self.rows[first], self.config
+        ours, theirs = self.measure.scores(rows), self.measure.scores(self.rows[second])
+        if ours.value is None or theirs.value is None:
+            return None
+        clusters = _contents(rows, self.content) if self.content is not None else None
+        speakers = _speakers(rows)
+        drawn = _to_draw_from(speakers)
+        over_items = bootstrap_difference(ours, theirs, clusters, **self.draws)
+        over_speakers = bootstrap_difference(ours, theirs, drawn, **self.draws) if drawn else None
+        test = paired_permutation_test(ours, theirs, clusters, config.num_permutations, config.seed)
+        independent = clusters is None or len(set(clusters)) == len(clusters)
+        return Difference(
+            measure=self.measure.name,
+            first=first,
+            second=second,
+            group=group,
+            values=(ours.value, theirs.value),
+            difference=ours.value - theirs.value,
+            low=over_items.low if over_items else None,
+            high=over_items.high if over_items else None,
+            speaker_low=over_speakers.low if over_speakers else None,
+            speaker_high=over_speakers.high if over_speakers else None,
+            num_speakers=len(set(speakers)) if speakers else None,
+            num_items=len(rows),
+            num_differing=test.num_units,
+            p_permutation=test.p_value,
+            exact=test.exact,
+            better=self.measure.better,
+            **(_mcnemar(ours, theirs) if independent and not self.measure.denominators else {}),
+        )
+
+    def by_group(self) -> list[Difference]:
+        """Differences by each value of each group column, corrected over the values of one column."""
+        rows = next(iter(self.rows.values()))
+        found: list[Difference] = []
+        for column in _group_columns(rows, self.config.groups):
+            of_column: list[Difference] = []
+            values = dict.fromkeys(row.get(column) for row in rows)
+            for value in sorted(values, key=lambda value: (value is None, str(value))):
+                group = (column, "(none)" if value is None else str(value))
+                of_column += self.part(column, value).differences(group)
+            found += corrected(of_column)
+        return found
+
+
 def compare_results(results: Mapping[str, EvaluationResult], config: CompareConfig | None = None) -> Comparison:
     """Compare results of one benchmark, item by item; every pair of models is tested.
 
@@ -147,27 +234,25 @@ def compare_results(results: Mapping[str, EvaluationResult], config: CompareConf
     items, excluded = common_items(results)
     measures = find_measures(list(results.values()), config.scores)
     content = _content_column(items, config.content)
-    scores, differences = {}, []
+    scored = []
     for measure in measures:
-        kept, dropped = _scored(items, measure)
+        kept, dropped = _scored_rows(items, measure)
         if dropped:
             excluded[f"{measure.name}: not scored in every result"] = dropped
-        if not next(iter(kept.values())):
-            continue
-        scores[measure.name] = {name: _score(rows, measure, content, config) for name, rows in kept.items()}
-        differences += _differences(kept, measure, content, config)
+        scored.append(_Scored(measure, kept, content, config))
+    scored = [one for one in scored if one.num_items]
+    differences = corrected([difference for one in scored for difference in one.differences()])
     if not differences:
         raise ConfigError("None of the common items was scored in every result: nothing to compare.")
-    tested = tuple(measure for measure in measures if measure.name in scores)
     unpaired = unpaired_scores(list(results.values()), measures)
     return Comparison(
         benchmark=next(iter(results.values())).benchmark,
         models=tuple(results),
-        measures=tested,
-        scores=scores,
+        measures=tuple(one.measure for one in scored),
+        scores={one.measure.name: {model: one.score(model) for model in results} for one in scored},
         reported={score: {name: results[name].scores[score] for name in results} for score in unpaired},
-        differences=corrected(differences),
-        groups=_group_differences(items, tested[0], content, config),
+        differences=differences,
+        groups=scored[0].by_group(),
         num_common=len(next(iter(items.values()))),
         excluded=dict(excluded),
         content=content,
@@ -185,6 +270,15 @@ def corrected(differences: Sequence[Difference]) -> list[Difference]:
     return [dataclasses.replace(d, p_holm=p) for d, p in zip(differences, adjusted)]
 
 
+def _mcnemar(ours: ItemScores, theirs: ItemScores) -> dict[str, Any]:
+    """McNemar's test, as `Difference` has it, of scores that are right, wrong or tied; nothing of others."""
+    if not {*ours.numerators, *theirs.numerators} <= {0.0, 0.5, 1.0}:
+        return {}
+    found = mcnemar_test(ours.numerators, theirs.numerators)
+    names = ("first_better", "second_better", "half")
+    return {"p_mcnemar": found.p_value, **{name: getattr(found, name) for name in names}}
+
+
 def _content_column(items: Mapping[str, Items], wanted: str | None) -> str | None:
     """The column whose values say which items are one piece of evidence; None where every item is.
 
@@ -200,101 +294,13 @@ def _content_column(items: Mapping[str, Items], wanted: str | None) -> str | Non
     return None
 
 
-def _scored(items: Mapping[str, Items], measure: Measure) -> tuple[dict[str, Items], int]:
+def _scored_rows(items: Mapping[str, Items], measure: Measure) -> tuple[dict[str, Items], int]:
     """Rows that have the measure in every result; and how many do in some, but not in all."""
     places = range(len(next(iter(items.values()))))
     has = [[measure.of(rows[place]) is not None for rows in items.values()] for place in places]
     kept = [place for place in places if all(has[place])]
     dropped = sum(any(row) for row in has) - len(kept)
     return {name: [rows[place] for place in kept] for name, rows in items.items()}, dropped
-
-
-def _score(rows: Items, measure: Measure, content: str | None, config: CompareConfig) -> Score:
-    sums = measure.scores(rows)
-    settings = {"seed": config.seed, "num_resamples": config.num_resamples}
-    drawn = _to_draw_from(_speakers(rows))
-    score = ratio_score(*sums, drawn, better=measure.better, meaning=measure.meaning, **settings)
-    if content is None or score.value is None:
-        return score
-    interval = bootstrap_ratio(*sums, _contents(rows, content), config.num_resamples, seed=config.seed)
-    low, high = interval or (None, None)
-    return dataclasses.replace(score, low=low, high=high)
-
-
-def _differences(
-    items: Mapping[str, Items],
-    measure: Measure,
-    content: str | None,
-    config: CompareConfig,
-    group: tuple[str, str] | None = None,
-) -> list[Difference]:
-    found = []
-    for first, second in itertools.combinations(items, 2):
-        difference = _difference(first, second, items, measure, content, config)
-        if difference is not None:
-            found.append(dataclasses.replace(difference, group=group))
-    return found
-
-
-def _difference(
-    first: str, second: str, items: Mapping[str, Items], measure: Measure, content: str | None, config: CompareConfig
-) -> Difference | None:
-    """None where there is nothing to divide by, such as no word in any reference."""
-    rows = items[first]
-    ours, theirs = measure.scores(rows), measure.scores(items[second])
-    if ours.value is None or theirs.value is None:
-        return None
-    clusters = _contents(rows, content) if content is not None else None
-    speakers = _speakers(rows)
-    drawn = _to_draw_from(speakers)
-    bootstrap = {"num_resamples": config.num_resamples, "seed": config.seed}
-    over_items = bootstrap_difference(ours, theirs, clusters, **bootstrap)
-    over_speakers = bootstrap_difference(ours, theirs, drawn, **bootstrap) if drawn else None
-    test = paired_permutation_test(ours, theirs, clusters, config.num_permutations, config.seed)
-    independent = clusters is None or len(set(clusters)) == len(clusters)
-    binary = not measure.denominators and {*ours.numerators, *theirs.numerators} <= {0.0, 0.5, 1.0}
-    mcnemar = mcnemar_test(ours.numerators, theirs.numerators) if binary and independent else None
-    return Difference(
-        measure=measure.name,
-        first=first,
-        second=second,
-        values=(ours.value, theirs.value),
-        difference=ours.value - theirs.value,
-        low=over_items.low if over_items else None,
-        high=over_items.high if over_items else None,
-        speaker_low=over_speakers.low if over_speakers else None,
-        speaker_high=over_speakers.high if over_speakers else None,
-        num_speakers=len(set(speakers)) if speakers else None,
-        num_items=len(rows),
-        num_differing=test.num_units,
-        p_permutation=test.p_value,
-        exact=test.exact,
-        p_mcnemar=mcnemar.p_value if mcnemar else None,
-        first_better=mcnemar.first_better if mcnemar else None,
-        second_better=mcnemar.second_better if mcnemar else None,
-        half=mcnemar.half if mcnemar else None,
-        better=measure.better,
-    )
-
-
-def _group_differences(
-    items: Mapping[str, Items], measure: Measure, content: str | None, config: CompareConfig
-) -> list[Difference]:
-    """By each value of each group column; corrected over the values of one column."""
-    kept, _ = _scored(items, measure)
-    rows = next(iter(kept.values()))
-    found: list[Difference] = []
-    for column in _group_columns(rows, config.groups):
-        values = dict.fromkeys(row.get(column) for row in rows)
-        of_column: list[Difference] = []
-        for value in sorted(values, key=lambda value: (value is None, str(value))):
-            places = [place for place, row in enumerate(rows) if row.get(column) == value]
-            part = {name: [table[place] for place in places] for name, table in kept.items()}
-            of_column += _differences(
-                part, measure, content, config, (column, "(none)" if value is None else str(value))
-            )
-        found += corrected(of_column)
-    return found
 
 
 def _group_columns(rows: Items, wanted: Sequence[str] | None) -> list[str]:

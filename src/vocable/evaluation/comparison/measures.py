@@ -142,14 +142,7 @@ def _reported(results: Sequence[EvaluationResult]) -> Iterator[Measure]:
             continue
         found = _error_rate(name) or _known_ratio(name, results) or _mean_of_column(name, results)
         if found is not None and all(any(found.of(item) for item in result.items) for result in results):
-            yield Measure(
-                name=name,
-                numerators=found.numerators,
-                denominators=found.denominators,
-                where=found.where,
-                better=score.better,
-                meaning=score.meaning,
-            )
+            yield dataclasses.replace(found, name=name, better=score.better, meaning=score.meaning)
 
 
 def _error_rate(name: str) -> Measure | None:
