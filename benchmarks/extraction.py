@@ -117,7 +117,7 @@ def write_inputs(model: str, num_clips: int, mean_seconds: float, folder: Path) 
         WhisperModel,
     )
 
-    from vocable.audio.io import write_audio
+    from vocable.audio.writing import write_audio
 
     torch.manual_seed(0)
     if model == "hubert":

@@ -33,7 +33,7 @@ from timing import (
 )
 from transformers import AutoModelForCausalLM, WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
-from vocable.audio.io import write_audio
+from vocable.audio.writing import write_audio
 from vocable.config import config_from_dict
 from vocable.features import load_encoder
 from vocable.lm.shapes import shape_config

@@ -18,7 +18,7 @@ from timing import benchmark_parser, machine, ratio, read_options, run_in_turn, 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vocable.audio.io import write_audio
+from vocable.audio.writing import write_audio
 from vocable.evaluation.once import encode_once
 from vocable.features import EncoderConfig, load_encoder
 from vocable.lm.packed import enable_packing

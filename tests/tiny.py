@@ -7,8 +7,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from features.tiny_encoders import save_tiny
 from sequences.joint_examples import text_tokenizer
-from vocable.audio.io import write_audio
 from vocable.audio.manifest import write_manifest
+from vocable.audio.writing import write_audio
 from vocable.features import EncoderConfig, load_encoder
 from vocable.lm.checkpoint import LMCard, save_lm
 from vocable.lm.surgery import UnitLMConfig, build_lm

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from vocable.audio.io import read_audio, write_audio
+    from vocable.audio.io import read_audio
     from vocable.audio.manifest import read_manifest, write_manifest
+    from vocable.audio.writing import write_audio
     from vocable.evaluation.runner import evaluate
     from vocable.lm.generation import GenerationConfig
     from vocable.lm.spoken import load_lm

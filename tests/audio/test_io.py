@@ -12,17 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vocable import files
-from vocable.audio.io import (
-    audio_info,
-    check_waveform,
-    encode_audio,
-    iterate_audio,
-    read_audio,
-    read_utterance,
-    resample,
-    write_audio,
-    write_audio_blocks,
-)
+from vocable.audio.io import audio_info, iterate_audio, read_audio, read_utterance
+from vocable.audio.waveforms import check_waveform, resample
+from vocable.audio.writing import encode_audio, write_audio, write_audio_blocks
 from vocable.errors import AudioFormatError, OutputError, UnknownNameError
 from vocable.types import Utterance
 

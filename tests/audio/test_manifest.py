@@ -11,8 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vocable.audio.io import write_audio
 from vocable.audio.manifest import HeldRejections, Rejections, read_manifest, validate_manifest, write_manifest
+from vocable.audio.writing import write_audio
 from vocable.errors import ManifestError, OutputError
 from vocable.types import Utterance, Word
 

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from vocable.audio.io import write_audio
 from vocable.audio.manifest import read_manifest, write_manifest
+from vocable.audio.writing import write_audio
 from vocable.cli import main
 from vocable.types import Utterance, Word
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from vocable.audio.io import write_audio
 from vocable.audio.manifest import read_manifest, write_manifest
+from vocable.audio.writing import write_audio
 from vocable.cli import main
 from vocable.evaluation.results import load_result
 from vocable.features import EncoderConfig, load_encoder

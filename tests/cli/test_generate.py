@@ -3,7 +3,8 @@
 import pytest
 
 from tiny import make_tiny_tokenizer, save_tiny_joint_run, save_tiny_unit_run
-from vocable.audio.io import read_audio, write_audio
+from vocable.audio.io import read_audio
+from vocable.audio.writing import write_audio
 from vocable.cli import main
 
 SAMPLING = ("max_seconds=0.29", "min_seconds=0.29")

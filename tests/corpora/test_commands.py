@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from vocable.audio.io import audio_info, write_audio
+from vocable.audio.io import audio_info
 from vocable.audio.manifest import read_manifest
+from vocable.audio.writing import write_audio
 from vocable.cli import main
 from vocable.corpora import librispeech
 

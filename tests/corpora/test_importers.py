@@ -8,8 +8,9 @@ import pytest
 import soundfile
 import torch
 
-from vocable.audio.io import read_utterance, write_audio
+from vocable.audio.io import read_utterance
 from vocable.audio.manifest import Rejections, read_manifest, write_manifest
+from vocable.audio.writing import write_audio
 from vocable.corpora.fairseq_tsv import import_fairseq_tsv
 from vocable.corpora.folder import import_folder
 from vocable.corpora.hf_dataset import import_hf_dataset

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vocable.audio.io import write_audio
 from vocable.audio.manifest import Rejections
+from vocable.audio.writing import write_audio
 from vocable.corpora import download, librispeech, ljspeech
 from vocable.corpora.download import download_file, extract_archive
 from vocable.corpora.librispeech import download_librispeech, prepare_librispeech

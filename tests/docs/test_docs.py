@@ -93,7 +93,7 @@ def test_a_wrong_command_is_found(line: str, message: str):
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if PYTHON.search(d.read_text(encoding="utf-8"))], ids=str)
 def test_python_in_documents_runs(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_speechlike):
     """The blocks of a document run one after the other, beside `recipes` and a few short recordings in `speech/`."""
-    from vocable.audio.io import write_audio
+    from vocable.audio.writing import write_audio
 
     (tmp_path / "speech").mkdir()
     for index in range(4):

@@ -3,7 +3,7 @@
 import pytest
 
 from tiny import make_tiny_recogniser, make_tiny_tokenizer, make_tiny_vocoder
-from vocable.audio.io import write_audio
+from vocable.audio.writing import write_audio
 from vocable.recognition.transcribe import WhisperTranscriber
 from vocable.synthesis.vocoder import UnitVocoder
 from vocable.tokens.unit_tokenizer import UnitTokenizer

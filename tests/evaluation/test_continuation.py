@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evaluation.tiny_text_lm import save_tiny_text_lm
-from vocable.audio.io import write_audio
+from vocable.audio.writing import write_audio
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.continuation import (
     ANCHORS,

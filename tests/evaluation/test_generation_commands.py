@@ -6,8 +6,8 @@ import pytest
 
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from tiny import save_tiny_joint_run, save_tiny_lm
-from vocable.audio.io import write_audio
 from vocable.audio.manifest import write_manifest
+from vocable.audio.writing import write_audio
 from vocable.cli import main
 from vocable.evaluation.results import load_result
 from vocable.lm.checkpoint import LMCard, save_lm

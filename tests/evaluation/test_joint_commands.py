@@ -7,8 +7,8 @@ from transformers import AutoTokenizer
 
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from tiny import save_tiny_joint_run, save_tiny_recogniser, save_tiny_unit_run
-from vocable.audio.io import write_audio
 from vocable.audio.manifest import write_manifest
+from vocable.audio.writing import write_audio
 from vocable.cli import main
 from vocable.evaluation.halves import CELLS
 from vocable.evaluation.results import load_result

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vocable.audio.io import write_audio
 from vocable.audio.manifest import read_manifest, write_manifest
+from vocable.audio.writing import write_audio
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.metrics.phones import phone_unit_statistics
 from vocable.evaluation.phone_labels import frame_labels, read_phones, utterance_phones

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from vocable.audio.io import write_audio
+from vocable.audio.writing import write_audio
 from vocable.errors import ConfigError, FingerprintError, ManifestError
 from vocable.evaluation.judges import Judges
 from vocable.evaluation.metrics.mos import DistillMOS

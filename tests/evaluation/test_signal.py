@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vocable.audio.io import write_audio
 from vocable.audio.manifest import write_manifest
+from vocable.audio.writing import write_audio
 from vocable.errors import ConfigError, ManifestError, UnknownNameError
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.runner import run_benchmark

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vocable.audio.io import read_utterance, write_audio
+from vocable.audio.io import read_utterance
 from vocable.audio.manifest import read_manifest
+from vocable.audio.writing import write_audio
 from vocable.errors import AlignmentError, AssetError, ConfigError, UnknownNameError
 from vocable.quickstart.data import STORIES
 from vocable.recognition.aligner import AlignerConfig, Found, open_aligner

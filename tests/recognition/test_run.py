@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vocable.audio.io import write_audio
 from vocable.audio.manifest import read_manifest, write_manifest
+from vocable.audio.writing import write_audio
 from vocable.errors import AlignmentError, ManifestError, OutputError
 from vocable.recognition.agreement import agreement, median_deviation, word_deviations
 from vocable.recognition.aligner import Found

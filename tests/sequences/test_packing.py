@@ -6,14 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vocable.errors import ConfigError
-from vocable.sequences import (
-    MaskedDocument,
-    concatenate,
-    cut_documents,
-    pack_documents,
-    plan_rows,
-    token_budget_batches,
-)
+from vocable.sequences import MaskedDocument, concatenate, pack_documents
+from vocable.sequences.packing import cut_documents, plan_rows, token_budget_batches
 
 length_lists = st.lists(st.integers(0, 50), min_size=1, max_size=30)
 

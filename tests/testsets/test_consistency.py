@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from vocable.audio.io import read_audio, write_audio
+from vocable.audio.io import read_audio
 from vocable.audio.manifest import write_manifest
+from vocable.audio.writing import write_audio
 from vocable.cli import main
 from vocable.errors import AudioFormatError, ConfigError, UnknownNameError
 from vocable.evaluation.pairs import read_pair_set

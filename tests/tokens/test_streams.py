@@ -11,8 +11,9 @@ import torch
 from cli.test_vocoder import SMALL
 from tiny import make_tiny_recogniser, save_tiny_lm, write_speech
 from tokens.example_tokenizers import DECODE_RATE, LEVELS, STEPS, SineCodec, WordTokenizer, codes_level, level_codes
-from vocable.audio.io import Audio, read_clip, write_audio
+from vocable.audio.io import Audio, read_clip
 from vocable.audio.manifest import read_manifest, write_manifest
+from vocable.audio.writing import write_audio
 from vocable.cli import main
 from vocable.errors import AudioFormatError, ConfigError, FingerprintError, UnknownNameError
 from vocable.evaluation.runner import run_benchmark

@@ -23,25 +23,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vocable.audio.waveforms import check_finite, check_length, check_rate, check_waveform, resample
-from vocable.audio.writing import encode_audio, write_audio, write_audio_blocks
 from vocable.errors import AudioFormatError
 from vocable.types import Clip, Utterance
-
-__all__ = [
-    "Audio",
-    "AudioInfo",
-    "audio_info",
-    "check_waveform",
-    "encode_audio",
-    "iterate_audio",
-    "read_audio",
-    "read_clip",
-    "read_part",
-    "read_utterance",
-    "resample",
-    "write_audio",
-    "write_audio_blocks",
-]
 
 MAX_OVERSHOOT_SECONDS = 0.5
 """How far a crop may reach past the end of its file; as in Kaldi's `extract-segments --max-overshoot`."""

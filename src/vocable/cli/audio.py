@@ -59,7 +59,8 @@ def resample(config: ResampleConfig) -> None:
 
     vocable audio resample talk.mp3 talk.wav --sample-rate 24000
     """
-    from vocable.audio.io import audio_info, iterate_audio, write_audio_blocks
+    from vocable.audio.io import audio_info, iterate_audio
+    from vocable.audio.writing import write_audio_blocks
     from vocable.progress import track
 
     block_seconds = 30.0

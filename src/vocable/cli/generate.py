@@ -149,7 +149,7 @@ class _Writer(NamedTuple):
         return out.with_name("-".join([out.stem, *numbers]) + (suffix or out.suffix))
 
     def _speak(self, tokens: SpeechTokens, path: Path) -> None:
-        from vocable.audio.io import write_audio
+        from vocable.audio.writing import write_audio
 
         (speech,) = self.lm.tokenizer.decode([tokens], voice=self.config.voice)
         write_audio(path, speech.cpu(), self.lm.tokenizer.decode_rate)

@@ -224,8 +224,8 @@ def _write_all(
     import itertools
     from urllib.parse import quote
 
-    from vocable.audio.io import write_audio
     from vocable.audio.manifest import write_manifest
+    from vocable.audio.writing import write_audio
     from vocable.progress import track
 
     total = available if config.limit is None else min(config.limit, available)

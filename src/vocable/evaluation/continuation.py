@@ -35,7 +35,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vocable.assets.weights import weights_key
-from vocable.audio.io import audio_info, encode_audio, read_utterance, resample
+from vocable.audio.io import audio_info, read_utterance
+from vocable.audio.waveforms import resample
+from vocable.audio.writing import encode_audio
 from vocable.errors import AudioFormatError, ConfigError, ManifestError
 from vocable.evaluation import judges as judging
 from vocable.evaluation.judges import JUDGE_RATE, check_judge, encoder_name

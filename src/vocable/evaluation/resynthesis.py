@@ -23,7 +23,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vocable.audio.io import encode_audio, read_audio, read_utterance, resample
+from vocable.audio.io import read_audio, read_utterance
+from vocable.audio.waveforms import resample
+from vocable.audio.writing import encode_audio
 from vocable.errors import AudioFormatError, ConfigError, ManifestError
 from vocable.evaluation import judges as judging
 from vocable.evaluation.judges import JUDGE_RATE, Judges, check_judge, encoder_name

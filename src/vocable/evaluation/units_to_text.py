@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from vocable.audio.io import resample
+from vocable.audio.waveforms import resample
 from vocable.errors import ConfigError
 from vocable.evaluation.halves import HalfModel
 from vocable.evaluation.judges import check_judge

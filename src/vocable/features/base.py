@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vocable.audio.io import check_waveform
+from vocable.audio.waveforms import check_waveform
 from vocable.errors import AudioFormatError, ConfigError
 from vocable.features.windows import plan_windows
 from vocable.registry import look_up

@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from vocable.audio.io import audio_info, read_audio, read_utterance, write_audio
+from vocable.audio.io import audio_info, read_audio, read_utterance
 from vocable.audio.manifest import Rejections
+from vocable.audio.writing import write_audio
 from vocable.engine.local import run_jobs
 from vocable.errors import AudioFormatError, ConfigError
 from vocable.evaluation.pairs import PairItem, PairSet, Segment, write_pair_set

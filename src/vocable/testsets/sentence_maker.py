@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from vocable.testsets.sentences import SentencePair
@@ -101,7 +101,7 @@ def _sentence(words: str) -> str:
     return words[0].upper() + words[1:] + ("" if words.endswith("?") else ".")
 
 
-def _both(frames: tuple[str, str], forms: tuple[str, str]) -> Rows:
+def _both(frames: tuple[str, str], forms: Sequence[str]) -> Rows:
     """Two frames, two forms: in the first frame the first form is right, in the second the second."""
     yield frames[0], forms[0], forms[1]
     yield frames[1], forms[1], forms[0]

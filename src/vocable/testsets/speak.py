@@ -19,8 +19,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from vocable.audio.io import audio_info, resample, write_audio
+from vocable.audio.io import audio_info
 from vocable.audio.manifest import Rejections
+from vocable.audio.waveforms import resample
+from vocable.audio.writing import write_audio
 from vocable.corpora import arpabet
 from vocable.engine.local import run_jobs
 from vocable.errors import AudioFormatError, ConfigError, OutputError, VocableError

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vocable import __version__
-from vocable.audio.io import check_waveform
+from vocable.audio.waveforms import check_waveform
 from vocable.errors import AssetError, AudioFormatError, ConfigError, FingerprintError
 from vocable.features.voice import Voice
 from vocable.files import replace_file

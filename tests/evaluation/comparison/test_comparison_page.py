@@ -10,8 +10,8 @@ import soundfile
 
 from evaluation.comparison_results import pair_result, pair_row, resynthesis_result
 from vocable import cli
-from vocable.audio.io import write_audio
 from vocable.audio.manifest import write_manifest
+from vocable.audio.writing import write_audio
 from vocable.evaluation.comparison.compare import compare_results
 from vocable.evaluation.comparison.page import (
     most_different,

@@ -9,8 +9,9 @@ import torch
 
 from evaluation.tiny_text_lm import save_tiny_text_lm
 from tiny import save_tiny_joint_run, save_tiny_lm
-from vocable.audio.io import read_utterance, write_audio
+from vocable.audio.io import read_utterance
 from vocable.audio.manifest import write_manifest
+from vocable.audio.writing import write_audio
 from vocable.cli import main
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.once import encode_once, transcribe_once

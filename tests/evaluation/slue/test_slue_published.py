@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vocable.audio.io import write_audio
+from vocable.audio.writing import write_audio
 from vocable.cli import main
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.slue.labelled_set import read_labelled_set

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from evaluation.slue import toy
 from tiny import save_tiny_joint_run
-from vocable.audio.io import write_audio
+from vocable.audio.writing import write_audio
 from vocable.cli import main
 from vocable.errors import ConfigError
 from vocable.evaluation.results import load_result, save_result

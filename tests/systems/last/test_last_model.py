@@ -7,12 +7,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
 from vocable.errors import ConfigError
-from vocable.systems.last import (
-    LastAdapterConfig,
+from vocable.systems.last import LastModel
+from vocable.systems.last.adapter import LastAdapterConfig
+from vocable.systems.last.encoder import LastEncoderConfig
+from vocable.systems.last.model import (
     LastDecoderConfig,
-    LastEncoderConfig,
     LastLossConfig,
-    LastModel,
     LastModelConfig,
     LastQuantizerConfig,
     gradient_norms,

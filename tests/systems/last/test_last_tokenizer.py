@@ -10,7 +10,9 @@ from features.tiny_encoders import save_tiny
 from vocable.cli import main
 from vocable.errors import AssetError, AudioFormatError, ConfigError, FingerprintError
 from vocable.features import EncoderConfig, load_encoder
-from vocable.systems.last import FrameTransformer, LastEncoderConfig, LastQuantizerConfig, LastTokenizer
+from vocable.systems.last import LastTokenizer
+from vocable.systems.last.encoder import FrameTransformer, LastEncoderConfig
+from vocable.systems.last.model import LastQuantizerConfig
 from vocable.systems.last.tokenizer import LastTokenizerConfig
 from vocable.tokens import collapse_runs, load_tokenizer
 from vocable.tokens.agreement import compare_tokens, encode_each

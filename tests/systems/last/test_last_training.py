@@ -18,22 +18,12 @@ from vocable.audio.manifest import Rejections, read_manifest
 from vocable.config import save_config
 from vocable.errors import AudioFormatError, ConfigError, OutputError
 from vocable.features import EncoderConfig, load_encoder
-from vocable.systems.last import (
-    FrozenLMConfig,
-    LastConfig,
-    LastDecoderConfig,
-    LastEncoderConfig,
-    LastLossConfig,
-    LastModelConfig,
-    LastQuantizerConfig,
-    LastTokenizer,
-    LastTrainingConfig,
-    build_model,
-    prepare_data,
-    train_from_speech,
-)
+from vocable.systems.last import LastConfig, LastTokenizer, build_model, prepare_data, train_from_speech
 from vocable.systems.last.batches import Crop, cut_clips, group_crops, read_batch
 from vocable.systems.last.clips import StreamedClips, cache_clips
+from vocable.systems.last.config import FrozenLMConfig, LastTrainingConfig
+from vocable.systems.last.encoder import LastEncoderConfig
+from vocable.systems.last.model import LastDecoderConfig, LastLossConfig, LastModelConfig, LastQuantizerConfig
 from vocable.systems.last.task import LastTask
 from vocable.tokens import load_tokenizer
 from vocable.training.logs import read_metrics

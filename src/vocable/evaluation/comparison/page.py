@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vocable.audio.io import encode_audio, read_utterance
+from vocable.audio.io import read_utterance
 from vocable.audio.manifest import read_manifest
+from vocable.audio.writing import encode_audio
 from vocable.errors import AudioFormatError
 from vocable.evaluation.comparison.compare import Comparison, Difference
 from vocable.evaluation.comparison.measures import Measure

@@ -14,43 +14,18 @@ The units become easy for the language model to predict; decoding keeps them fro
 Only encoder and quantizer are needed to tokenize. The paper's hyperparameters are not known to us: each is a field.
 """
 
-from vocable.systems.last.adapter import LastAdapter, LastAdapterConfig
-from vocable.systems.last.config import FrozenLMConfig, LastConfig, LastTrainingConfig
-from vocable.systems.last.encoder import FrameTransformer, LastEncoderConfig
-from vocable.systems.last.model import (
-    LastDecoderConfig,
-    LastLossConfig,
-    LastModel,
-    LastModelConfig,
-    LastOutput,
-    LastQuantizerConfig,
-    gradient_norms,
-    loss_weights,
-)
-from vocable.systems.last.tokenizer import LastTokenizer, LastTokenizerConfig
+from vocable.systems.last.config import LastConfig
+from vocable.systems.last.model import LastModel
+from vocable.systems.last.tokenizer import LastTokenizer
 from vocable.systems.last.training import SYSTEM, LastData, build_model, prepare_data, train_from_speech
 
 __all__ = [
     "SYSTEM",
-    "FrameTransformer",
-    "FrozenLMConfig",
-    "LastAdapter",
-    "LastAdapterConfig",
     "LastConfig",
     "LastData",
-    "LastDecoderConfig",
-    "LastEncoderConfig",
-    "LastLossConfig",
     "LastModel",
-    "LastModelConfig",
-    "LastOutput",
-    "LastQuantizerConfig",
     "LastTokenizer",
-    "LastTokenizerConfig",
-    "LastTrainingConfig",
     "build_model",
-    "gradient_norms",
-    "loss_weights",
     "prepare_data",
     "train_from_speech",
 ]
