@@ -11,8 +11,8 @@ from vocable.evaluation.metrics.wer import (
     AlignedText,
     ErrorCounts,
     align_texts,
+    column_error_rate,
     count_errors,
-    error_rate,
     normalise_basic,
     normalise_english,
 )
@@ -70,22 +70,28 @@ def test_aligned_stretches_give_both_texts_back(said: list[str], heard: list[str
     assert " ".join(part.hypothesis for part in parts if part.hypothesis).split() == heard
 
 
+def error_rate(counts, speakers):
+    rows = [{f"heard_{part}": value for part, value in count._asdict().items()} for count in counts]
+    items = [{"speaker": speaker, **row} for speaker, row in zip(speakers, rows)]
+    return column_error_rate(items, "heard", meaning="test")
+
+
 def test_long_utterances_weigh_more():
     counts = [ErrorCounts(1, 0, 0, 1), ErrorCounts(0, 0, 0, 9)]
-    score = error_rate(counts, ["a", "b"], meaning="test")
+    score = error_rate(counts, ["a", "b"])
     assert score.value == pytest.approx(0.1)  # and not the mean of 1 and 0
     assert (score.num_items, score.num_speakers, score.better) == (2, 2, "lower")
     assert score.low == pytest.approx(0) and score.high == pytest.approx(1)
 
 
 def test_no_interval_over_speakers_when_one_is_unknown():
-    score = error_rate([ErrorCounts(1, 0, 0, 4)] * 3, ["a", None, "b"], meaning="test")
+    score = error_rate([ErrorCounts(1, 0, 0, 4)] * 3, ["a", None, "b"])
     assert score.speaker_low is None and score.num_speakers is None and score.low is not None
 
 
 def test_no_words_no_rate():
-    assert error_rate([ErrorCounts(0, 0, 2, 0)], meaning="test").value is None
-    assert error_rate([], meaning="test").value is None
+    assert error_rate([ErrorCounts(0, 0, 2, 0)], ["a"]).value is None
+    assert error_rate([], []).value is None
 
 
 @pytest.mark.parametrize(

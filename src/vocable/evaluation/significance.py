@@ -63,11 +63,6 @@ class McNemarTest(NamedTuple):
     """Among the items that differ: those where one model was at a tie (0.5)."""
 
 
-def means(values: Sequence[float]) -> ItemScores:
-    """The scores of which the mean is taken."""
-    return ItemScores(values, [1.0] * len(values))
-
-
 def paired_permutation_test(
     first: ItemScores,
     second: ItemScores,
@@ -85,11 +80,11 @@ def paired_permutation_test(
     arXiv:1603.05766.
 
     Args:
-        first: of one model.
-        second: of the other, for the same items in the same order.
+        first: scores of one model.
+        second: scores of the other, for the same items in the same order.
         clusters: one label per item; items of one cluster are swapped together.
         num_permutations: how many arrangements to draw.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         ConfigError: the lengths differ, a number is not finite, or there is nothing to divide by.

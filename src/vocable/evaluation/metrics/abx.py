@@ -35,9 +35,9 @@ class AbxCell(NamedTuple):
     phone_b: str
     context: tuple[str, str]
     speaker: str
-    """Of A and B."""
+    """Speaker of A and B."""
     x_speaker: str
-    """Of X; within speakers, `speaker`."""
+    """Speaker of X; within speakers, `speaker`."""
     a: tuple[int, ...]
     b: tuple[int, ...]
     x: tuple[int, ...]
@@ -78,7 +78,7 @@ DISTANCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "kl_symmetric": kl_distance,
     "identical": identical_distance,
 }
-"""Of single frames; all are symmetric."""
+"""Distances of single frames by name; all are symmetric."""
 
 
 def warped_distances(

@@ -23,7 +23,7 @@ from vocable.evaluation.metrics.repetition import (
     self_bleu,
     vert,
 )
-from vocable.evaluation.results import Score, mean_score
+from vocable.evaluation.results import Score, column_mean
 from vocable.lm.text_lm import TextLM
 
 Items = Sequence[Mapping[str, Any]]
@@ -196,22 +196,15 @@ def _likelihood_scores(items: Items, system: str, settings: Settings) -> dict[st
         name = "genppl" if view == "alone" else f"genppl_{view}"
         for way, score in perplexity_scores(texts, speakers, meaning=f"perplexity, {meaning}", **settings).items():
             scores[f"{name}_{way}"] = score
-        scores[f"nats_per_token_{view}"] = mean_score(
-            [text.mean for text in texts],
-            speakers,
-            better="lower",
-            meaning=f"mean over texts of nats per token, {meaning}",
-            **settings,
-        )
+        nats = f"nats_per_token_{view}"
+        said = f"mean over texts of nats per token, {meaning}"
+        scores[nats] = column_mean(kept, column(system, nats), better="lower", meaning=said, **settings)
     return scores
 
 
 def _mean_scores(items: Items, system: str, settings: Settings) -> dict[str, Score]:
-    scores = {}
-    for name, (better, meaning) in MEANS.items():
-        kept = [item for item in items if item.get(column(system, name)) is not None]
-        if kept:
-            values = [float(item[column(system, name)]) for item in kept]
-            speakers = [item["speaker"] for item in kept]
-            scores[name] = mean_score(values, speakers, better=better, meaning=meaning, **settings)
-    return scores
+    scores = {
+        name: column_mean(items, column(system, name), better=better, meaning=meaning, **settings)
+        for name, (better, meaning) in MEANS.items()
+    }
+    return {name: score for name, score in scores.items() if score.num_items}

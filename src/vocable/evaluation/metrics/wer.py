@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from vocable.errors import ConfigError, missing_extra
@@ -107,36 +107,18 @@ def count_errors(reference: str, hypothesis: str, level: Level = "word", normali
     return ErrorCounts(found.substitutions, found.deletions, found.insertions, length)
 
 
-def error_rate(
-    counts: Sequence[ErrorCounts],
-    speakers: Sequence[Hashable | None] | None = None,
-    *,
-    meaning: str,
-    seed: int = 0,
-    num_resamples: int = 2000,
-) -> Score:
-    """All errors over all reference words (or characters), with 95 % intervals over utterances and over speakers.
-
-    Long utterances weigh more, as is usual; it is not the mean of the utterances' rates. Can exceed 1.
-    """
-    return ratio_score(
-        [count.errors for count in counts],
-        [count.reference_length for count in counts],
-        speakers,
-        better="lower",
-        meaning=meaning,
-        seed=seed,
-        num_resamples=num_resamples,
-    )
-
-
 def column_error_rate(
     items: Sequence[Mapping[str, Any]], column: str, *, meaning: str, seed: int = 0, num_resamples: int = 2000
 ) -> Score:
-    """`error_rate` of items that hold the counts in columns: `<column>_substitutions`, and so on; by `speaker` too."""
+    """All errors over all reference words (or characters), with 95 % intervals over utterances and over speakers.
+
+    Items hold the counts in columns: `<column>_substitutions`, and so on. Long utterances weigh more, as is usual; it
+    is not the mean of the utterances' rates. Can exceed 1.
+    """
     counts = [ErrorCounts(*(item[f"{column}_{part}"] for part in ErrorCounts._fields)) for item in items]
+    sums = [count.errors for count in counts], [count.reference_length for count in counts]
     speakers = [item["speaker"] for item in items]
-    return error_rate(counts, speakers, meaning=meaning, seed=seed, num_resamples=num_resamples)
+    return ratio_score(*sums, speakers, better="lower", meaning=meaning, seed=seed, num_resamples=num_resamples)
 
 
 def align_texts(reference: str, hypothesis: str, normaliser: str = "english") -> list[AlignedText]:
