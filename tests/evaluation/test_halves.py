@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sequences.joint_examples import FRAME_RATE, frames_of, random_example
 from vocable.errors import ConfigError
-from vocable.evaluation.halves import CutConfig, SpeechForm, cut_all, cut_utterance, without_words, words_in_prompt
+from vocable.evaluation.halves import CutConfig, SpeechForm, cut_all, cut_utterance, words_in_prompt
 from vocable.evaluation.unusable import UnusableError
 from vocable.sequences.word_slices import word_borders
 from vocable.types import SpeechTokens, Utterance, Word
@@ -75,7 +75,7 @@ def test_what_cannot_be_cut_is_counted():
         "no tokens: audio unreadable or refused": 2,
         "words and tokens do not fit each other": 1,
     }
-    kept, early = without_words(utterances, config)
+    kept, early = cut_all(utterances, lambda u: cut_utterance(u, config))
     assert len(kept) == 4 and early == {"no word times": 1, "fewer than 4 words": 1}
     blank = utterance_of(good, text=None, words=tuple(Word(word=" ", start=0.0, end=1.0) for _ in range(4)))
     with pytest.raises(UnusableError, match="no text"):

@@ -12,8 +12,15 @@ from evaluation.tiny_text_lm import save_tiny_text_lm
 from sequences.joint_examples import FRAME_RATE, random_example, text_tokenizer
 from vocable.errors import ConfigError, ManifestError, UnknownNameError
 from vocable.evaluation.comparison.measures import find_measures
-from vocable.evaluation.half_generation import continue_halves, random_words
-from vocable.evaluation.halves import CELLS, CutConfig, HalfModel, SpeechForm, cut_utterance
+from vocable.evaluation.halves import (
+    CELLS,
+    CutConfig,
+    HalfModel,
+    SpeechForm,
+    continue_halves,
+    cut_utterance,
+    random_words,
+)
 from vocable.evaluation.pelm import Pelm, PelmConfig, directions_of
 from vocable.evaluation.pelm_summary import measure
 from vocable.evaluation.results import load_result, save_result
@@ -162,17 +169,22 @@ def test_what_is_recorded(result, own, tmp_path):
     assert not any("/" in name for name in measures)
 
 
+def continue_all(*args, **settings):
+    made = {place: one for batch in continue_halves(*args, **settings) for place, one in batch.items()}
+    return [made[place] for place in range(len(made))]
+
+
 def test_continuations_do_not_depend_on_the_rest_of_the_run(model, chosen):
     settings = {"max_text_tokens": 10, "seed": 3}
     for cell in CELLS:
-        whole = continue_halves(model, chosen, cell, SHORT, **settings)
+        whole = continue_all(model, chosen, cell, SHORT, **settings)
         for one, expected in zip(chosen[2:], whole[2:]):
-            (alone,) = continue_halves(model, [one], cell, SHORT, **settings)
+            (alone,) = continue_all(model, [one], cell, SHORT, **settings)
             assert (alone.text, alone.num_tokens) == (expected.text, expected.num_tokens)
             assert alone.tokens == expected.tokens
             assert (alone.text is None) == (cell[2] == "u")
-    other = continue_halves(model, chosen, "t2t", SHORT, max_text_tokens=10, seed=4)
-    again = continue_halves(model, chosen, "t2t", SHORT, **settings)
+    other = continue_all(model, chosen, "t2t", SHORT, max_text_tokens=10, seed=4)
+    again = continue_all(model, chosen, "t2t", SHORT, **settings)
     assert [one.text for one in other] != [one.text for one in again]
     assert random_words(chosen, 1) == random_words(chosen, 1) != random_words(chosen, 2)
 

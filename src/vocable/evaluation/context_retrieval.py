@@ -16,8 +16,7 @@ and treatment of runs at the cut are not known to us from the paper; they are se
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -30,19 +29,16 @@ from vocable.evaluation.figures import ACCENT, INK, figure_svg, load_pyplot
 from vocable.evaluation.halves import (
     CELLS,
     Cell,
-    CutConfig,
     CutUtterance,
     HalfModel,
+    HalvesBenchmark,
+    HalvesConfig,
     continues_run,
-    cut_for,
-    load_half_model,
-    readable,
     reasons,
     without_last_run,
 )
-from vocable.evaluation.once import default_cache
 from vocable.evaluation.results import EvaluationResult, Score, mean_score
-from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
+from vocable.evaluation.runner import Item, Items
 from vocable.lm.branches import Tree
 
 WAYS = {
@@ -58,60 +54,35 @@ PLACES = {"u2u": (0, 0), "u2t": (0, 1), "t2u": (1, 0), "t2t": (1, 1)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetrievalConfig(BenchmarkConfig):
+class RetrievalConfig(HalvesConfig):
     """What is evaluated, and the switches of CRA; all of them are written into the result."""
 
-    manifest: Path
-    """Recordings with texts and word times (JSONL); see 'vocable align'."""
-    model: str
-    """Folder of a language model, or of its training run; or a control: text (a text model, t2t), random."""
-    tokenizer: Path | None = None
-    """Folder of the speech tokenizer; without it, the one beside the model."""
     text_model: str = "HuggingFaceTB/SmolLM2-135M"
     """The text model of the control text."""
     pool_size: int = 100
     """Utterances that compete with each other (N). Chance is one in as many."""
     num_pools: int | None = None
     """Disjoint pools to average over; null takes as many as there are utterances for."""
-    share: float = 0.5
-    """Share of the words that the prompt gets."""
-    min_words: int = 2
-    """Fewest words of each half; shorter utterances are left out."""
-    pause: Literal["middle", "before", "after"] = "middle"
-    """Which half gets the pause at the cut: both (middle), the prompt (before) or the continuation (after)."""
     logits: Literal["kept", "masked"] = "kept"
     """Probabilities among all ids (kept), or within the continuation's modality (masked)."""
     seam: Literal["merge", "keep"] = "merge"
     """Units where the prompt ends in the unit that the continuation begins with, and runs are collapsed: leave it out
     of the prompt, as one run is one unit in training (merge); or keep both, a repetition that the model has never
     seen (keep)."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Type of the model's weights. Without it, as saved."""
     max_tokens: int = 4096
     """Tokens in one forward pass."""
-    num_resamples: int = 2000
-    """Resamples of the bootstrap."""
-    device: str | None = None
-    """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
-    cache: Path = field(default_factory=default_cache)
-    """Folder for tokens. Without it, that of the assets."""
 
     def __post_init__(self) -> None:
         if self.pool_size < 2:
             raise ConfigError(f"pool_size is {self.pool_size}; a continuation needs at least 2 prompts to choose from.")
         if self.num_pools is not None and self.num_pools < 1:
             raise ConfigError(f"num_pools is {self.num_pools}; give at least 1, or null for as many as there are.")
-        if self.max_tokens < 1 or self.num_resamples < 1:
-            raise ConfigError(f"max_tokens is {self.max_tokens}, num_resamples {self.num_resamples}; at least 1 each.")
-        self.cut  # noqa: B018  # checks its settings
-
-    @property
-    def cut(self) -> CutConfig:
-        """Where utterances are cut."""
-        return CutConfig(share=self.share, min_words=self.min_words, pause=self.pause)
+        if self.max_tokens < 1:
+            raise ConfigError(f"max_tokens is {self.max_tokens}; it must be at least 1.")
+        HalvesConfig.__post_init__(self)
 
 
-class Retrieval(Benchmark[RetrievalConfig]):
+class Retrieval(HalvesBenchmark[RetrievalConfig]):
     """Measure context retrieval (CRA): how often a continuation finds its own prompt among others.
 
     Four cells: prompt and continuation each as units or text (u2u, t2t, u2t, t2u). Both argmax directions: prompts
@@ -123,16 +94,13 @@ class Retrieval(Benchmark[RetrievalConfig]):
     vocable evaluate cra dev.jsonl --model runs/sutlm --out results
     """
 
-    name, Config, positional = "cra", RetrievalConfig, ("manifest",)
+    name, Config = "cra", RetrievalConfig
 
     def items(self) -> Iterator[Item]:
         """Draw pools, and score every continuation behind every prompt of its pool."""
         config, run = self.config, self.run
-        self.model = model = run.open("model", self._load)
-        run.fingerprints |= model.fingerprints
-        run.weights |= model.weights
-        cut = run.open("cut", self._cut)
-        self.pools = draw_pools(readable(model, cut, run.excluded), config, run.excluded)
+        self.model = model = self.open_model(config.text_model)
+        self.pools = draw_pools(self.cut_utterances(model), config, run.excluded)
         total = len(self.pools) * len(model.cells) * config.pool_size**2
         for number, pool in enumerate(self.pools):
             rows: list[dict[str, Any]] = [_item(one, number) for one in pool]
@@ -145,21 +113,6 @@ class Retrieval(Benchmark[RetrievalConfig]):
                     scores = score_pool(model, pool, cell, config, watch)
                 _add(rows, cell, scores)
             yield from rows
-
-    def _load(self) -> HalfModel:
-        config = self.config
-        return load_half_model(
-            config.model,
-            tokenizer=config.tokenizer,
-            text_model=config.text_model,
-            dtype=config.dtype,
-            device=self.run.device,
-        )
-
-    def _cut(self) -> list[CutUtterance]:
-        watch = lambda count, total: self.run.advance("Encoding speech", count, total)  # noqa: E731
-        config, excluded = self.config, self.run.excluded
-        return cut_for(self.model, self.run.utterances(), config.cut, config.cache, excluded, watch)
 
     def scores(self, items: Items) -> dict[str, Score]:
         """Sum up the credits: the CRA of each cell first, then the other direction.

@@ -10,18 +10,22 @@ units at a border is that of sequences/word_slices.py.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
+import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.once import Progress, encode_once
+from vocable.evaluation.continuation import stable_seed
+from vocable.evaluation.once import Progress, default_cache, encode_once
+from vocable.evaluation.runner import Benchmark, SampledConfig
 from vocable.evaluation.unusable import UnusableError
-from vocable.lm.spoken import LanguageModel, Segment, load_lm
+from vocable.lm.generation import GenerationConfig
+from vocable.lm.spoken import LanguageModel, Reply, Segment, load_lm
 from vocable.lm.text_lm import load_text_lm
 from vocable.registry import look_up
 from vocable.sequences.spans import Modality
@@ -155,18 +159,6 @@ def cut_all(
     return found, left_out
 
 
-def without_words(utterances: Sequence[Utterance], config: CutConfig) -> tuple[list[Utterance], Counter[str]]:
-    """Drop what cannot be cut for its words alone, so that it need not be encoded; return the rest, and the reasons."""
-    kept, left_out = [], Counter[str]()
-    for utterance in utterances:
-        try:
-            cut_utterance(utterance, config)
-            kept.append(utterance)
-        except UnusableError as error:
-            left_out[str(error)] += 1
-    return kept, left_out
-
-
 def reasons(left_out: Mapping[str, int]) -> str:
     """Write counts of reasons for an error message."""
     return ", ".join(f"{reason}: {count}" for reason, count in left_out.items()) or "there are none"
@@ -252,8 +244,10 @@ def cut_for(
     Raises:
         ManifestError: no utterance can be cut.
     """
-    kept, reasons_of_words = without_words(utterances, cut)
+    by_words, reasons_of_words = cut_all(utterances, lambda u: cut_utterance(u, cut))  # others need not be encoded
     left_out += reasons_of_words
+    ids = {one.id for one in by_words}
+    kept = [utterance for utterance in utterances if utterance.id in ids]
     tokens, speech = {}, None
     if kept and model.lm is not None and "speech" in model.lm.modalities:
         tokenizer = model.lm.tokenizer  # type: ignore[attr-defined]  # all that read speech have one
@@ -312,3 +306,128 @@ def without_last_run(half: Half) -> Half:
     durations = half.tokens.durations
     tokens = SpeechTokens(codes=half.tokens.codes[:, :-1], durations=None if durations is None else durations[:-1])
     return half._replace(tokens=tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalvesConfig(SampledConfig):
+    """The settings of a benchmark over utterances in halves."""
+
+    manifest: Path
+    """Recordings with texts and word times (JSONL); see 'vocable align'."""
+    model: str
+    """Folder of a language model, or of its training run; or a control: text (a text model, t2t), random."""
+    tokenizer: Path | None = None
+    """Folder of the speech tokenizer; without it, the one beside the model."""
+    share: float = 0.5
+    """Share of the words that the prompt gets."""
+    min_words: int = 2
+    """Fewest words of each half; shorter utterances are left out."""
+    pause: Literal["middle", "before", "after"] = "middle"
+    """Which half gets the pause at the cut: both (middle), the prompt (before) or the continuation (after)."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the model's weights. Without it, as saved."""
+    cache: Path = field(default_factory=default_cache)
+    """Folder for tokens. Without it, that of the assets."""
+
+    def __post_init__(self) -> None:
+        SampledConfig.__post_init__(self)
+        self.cut  # noqa: B018  # checks its settings
+
+    @property
+    def cut(self) -> CutConfig:
+        """Where utterances are cut."""
+        return CutConfig(share=self.share, min_words=self.min_words, pause=self.pause)
+
+
+H = TypeVar("H", bound=HalvesConfig)
+
+
+class HalvesBenchmark(Benchmark[H], Generic[H]):
+    """A benchmark over utterances in halves."""
+
+    positional = ("manifest",)
+
+    def open_model(self, text_model: str) -> HalfModel:
+        """Load the model or control, `text_model` for the control text, and record it."""
+        config, run = self.config, self.run
+        names = {"tokenizer": config.tokenizer, "dtype": config.dtype, "text_model": text_model}
+        model = run.open("model", lambda: load_half_model(config.model, **names, device=run.device))
+        run.fingerprints |= model.fingerprints
+        run.weights |= model.weights
+        return model
+
+    def cut_utterances(self, model: HalfModel) -> list[CutUtterance]:
+        """Cut the utterances, and leave out what the model cannot read."""
+        config, run = self.config, self.run
+
+        def cut() -> list[CutUtterance]:
+            watch = lambda count, total: run.advance("Encoding speech", count, total)  # noqa: E731
+            return cut_for(model, run.utterances(), config.cut, config.cache, run.excluded, watch)
+
+        return readable(model, run.open("cut", cut), run.excluded)
+
+
+class Made(NamedTuple):
+    """One continuation: text, or units."""
+
+    text: str | None
+    tokens: SpeechTokens | None
+    num_tokens: int
+    """New tokens, without the end symbol."""
+    stopped: str
+
+
+def continue_halves(
+    model: HalfModel,
+    utterances: Sequence[CutUtterance],
+    cell: Cell,
+    config: GenerationConfig,
+    *,
+    max_text_tokens: int,
+    seed: int,
+) -> Iterator[dict[int, Made]]:
+    """Continue the prompt half of every utterance; yield the continuations of each batch, by the utterance's place.
+
+    Each utterance and cell has its own seed, so that a continuation does not depend on what else is in the run.
+
+    Args:
+        model: of `load_half_model`.
+        utterances: whose prompts are continued.
+        cell: modality of prompt and continuation.
+        config: sampling, lengths of speech, guards; its seed is not used.
+        max_text_tokens: longest text.
+        seed: with the utterance's id and the cell, decides what is drawn.
+
+    Raises:
+        ConfigError: the model cannot say how long its units last.
+        NumericsError: the model returned NaN.
+    """
+    assert model.lm is not None
+    limits: dict[str, Any] = {"to": MODALITIES[cell[2]], "max_text_tokens": max_text_tokens}
+    order = sorted(range(len(utterances)), key=lambda place: _size(utterances[place].prompt, cell))  # wastes least
+    for start in range(0, len(order), config.batch_size):
+        places = order[start : start + config.batch_size]
+        prompts = [[utterances[place].prompt.segment(cell[0])] for place in places]
+        seeds = [stable_seed(seed, utterances[place].id, cell) for place in places]
+        replies = model.lm.continue_(prompts, config, **limits, seeds=seeds)
+        yield {place: _made(reply, cell) for place, reply in zip(places, replies, strict=True)}
+
+
+def random_words(utterances: Sequence[CutUtterance], seed: int) -> list[str]:
+    """For each utterance, words drawn by how often continuations hold them; as many as its own continuation has."""
+    words = [one.continuation.text.split() for one in utterances]
+    known = [word for found in words for word in found]
+    texts = []
+    for one, own in zip(utterances, words):
+        rng = np.random.default_rng(stable_seed(seed, one.id, "random words"))
+        texts.append(" ".join(known[place] for place in rng.integers(0, len(known), len(own))))
+    return texts
+
+
+def _size(prompt: Half, cell: Cell) -> int:
+    return prompt.tokens.codes.shape[1] if cell[0] == "u" and prompt.tokens is not None else len(prompt.text)
+
+
+def _made(reply: Reply, cell: Cell) -> Made:
+    text, tokens = (reply.text, None) if cell[2] == "t" else (None, reply.tokens)
+    return Made(text, tokens, len(reply.token_ids), reply.stopped)

@@ -8,13 +8,14 @@ A line that a killed run left half written is passed over.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vocable.errors import OutputError
+from vocable.tokens.fingerprint import fingerprint
 from vocable.types import SpeechTokens
 
 
@@ -70,6 +71,47 @@ class KeyedStore:
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error}. Is the disk full?") from error
         self._torn = False
+
+
+class Kept:
+    """Values that are made from descriptions, and never twice."""
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
+        """Take a file as `KeyedStore` does, and whatever decides a value beside its description."""
+        self.store, self.settings, self.num_made = KeyedStore(path), dict(settings), 0
+
+    def get(
+        self,
+        descriptions: Sequence[Mapping[str, Any]],
+        make: Callable[[list[int]], Iterable[Mapping[int, Any]]],
+        on_progress: Callable[[int], None],
+    ) -> list[Any]:
+        """Return the value of each description; each is on disk as soon as it is made.
+
+        Args:
+            descriptions: what each value is made from; equal ones have one value.
+            make: is given the places of descriptions whose value is missing, and yields values by place.
+            on_progress: called with the number of values that were there, and then with those just made.
+        """
+        keys = [fingerprint({**self.settings, **one}) for one in descriptions]
+        first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in self.store}
+        missing = sorted(first.values())
+        on_progress(len(keys) - len(missing))
+        for made in make(missing):
+            for place, value in made.items():
+                self.store.put(keys[place], value)
+            self.num_made += len(made)
+            on_progress(len(made))
+        return [self.store[key] for key in keys]
+
+
+def in_blocks(
+    places: Sequence[int], size: int, make: Callable[[Sequence[int]], Sequence[Any]]
+) -> Iterator[dict[int, Any]]:
+    """Make values `size` at a time; yield those of each block by place."""
+    for start in range(0, len(places), size):
+        block = places[start : start + size]
+        yield dict(zip(block, make(block), strict=True))
 
 
 def tokens_as_json(tokens: SpeechTokens) -> dict[str, Any]:

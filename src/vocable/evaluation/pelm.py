@@ -20,32 +20,32 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
+from vocable.assets.weights import weights_key
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.continuation import derangement
-from vocable.evaluation.half_generation import Made, random_words
 from vocable.evaluation.halves import (
     Cell,
-    CutConfig,
     CutUtterance,
     HalfModel,
-    cut_for,
-    load_half_model,
-    readable,
+    HalvesBenchmark,
+    HalvesConfig,
+    Made,
+    continue_halves,
+    random_words,
     reasons,
 )
+from vocable.evaluation.keyed_store import Kept, in_blocks, tokens_as_json, tokens_from_json
 from vocable.evaluation.metrics.continuations import TEXT_CONVENTIONS
-from vocable.evaluation.once import default_cache
-from vocable.evaluation.pelm_kept import KeptContinuations, KeptMeasures, KeptTranscripts, count_made
-from vocable.evaluation.pelm_summary import Empty, pelm_exclusions, pelm_notes, pelm_scores
+from vocable.evaluation.pelm_summary import Empty, measure, pelm_exclusions, pelm_notes, pelm_scores
 from vocable.evaluation.results import Score
-from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Items
+from vocable.evaluation.runner import Items
 from vocable.evaluation.units_to_text import SpokenUnitsToText, UnitsToText, load_joint_units_to_text
 from vocable.lm.generation import GenerationConfig
 from vocable.lm.spoken import SpokenLM
@@ -53,24 +53,26 @@ from vocable.lm.text_lm import TextLM, load_text_lm, plain_case
 from vocable.recognition.transcribe_ctc import load_transcriber
 from vocable.registry import look_up
 from vocable.synthesis.opening import load_synthesizer
+from vocable.tokens.fingerprint import tensor_sha256
 from vocable.types import SpeechTokens
 
 ANCHORS = ("true", "transcribed", "shuffled", "copy", "random")
-
-Progress = Callable[[str, int, int], None]
-"""Called with the step, what was done since the last call (or kept from an earlier run), and the step's total."""
+BLOCK_SPOKEN = 8
+"""Units transcribed before they are kept."""
+BLOCK_TEXTS = 32
+"""Texts measured before they are kept."""
+MADE = {
+    "continuations": "continuations generated",
+    "transcripts": "units transcribed",
+    "measures": "texts measured",
+}
+"""What is kept on disk, and what a result calls the number of those that this run made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PelmConfig(BenchmarkConfig):
+class PelmConfig(HalvesConfig):
     """Which prompts are continued, by what, and what stands beside the model."""
 
-    manifest: Path
-    """Recordings with texts and word times (JSONL); see 'vocable align'."""
-    model: str
-    """Folder of a language model, or of its training run; or a control: text (a text model, t2t), random."""
-    tokenizer: Path | None = None
-    """Folder of the speech tokenizer; without it, the one beside the model."""
     text_model: str = "HuggingFaceTB/SmolLM2-135M"
     """The external text model that gives perplexities."""
     control_model: str = "HuggingFaceTB/SmolLM2-135M"
@@ -94,12 +96,6 @@ class PelmConfig(BenchmarkConfig):
     """Prompts to draw from the utterances that can be cut; null takes all."""
     directions: tuple[Cell, ...] | None = None
     """Which of u2u, t2t, u2t, t2u; without it, all that the model can read."""
-    share: float = 0.5
-    """Share of the words that the prompt gets."""
-    min_words: int = 2
-    """Fewest words of each half; shorter utterances are left out."""
-    pause: Literal["middle", "before", "after"] = "middle"
-    """Which half gets the pause at the cut: both (middle), the prompt (before) or the continuation (after)."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """Sampling; `max_seconds` bounds spoken continuations. Its seed is not used: see `seed`."""
     max_text_tokens: int = 64
@@ -111,33 +107,18 @@ class PelmConfig(BenchmarkConfig):
     is not there has no likelihood of its own)."""
     anchors: tuple[str, ...] = ANCHORS
     """Which of true, transcribed, shuffled, copy and random stand beside the model."""
-    num_resamples: int = 2000
-    """Resamples of the bootstrap."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Type of the model's weights. Without it, as saved."""
-    device: str | None = None
-    """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
-    cache: Path = field(default_factory=default_cache)
-    """Folder for tokens. Without it, that of the assets."""
 
     def __post_init__(self) -> None:
         for anchor in self.anchors:
             look_up("anchor", anchor, dict.fromkeys(ANCHORS))
         if self.num_prompts is not None and self.num_prompts < 1:
             raise ConfigError(f"num_prompts is {self.num_prompts}; continue at least 1, or null for all.")
-        if self.max_text_tokens < 1 or self.num_resamples < 1:
-            raise ConfigError(
-                f"max_text_tokens is {self.max_text_tokens}, num_resamples {self.num_resamples}; at least 1 each."
-            )
-        self.cut  # noqa: B018  # checks its settings
-
-    @property
-    def cut(self) -> CutConfig:
-        """Where utterances are cut."""
-        return CutConfig(share=self.share, min_words=self.min_words, pause=self.pause)
+        if self.max_text_tokens < 1:
+            raise ConfigError(f"max_text_tokens is {self.max_text_tokens}; it must be at least 1.")
+        HalvesConfig.__post_init__(self)
 
 
-class Pelm(Benchmark[PelmConfig]):
+class Pelm(HalvesBenchmark[PelmConfig]):
     """Measure the perplexity of continuations under another language model (PELM), in and across modalities.
 
     True first halves of utterances -> sampled continuations -> text -> perplexity of prompt and continuation together
@@ -151,37 +132,132 @@ class Pelm(Benchmark[PelmConfig]):
     vocable evaluate pelm dev.jsonl --model runs/sutlm --out results temperature=0.8 top_k=50
     """
 
-    name, Config, positional, counted = "pelm", PelmConfig, ("manifest",), "prompts"
+    name, Config, counted = "pelm", PelmConfig, "prompts"
 
     def items(self) -> Items:
         """Continue prompts in every direction, and measure what was said."""
         config, run = self.config, self.run
-        self.model = model = run.open("model", self._load)
-        self.directions = directions_of(model, config)
-        units_to_text = run.open("units_to_text", self._load_units_to_text)
-        if units_to_text is None and any("u" in direction for direction in self.directions):
+        self.model = self.open_model(config.control_model)
+        self.directions = directions_of(self.model, config)
+        self.units_to_text: UnitsToText | None = run.open("units_to_text", self._load_units_to_text)
+        if self.units_to_text is None and any("u" in direction for direction in self.directions):
             raise ConfigError(f"{', '.join(self.directions)}: directions with units need a way from units to text.")
-        text_lm = run.open("text_lm", self._load_text_lm)
-        run.fingerprints |= model.fingerprints
-        run.weights |= {**model.weights, "text_lm": dict(text_lm.weights)}
-        run.weights |= {} if units_to_text is None else {"units_to_text": dict(units_to_text.weights)}
-        cut = run.open("cut", self._cut)
-        chosen = _choose(readable(model, cut, run.excluded), config, run.excluded)
-        self.parts = parts = _start(model, text_lm, units_to_text, run.folder, config, run.advance)
-        texts = _TrueTexts(parts, chosen)
-        items: list[dict[str, Any]] = [_item(one) for one in chosen]
+        self.text_lm = run.open("text_lm", self._load_text_lm)
+        run.weights["text_lm"] = dict(self.text_lm.weights)
+        if self.units_to_text is not None:
+            run.weights["units_to_text"] = dict(self.units_to_text.weights)
+        self.chosen = _choose(self.cut_utterances(self.model), config, run.excluded)
+        self.kept = self._open_kept()
+        self.heard: dict[str, list[str]] = {}
+        items: list[dict[str, Any]] = [_item(one) for one in self.chosen]
         for direction in self.directions:
-            made = _continue(parts, chosen, direction)
-            said = _written(parts, made, f"Transcribing {direction}")
+            made = self._continue(direction)
+            said = self._as_text(made, f"Transcribing {direction}")
             for item, new in zip(items, made, strict=True):
                 item[f"{direction}_num_tokens"], item[f"{direction}_stopped"] = new.num_tokens, new.stopped
-            total = len(chosen) * len(texts.names(direction))
-            watch = functools.partial(run.advance, f"Scoring {direction}", total=total)
-            for system, (prompts, found) in texts.systems(direction, said).items():
-                rows = parts.measures(prompts, found, watch)
-                for item, prompt, text, row in zip(items, prompts, found, rows, strict=True):
+            for system, (prompts, texts) in self._texts(direction, said).items():
+                rows = self._measure(direction, prompts, texts)
+                for item, prompt, text, row in zip(items, prompts, texts, rows, strict=True):
                     _add(item, direction, system, prompt, text, row)
         return items
+
+    def _open_kept(self) -> dict[str, Kept]:
+        """What is on disk already, under what it was made from: one file for each step."""
+        folder, config = self.run.folder, self.config
+        settings: dict[str, Mapping[str, Any]] = {}
+        if self.model.lm is not None:
+            settings["continuations"] = _generation_settings(self.model, config)
+        if self.units_to_text is not None:
+            settings["transcripts"] = {
+                "tokenizer": self.model.fingerprints.get("tokenizer"),
+                "weights": weights_key(self.units_to_text.weights),
+                "conventions": dict(self.units_to_text.conventions),
+            }
+        settings["measures"] = {
+            "weights": weights_key(self.text_lm.weights),
+            "conventions": {**self.text_lm.conventions, **TEXT_CONVENTIONS},
+            "empty": config.empty,
+        }
+        paths = {name: None if folder is None else folder / "kept" / f"{name}.jsonl" for name in settings}
+        return {name: Kept(paths[name], known) for name, known in settings.items()}
+
+    def _continue(self, direction: Cell) -> list[Made]:
+        """What the model says after each prompt."""
+        config, model, chosen = self.config, self.model, self.chosen
+        if model.lm is None:
+            return [Made(text, None, len(text.split()), "random") for text in random_words(chosen, config.seed + 1)]
+
+        def make(places: list[int]) -> Iterator[dict[int, Any]]:
+            limits: dict[str, int] = {"max_text_tokens": config.max_text_tokens, "seed": config.seed}
+            wanted = [chosen[place] for place in places]
+            for batch in continue_halves(model, wanted, direction, config.generation, **limits):
+                yield {places[index]: _made_as_json(one) for index, one in batch.items()}
+
+        prompts = [model.prompt(one.prompt, direction).tolist() for one in chosen]
+        described = [{"prompt": ids, "cell": direction, "id": one.id} for ids, one in zip(prompts, chosen)]
+        watch = functools.partial(self.run.advance, f"Continuing {direction}", total=len(chosen))
+        return [_made_from_json(value) for value in self.kept["continuations"].get(described, make, watch)]
+
+    def _as_text(self, made: Sequence[Made], step: str) -> list[str]:
+        """What was made, as text."""
+
+        def make(block: Sequence[int]) -> list[str]:
+            assert self.units_to_text is not None
+            return self.units_to_text([spoken[place] for place in block])
+
+        spoken: list[SpeechTokens] = [one.tokens for one in made if one.text is None and one.tokens is not None]
+        heard: list[str] = []
+        if spoken:
+            described = [{"units": tokens_as_json(tokens)} for tokens in spoken]
+            watch = functools.partial(self.run.advance, step, total=len(spoken))
+            heard = self.kept["transcripts"].get(described, lambda places: in_blocks(places, BLOCK_SPOKEN, make), watch)
+        remaining = iter(heard)
+        return [plain_case(next(remaining) if one.text is None else one.text).strip() for one in made]
+
+    def _measure(self, direction: Cell, prompts: Sequence[str], texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Measures of what one system said; see `measure`."""
+
+        def make(block: Sequence[int]) -> list[dict[str, Any]]:
+            before, after = [prompts[place] for place in block], [texts[place] for place in block]
+            return measure(before, after, self.text_lm, self.config.empty)
+
+        described = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
+        total = len(texts) * len(self._systems(direction))
+        watch = functools.partial(self.run.advance, f"Scoring {direction}", total=total)
+        return self.kept["measures"].get(described, lambda places: in_blocks(places, BLOCK_TEXTS, make), watch)
+
+    def _systems(self, direction: Cell) -> list[str]:
+        """The model and the anchors of a direction: in t2t, `transcribed` is `true`; with one utterance, no other."""
+        absent = {"transcribed"} if "u" not in direction else set()
+        absent |= {"shuffled"} if len(self.chosen) < 2 else set()
+        return ["model", *(anchor for anchor in self.config.anchors if anchor not in absent)]
+
+    def _texts(self, direction: Cell, said: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
+        """Prompts and continuations, by system; `said` is what the model made."""
+        seed = self.config.seed
+        true_prompts = [plain_case(one.prompt.text) for one in self.chosen]
+        written = [plain_case(one.continuation.text).strip() for one in self.chosen]
+        prompts = true_prompts
+        if direction[0] == "u" and self.config.prompt_text == "transcribed":
+            prompts = self._true_half("prompt")
+        own = self._true_half("continuation") if direction[2] == "u" else written
+        others = derangement(len(own), seed) or [0]
+        texts = {
+            "model": (prompts, list(said)),
+            "true": (true_prompts, written),
+            "transcribed": (prompts, own),
+            "shuffled": (prompts, [own[other] for other in others]),
+            "copy": (prompts, prompts),
+            "random": (prompts, [plain_case(text) for text in random_words(self.chosen, seed)]),
+        }
+        return {system: texts[system] for system in self._systems(direction)}
+
+    def _true_half(self, half: Literal["prompt", "continuation"]) -> list[str]:
+        """What the units of a half say, transcribed once for all directions."""
+        if half not in self.heard:
+            made = [Made(None, getattr(one, half).tokens, 0, "") for one in self.chosen]
+            self.heard[half] = self._as_text(made, f"Transcribing true {half}s")
+        return self.heard[half]
 
     def scores(self, items: Items) -> dict[str, Score]:
         """See `Benchmark`."""
@@ -192,12 +268,12 @@ class Pelm(Benchmark[PelmConfig]):
 
     def conventions(self) -> dict[str, Any]:
         """See `Benchmark`."""
-        config, units_to_text = self.config, self._units_to_text
+        config, units_to_text = self.config, self.units_to_text
         sampling = asdict(config.generation)
         del sampling["seed"], sampling["batch_size"], sampling["cache"]
         return {
             **(units_to_text.conventions if units_to_text is not None else {"units_to_text": None}),
-            **self.parts.measures.text_lm.conventions,
+            **self.text_lm.conventions,
             **{name: TEXT_CONVENTIONS[name] for name in ("words", "auto_bleu")},
             "directions": list(self.directions),
             "cut": asdict(config.cut),
@@ -214,9 +290,9 @@ class Pelm(Benchmark[PelmConfig]):
 
     def measurements(self, items: Items) -> dict[str, Any]:
         """See `Benchmark`."""
-        parts, directions = self.parts, self.directions
+        directions = self.directions
         return {
-            "made_in_this_run": count_made(parts.continuations, parts.transcripts, parts.measures),
+            "made_in_this_run": {MADE[name]: kept.num_made for name, kept in self.kept.items()},
             "num_prompts": len(items),
             "stopped": {one: dict(Counter(item[f"{one}_stopped"] for item in items)) for one in directions},
             "new_tokens": {one: sum(item[f"{one}_num_tokens"] for item in items) for one in directions},
@@ -224,22 +300,8 @@ class Pelm(Benchmark[PelmConfig]):
 
     def notes(self, items: Items) -> list[str]:
         """See `Benchmark`."""
-        name = None if self._units_to_text is None else self._units_to_text.name
+        name = None if self.units_to_text is None else self.units_to_text.name
         return pelm_notes(items, self.directions, self.scored, name)
-
-    @property
-    def _units_to_text(self) -> UnitsToText | None:
-        return None if self.parts.transcripts is None else self.parts.transcripts.units_to_text
-
-    def _load(self) -> HalfModel:
-        config = self.config
-        return load_half_model(
-            config.model,
-            tokenizer=config.tokenizer,
-            text_model=config.control_model,
-            dtype=config.dtype,
-            device=self.run.device,
-        )
 
     def _load_text_lm(self) -> TextLM:
         return load_text_lm(self.config.text_model, opening=self.config.text_opening, device=self.run.device)
@@ -254,24 +316,6 @@ class Pelm(Benchmark[PelmConfig]):
         lm.tokenizer.synthesizer = load_synthesizer(config.vocoder, lm.tokenizer, device)
         recogniser = load_transcriber(config.transcriber, language=config.language, device=device)
         return SpokenUnitsToText(lm.tokenizer, recogniser, lm.collapsed, config.voice, config.same_judge)
-
-    def _cut(self) -> list[CutUtterance]:
-        watch = lambda count, total: self.run.advance("Encoding speech", count, total)  # noqa: E731
-        config, excluded = self.config, self.run.excluded
-        return cut_for(self.model, self.run.utterances(), config.cut, config.cache, excluded, watch)
-
-
-class _Run(NamedTuple):
-    """What the steps share."""
-
-    model: HalfModel
-    config: PelmConfig
-    continuations: KeptContinuations | None
-    """None for the random control."""
-    transcripts: KeptTranscripts | None
-    """None where no direction has units."""
-    measures: KeptMeasures
-    watch: Progress
 
 
 def directions_of(model: HalfModel, config: PelmConfig) -> tuple[Cell, ...]:
@@ -288,64 +332,6 @@ def directions_of(model: HalfModel, config: PelmConfig) -> tuple[Cell, ...]:
     return wanted
 
 
-def _start(
-    model: HalfModel,
-    text_lm: TextLM,
-    units_to_text: UnitsToText | None,
-    folder: Path | None,
-    config: PelmConfig,
-    watch: Progress,
-) -> _Run:
-    written = None
-    if units_to_text is not None:
-        written = KeptTranscripts(folder, units_to_text, model.fingerprints.get("tokenizer"))
-    continued = None
-    if model.lm is not None:
-        continued = KeptContinuations(folder, model, config.generation, config.max_text_tokens, config.seed)
-    return _Run(model, config, continued, written, KeptMeasures(folder, text_lm, config.empty), watch)
-
-
-class _TrueTexts:
-    """What the halves of the utterances say, as written and through T, and what each anchor is made of."""
-
-    def __init__(self, run: _Run, chosen: Sequence[CutUtterance]) -> None:
-        self.run, self.config, self.chosen = run, run.config, chosen
-        self.heard: dict[str, list[str]] = {}
-
-    def prompts(self, modality: str) -> list[str]:
-        """Prompts as the external model reads them."""
-        if modality == "u" and self.config.prompt_text == "transcribed":
-            return self._transcribed("prompt")
-        return [plain_case(one.prompt.text) for one in self.chosen]
-
-    def systems(self, direction: Cell, said: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
-        """Prompts and continuations, by system; `said` is what the model made."""
-        prompts = self.prompts(direction[0])
-        written = [plain_case(one.continuation.text).strip() for one in self.chosen]
-        own = self._transcribed("continuation") if direction[2] == "u" else written
-        others = derangement(len(own), self.config.seed) or [0]
-        found = {
-            "true": ([plain_case(one.prompt.text) for one in self.chosen], written),
-            "transcribed": (prompts, own),
-            "shuffled": (prompts, [own[other] for other in others]),
-            "copy": (prompts, prompts),
-            "random": (prompts, [plain_case(text) for text in random_words(self.chosen, self.config.seed)]),
-        }
-        return {name: (prompts, list(said)) if name == "model" else found[name] for name in self.names(direction)}
-
-    def names(self, direction: Cell) -> list[str]:
-        """The model and the anchors of a direction: in t2t, `transcribed` is `true`; with one utterance, no other."""
-        absent = {"transcribed"} if "u" not in direction else set()
-        absent |= {"shuffled"} if len(self.chosen) < 2 else set()
-        return ["model", *(anchor for anchor in self.config.anchors if anchor not in absent)]
-
-    def _transcribed(self, half: Literal["prompt", "continuation"]) -> list[str]:
-        if half not in self.heard:
-            made = [Made(None, getattr(one, half).tokens, 0, "") for one in self.chosen]
-            self.heard[half] = _written(self.run, made, f"Transcribing true {half}s")
-        return self.heard[half]
-
-
 def _choose(utterances: Sequence[CutUtterance], config: PelmConfig, excluded: Counter[str]) -> list[CutUtterance]:
     if not utterances:
         raise ManifestError(f"No utterance is left to take a prompt from ({reasons(excluded)}).")
@@ -354,23 +340,6 @@ def _choose(utterances: Sequence[CutUtterance], config: PelmConfig, excluded: Co
     if count < len(utterances):
         excluded["not drawn"] = len(utterances) - count
     return [utterances[place] for place in sorted(picked)]
-
-
-def _continue(run: _Run, chosen: Sequence[CutUtterance], direction: Cell) -> list[Made]:
-    if run.continuations is None:
-        return [Made(text, None, len(text.split()), "random") for text in random_words(chosen, run.config.seed + 1)]
-    return run.continuations(chosen, direction, lambda count: run.watch(f"Continuing {direction}", count, len(chosen)))
-
-
-def _written(run: _Run, made: Sequence[Made], step: str) -> list[str]:
-    """What was made, as text."""
-    spoken: list[SpeechTokens] = [one.tokens for one in made if one.text is None and one.tokens is not None]
-    heard = iter(())
-    if spoken:
-        assert run.transcripts is not None
-        heard = iter(run.transcripts(spoken, lambda count: run.watch(step, count, len(spoken))))
-    texts = [next(heard) if one.text is None else one.text for one in made]
-    return [plain_case(text).strip() for text in texts]
 
 
 def _item(one: CutUtterance) -> dict[str, Any]:
@@ -390,3 +359,31 @@ def _add(item: dict[str, Any], direction: str, system: str, prompt: str, text: s
     if system == "model":
         item[f"{direction}_prompt_transcript"] = prompt
     item |= {f"{stem}{name}": value for name, value in {"transcript": text, **row}.items()}
+
+
+def _generation_settings(model: HalfModel, config: PelmConfig) -> dict[str, Any]:
+    """What decides a continuation beside its prompt. The name of a folder does not: a model may move."""
+    assert model.lm is not None
+    sampling = asdict(config.generation)
+    for not_of_the_units in ("batch_size", "cache", "seed"):
+        del sampling[not_of_the_units]
+    card = getattr(model.lm, "card", None)
+    return {
+        "lm": tensor_sha256(model.lm.model.state_dict()),
+        "rows": model.description(),
+        "unit_seconds": None if card is None else card.unit_seconds,
+        "silence_units": None if card is None else card.silence_units,
+        "fingerprints": dict(model.fingerprints),
+        "sampling": sampling,
+        "max_text_tokens": config.max_text_tokens,
+        "seed": config.seed,
+    }
+
+
+def _made_as_json(made: Made) -> dict[str, Any]:
+    return {**made._asdict(), "tokens": None if made.tokens is None else tokens_as_json(made.tokens)}
+
+
+def _made_from_json(value: Mapping[str, Any]) -> Made:
+    tokens = value["tokens"]
+    return Made(**{**value, "tokens": None if tokens is None else tokens_from_json(tokens)})
