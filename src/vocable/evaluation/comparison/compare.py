@@ -315,7 +315,7 @@ def _group_columns(rows: Items, wanted: Sequence[str] | None) -> list[str]:
 
 
 def _contents(rows: Items, column: str) -> list[tuple[Hashable, ...]]:
-    """What each item says; items without a value are each a content of their own."""
+    """The content of each item: what it says. Items without a value have a content of their own each."""
     keys = CONTENT_KEYS.get(column, (column,))
     return [(row.get(column) is None, *thing_said(row, keys)) for row in rows]
 

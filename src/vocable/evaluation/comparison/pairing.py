@@ -66,7 +66,7 @@ def model_names(places: Sequence[Path]) -> list[str]:
 
 
 def differing_conventions(results: Mapping[str, EvaluationResult]) -> dict[str, dict[str, Any]]:
-    """What was not measured alike: switches and judges' weights, with each model's value."""
+    """Find what was not measured alike: switches and judges' weights, with each model's value."""
     described = {}
     for name, result in results.items():
         judges = {f"weights of {role}": weights for role, weights in result.weights.items() if role not in OF_THE_MODEL}

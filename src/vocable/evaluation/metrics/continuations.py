@@ -134,7 +134,7 @@ def vert_score(
 
 
 def continuation_exclusions(items: Items, systems: Sequence[str]) -> dict[str, int]:
-    """What no text score could be given for, by system."""
+    """Count the continuations without a text score, by system and reason."""
     counts = {f"{system}: no word heard": sum(item[column(system, "empty")] for item in items) for system in systems}
     counts["no word heard in the prompt: likelihoods with the prompt"] = sum(
         not plain_words(item["prompt_transcript"]) for item in items
@@ -143,7 +143,7 @@ def continuation_exclusions(items: Items, systems: Sequence[str]) -> dict[str, i
 
 
 def continuation_notes(items: Items, systems: Sequence[str], scores: Mapping[str, Score]) -> list[str]:
-    """What a reader must know before using the numbers."""
+    """Warn of few prompts, empty continuations, and scores that reward copying."""
     notes = []
     if len(items) < 30:
         notes.append(f"Only {len(items)} prompts: intervals are rough, and self-BLEU grows with the number of texts.")

@@ -20,14 +20,14 @@ TOLERANCE_SECONDS = 0.05
 
 
 class DurationCounts(NamedTuple):
-    """Words of one utterance."""
+    """Counts of the words of one utterance."""
 
     num_consistent: int
     """Said in both, durations within the tolerance."""
     num_matched: int
     """Said in both."""
     num_words: int
-    """Of the original."""
+    """Words of the original."""
     mean_difference: float | None
     """Mean absolute difference of durations of matched words, in seconds; None without any."""
 

@@ -16,7 +16,7 @@ from vocable.errors import ConfigError
 
 
 class PhoneUnitStatistics(NamedTuple):
-    """What a table of joint counts says; p is the share of frames."""
+    """Purities and mutual information of a table of joint counts; p is the share of frames."""
 
     phone_purity: float
     """sum over units of max over phones of p(phone, unit): accuracy of calling each unit by its commonest phone."""
