@@ -19,8 +19,16 @@ from vocable.cli.command import Command
 from vocable.errors import VocableError
 from vocable.registry import unknown_name_message
 
-HOMES = {"corpus": ["manifest"], "evaluate": ["testsets"], "stories": ["testsets"], "subwords": ["sequences"]}
-"""Modules, beside the one of its name, that have commands which begin with a word."""
+HOMES = {
+    "compare": "evaluate",
+    "corpus": "manifest",
+    "evaluate": "testsets",
+    "quickstart": "train",
+    "stories": "testsets",
+    "subwords": "sequences",
+    "tokenize": "tokenizer",
+}
+"""The module, beside the one of its name, that has commands which begin with a word."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +66,7 @@ def find_commands(first: str | None = None) -> dict[str, Command]:
     """Collect the commands of this package, or those whose first word is `first`, by the words that call each."""
     commands: dict[str, Command] = {}
     modules = [module.name for module in pkgutil.iter_modules(__path__)]
-    for name in modules if first is None else {*HOMES.get(first, ()), first} & set(modules):
+    for name in modules if first is None else {first, HOMES.get(first)} & set(modules):
         table = getattr(importlib.import_module(f"{__name__}.{name}"), "COMMANDS", {})
         for usage, entry in table.items():
             words = " ".join(word for word in usage.split() if not word.strip(".").isupper())

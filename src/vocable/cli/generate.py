@@ -120,7 +120,7 @@ class _Writer(NamedTuple):
         """Write the segments of a reply; print its text, and the row as a table where it is mixed."""
         import torch
 
-        from vocable.cli.showing import print_sequence
+        from vocable.sequences.picture import print_sequence
         from vocable.files import write_text
 
         why = f"stopped: {reply.stopped}"

@@ -1,11 +1,15 @@
-"""`vocable train`: run the stages of a recipe's system, from speech or tokens to a tokenizer or a language model."""
+"""`vocable train` runs the stages of a recipe's system; `vocable quickstart` goes from speech to a report with sound."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vocable.cli.options import DeviceOption, StrictOption
+
+if TYPE_CHECKING:
+    from vocable.quickstart.run import QuickstartConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,4 +62,27 @@ def train(config: TrainConfig, overrides: tuple[str, ...] = ()) -> None:
     train(**{field.name: getattr(config, field.name) for field in dataclasses.fields(config)}, overrides=overrides)
 
 
-COMMANDS = {"train RECIPE": train}
+def quickstart(config: QuickstartConfig) -> None:
+    """Fit units, train language models warm and cold, continue held-out prompts, and write a page with sound.
+
+    Without --audio it runs on the half hour of stories that comes with Vocable. A run that was stopped goes on when the
+    same command is given again; another run needs another --out.
+
+    vocable quickstart
+    vocable quickstart --audio my-recordings --out runs/my-speech --steps 200
+    """
+    import shlex
+    import sys
+
+    from rich.console import Console
+
+    from vocable.quickstart.page import write_quickstart_report
+    from vocable.quickstart.run import run_quickstart
+
+    console = Console(highlight=False)
+    result = run_quickstart(config, console)
+    path = write_quickstart_report(result, shlex.join(["vocable", *sys.argv[1:]]))
+    console.print(f"[bold]Open[/bold] {path.resolve()}")
+
+
+COMMANDS = {"train RECIPE": train, "quickstart": quickstart}

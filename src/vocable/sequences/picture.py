@@ -179,3 +179,18 @@ def _token_cells(sequence: JointSequence, vocabulary: JointVocabulary, y: int) -
 
 def _text(x: float | int, y: float | int, content: str, size: int = 13) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}">{escape(content)}</text>'
+
+
+def print_sequence(sequence: JointSequence, vocabulary: JointVocabulary, frame_rate: float | None, title: str) -> None:
+    """Print a row of speech and text as a table, one line a segment."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"speech": "cyan", "text": "yellow", "": "dim"}
+    table = Table(title=Text(title))
+    for name in COLUMNS:
+        table.add_column(name)
+    for line in sequence_lines(sequence, vocabulary, frame_rate):
+        table.add_row(*(Text(cell, style=colours[line.modality or ""]) for cell in line_cells(line)))
+    Console().print(table)
