@@ -113,4 +113,4 @@ def test_files_without_pairs_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         read_sentence_pairs(tmp_path / "missing.jsonl")
     with pytest.raises(ConfigError, match="max_words is 2"):
-        plan_sentence_pairs(ALL, max_words=2)
+        plan_sentence_pairs(ALL, None, max_words=2)

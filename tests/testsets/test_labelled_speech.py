@@ -23,7 +23,7 @@ from vocable.testsets.plan import SpokenText
 from vocable.testsets.speak import SegmentJob, SpeechConfig, read_word_times, speak_segment
 from vocable.types import Word
 
-ALL = make_labelled_texts()
+ALL = make_labelled_texts(600, 100, 200)
 BEEP = """
 import math, struct, sys, wave
 text, path = sys.argv[1:3]

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ from vocable.tokens import (
     streaming,
     write_token_shard,
 )
+from vocable.tokens.shards import ShardsConfig
 from vocable.tokens.silence import frame_levels
 from vocable.types import SpeechTokens, Stream, Utterance, Word
 
@@ -63,8 +65,10 @@ def make_tokenizer(seed: int, collapse: bool = True) -> UnitTokenizer:
 
 def run(corpus: Path, out: Path, **settings):
     settings = {"utterances_per_shard": 2, "device": "cpu", "progress": False, "tokenizer": corpus / "units"} | settings
-    manifest = settings.pop("manifest", corpus / "all.jsonl")
-    return tokenize_manifest(manifest, out, **{**settings, "tokenizer": str(settings["tokenizer"])})
+    manifest, tokenizer = settings.pop("manifest", corpus / "all.jsonl"), str(settings.pop("tokenizer"))
+    names = {field.name for field in fields(ShardsConfig)} & set(settings)
+    config = ShardsConfig(**{name: settings.pop(name) for name in names})
+    return tokenize_manifest(manifest, out, tokenizer, config, **settings)
 
 
 def contents(folder: Path) -> list[tuple[Utterance, SpeechTokens]]:
@@ -147,9 +151,9 @@ def slow(self, waveforms, batching="exact"):
     return encode(self, waveforms, batching)
 UnitTokenizer.encode = slow
 from vocable.systems.from_speech import tokenize_manifest
-tokenize_manifest(
-    Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[4], utterances_per_shard=2, device="cpu", progress=False
-)
+from vocable.tokens.shards import ShardsConfig
+config = ShardsConfig(utterances_per_shard=2)
+tokenize_manifest(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[4], config, device="cpu", progress=False)
 """
 
 
@@ -300,9 +304,9 @@ def test_long_recordings_are_streamed_to_the_same_tokens(corpus: Path, tmp_path:
 def test_shards_are_full_by_number_or_by_minutes(tmp_path: Path):
     utterances = [Utterance(id=str(i), audio=tmp_path / "a.wav", duration=30.0) for i in range(10)]
     card = {"fingerprint": "f"}
-    by_minutes = plan_shards(utterances, tmp_path / "a", card, minutes_per_shard=2.0)
+    by_minutes = plan_shards(utterances, tmp_path / "a", card, ShardsConfig(minutes_per_shard=2.0))
     assert [len(job.utterances) for job in by_minutes] == [4, 4, 2]
-    by_number = plan_shards(utterances, tmp_path / "b", card, utterances_per_shard=3)
+    by_number = plan_shards(utterances, tmp_path / "b", card, ShardsConfig(utterances_per_shard=3))
     assert [len(job.utterances) for job in by_number] == [3, 3, 3, 1]
     assert [u.id for job in by_number for u in job.utterances] == [str(i) for i in range(10)]
 

@@ -120,8 +120,8 @@ class _Writer(NamedTuple):
         """Write the segments of a reply; print its text, and the row as a table where it is mixed."""
         import torch
 
-        from vocable.sequences.picture import print_sequence
         from vocable.files import write_text
+        from vocable.sequences.picture import print_sequence
 
         why = f"stopped: {reply.stopped}"
         speech = [segment.tokens for segment in reply.segments if segment.tokens is not None]

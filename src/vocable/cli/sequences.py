@@ -49,8 +49,8 @@ def show(config: ShowConfig, overrides: tuple[str, ...] = ()) -> None:
     vocable sequences show aligned.jsonl tokens --layout ast spans.mean_words=10 --picture row.svg
     """
     from vocable.audio.manifest import read_manifest
-    from vocable.sequences.picture import print_sequence, write_picture
     from vocable.sequences.joint_vocabulary import joint_vocabulary
+    from vocable.sequences.picture import print_sequence, write_picture
     from vocable.sequences.subwords import UnitSubwords
     from vocable.sequences.text_tokenizers import load_text_tokenizer
     from vocable.tokens.shards import TokenShards

@@ -10,6 +10,7 @@ from vocable.cli.command import Command
 from vocable.cli.options import DeviceOption, StrictOption
 
 if TYPE_CHECKING:
+    from vocable.tokens.shards import ShardsConfig
     from vocable.tokens.unit_tokenizer import UnitTokenizerConfig
 
 
@@ -159,7 +160,7 @@ def import_kmeans(config: ImportKMeansConfig, tokenizer: UnitTokenizerConfig) ->
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizeConfig(DeviceOption, StrictOption):
+class TokenizeConfig(DeviceOption):
     """Speech, and the tokenizer that encodes it."""
 
     manifest: Path
@@ -170,26 +171,19 @@ class TokenizeConfig(DeviceOption, StrictOption):
     """Folder of the tokenizer, or its name on the Hugging Face hub. Make one: vocable tokenizer fit MANIFEST FOLDER"""
     processes: int = 1
     """Processes that encode, each with its own tokenizer."""
-    batching: str = "exact"
-    """exact (units do not depend on the batch), or equal_length or masked, which are faster on a GPU."""
-    utterances_per_shard: int = 200
-    """Most utterances in a file."""
-    minutes_per_shard: float = 60.0
-    """Most audio in a file."""
 
 
-def tokenize(config: TokenizeConfig) -> None:
+def tokenize(config: TokenizeConfig, shards: ShardsConfig) -> None:
     """Turn every recording of a manifest into speech tokens, in Parquet shards; run again to go on after a stop.
 
     vocable tokenize dev.jsonl tokens --tokenizer units
     """
-    import dataclasses
-
     from rich.console import Console
 
     from vocable.systems.from_speech import tokenize_manifest
 
-    summary, out = tokenize_manifest(**dataclasses.asdict(config)), config.out
+    out = config.out
+    summary = tokenize_manifest(config.manifest, out, config.tokenizer, shards, config.processes, config.device)
     console = Console(highlight=False, soft_wrap=True)
     if summary.num_shards_before:
         console.print(f"{summary.num_shards_before} of {summary.num_shards} shards were there already.")

@@ -1,4 +1,4 @@
-"""`vocable train` runs the stages of a recipe's system; `vocable quickstart` goes from speech to a report with sound."""
+"""`vocable train` runs the stages of a recipe; `vocable quickstart` goes from speech to a report with sound."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from vocable.audio.io import read_utterance
 from vocable.errors import AudioFormatError, ManifestError
 from vocable.files import replace_file
 from vocable.tokens.fingerprint import fingerprint
-from vocable.tokens.shards import TokenShards, finished_shard, plan_shards, write_token_shard
+from vocable.tokens.shards import ShardsConfig, TokenShards, finished_shard, plan_shards, write_token_shard
 from vocable.types import SpeechTokens, Utterance
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def encode_once(
     what = {"version": VERSION, "files": _files(utterances), "batching": batching, "collapse": card.get("collapse")}
     key = fingerprint(what)
     folder = Path(cache) / "tokens" / f"{tokenizer.fingerprint}-{key}"
-    for job in plan_shards(utterances, folder, card, utterances_per_shard=100, batching=batching):
+    for job in plan_shards(utterances, folder, card, ShardsConfig(utterances_per_shard=100, batching=batching)):
         if finished_shard(job) is None:
             write_token_shard(job, tokenizer)
         if on_progress is not None:

@@ -12,7 +12,7 @@ from vocable.engine import run_jobs
 from vocable.progress import progress_bars
 from vocable.splits import training_items
 from vocable.tokens.shard_folder import only_writer
-from vocable.tokens.shards import ShardResult, plan_shards, split_finished, write_token_shard
+from vocable.tokens.shards import ShardResult, ShardsConfig, plan_shards, split_finished, write_token_shard
 from vocable.tokens.tokenizer import read_card
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 from vocable.types import Utterance
@@ -75,31 +75,27 @@ def tokenize_manifest(
     manifest: Path,
     out: Path,
     tokenizer: str,
+    config: ShardsConfig | None = None,
     processes: int = 1,
     device: str | None = None,
-    batching: str = "exact",
-    utterances_per_shard: int = 200,
-    minutes_per_shard: float = 60.0,
-    strict: bool = False,
     progress: bool = True,
     mark: Callable[[Sequence[Utterance]], list[Utterance]] = list,
 ) -> TokenizeSummary:
     """Encode every utterance of a manifest into Parquet shards in `out`; a killed run goes on where it stopped.
 
-    The arguments are those of `vocable tokenize`; `progress=False` shows no bar, and `mark` may write into the shards
-    who is held out. Unreadable audio is noted in <out>/rejected.jsonl.
+    `progress=False` shows no bar, and `mark` may write into the shards who is held out. Without a config, its defaults
+    count; without a device, a GPU if there is one. Unreadable audio is noted in <out>/rejected.jsonl.
 
     Raises:
         OutputError: `out` belongs to another run or is in use, or the disk is full; finished shards stay.
         AudioFormatError, ManifestError: unreadable audio or a bad line, with `strict`.
         JobsFailedError: some shards failed; the others are finished.
     """
-    out = Path(out)
-    card = read_card(tokenizer)
+    out, config = Path(out), config or ShardsConfig()
     bad_lines = HeldRejections()
-    utterances = mark(read_manifest(manifest, strict=strict, rejections=bad_lines))
-    size = {"utterances_per_shard": utterances_per_shard, "minutes_per_shard": minutes_per_shard}
-    jobs = plan_shards(utterances, out, card, **size, batching=batching, strict=strict)
+    card = read_card(tokenizer)
+    utterances = mark(read_manifest(manifest, strict=config.strict, rejections=bad_lines))
+    jobs = plan_shards(utterances, out, card, config)
     with only_writer(out):
         rejections = Rejections(out)
         bad_lines.release(rejections)

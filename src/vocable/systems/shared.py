@@ -14,7 +14,7 @@ from vocable.errors import OutputError
 from vocable.splits import By, assign_splits
 from vocable.systems.from_speech import fit_units, tokenize_manifest
 from vocable.systems.stage import Run, Stage, read_record
-from vocable.tokens.shards import TokenShards
+from vocable.tokens.shards import ShardsConfig, TokenShards
 from vocable.tokens.tokenizer import CONFIG_FILE, SpeechTokenizer, load_tokenizer
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 from vocable.training.logs import read_metrics
@@ -97,8 +97,9 @@ class TokensStage(Stage):
             return [replace(item, split=found) for item, found in zip(utterances, splits, strict=True)]
 
         folder, tokenizer = run.path(tokens), str(run.path("tokenizer"))
-        options = {"processes": run.processes, "device": run.device, "strict": run.strict, "mark": mark}
-        summary = tokenize_manifest(run.path(manifest), folder, tokenizer, **options)
+        config = ShardsConfig(strict=run.strict)
+        options = {"processes": run.processes, "device": run.device, "mark": mark}
+        summary = tokenize_manifest(run.path(manifest), folder, tokenizer, config, **options)
         left_out = f"; {summary.num_rejected} left out: {folder}/rejected.jsonl" if summary.num_rejected else ""
         return f"Tokens of {summary.num_utterances} utterances are in {folder}{left_out}"
 

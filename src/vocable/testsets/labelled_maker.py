@@ -44,7 +44,7 @@ def load_templates() -> Templates:
     return Templates(**yaml.safe_load(TEMPLATES.read_text(encoding="utf-8")))
 
 
-def make_labelled_texts(num_train: int = 600, num_dev: int = 100, num_test: int = 200, seed: int = 0) -> list[Labels]:
+def make_labelled_texts(num_train: int, num_dev: int, num_test: int, seed: int = 0) -> list[Labels]:
     """Return sentences with labels, all different, balanced over sentiments; equal for equal seeds.
 
     A set with fewer sentences is not the beginning of one with more: each split is drawn by itself.

@@ -73,7 +73,7 @@ _LAYOUTS = "BLiMP's .jsonl has sentence_good and sentence_bad, a .tsv good<TAB>b
 
 
 def plan_sentence_pairs(
-    pairs: Iterable[SentencePair], num_pairs: int | None = 400, seed: int = 0, max_words: int | None = None
+    pairs: Iterable[SentencePair], num_pairs: int | None, seed: int = 0, max_words: int | None = None
 ) -> list[PlannedPair]:
     """Draw pairs evenly from the phenomena, and within them from their types.
 

@@ -47,7 +47,7 @@ def load_templates() -> tuple[Template, ...]:
     return tuple(templates)
 
 
-def make_stories(num_stories: int = 400, seed: int = 0) -> list[Story]:
+def make_stories(num_stories: int, seed: int = 0) -> list[Story]:
     """Return stories, two of each filled template (one a cause), evenly over the templates; an even number.
 
     Raises:

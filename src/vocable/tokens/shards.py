@@ -101,15 +101,29 @@ class ShardJob:
         return f"{self.path} ({len(self.utterances)} utterances from {self.utterances[0].id!r} on)"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardsConfig:
+    """How a manifest is divided into files, and how these are encoded."""
+
+    batching: str = "exact"
+    """exact (units do not depend on the batch), or equal_length or masked, which are faster on a GPU."""
+    utterances_per_shard: int = 200
+    """Most utterances in a file."""
+    minutes_per_shard: float = 60.0
+    """Most audio in a file, as far as durations are known."""
+    strict: bool = False
+    """Stop at the first bad line or unreadable file; otherwise these are noted in rejected.jsonl and left out."""
+
+    def __post_init__(self) -> None:
+        if self.utterances_per_shard < 1 or self.minutes_per_shard <= 0:
+            raise ConfigError(
+                f"utterances_per_shard is {self.utterances_per_shard} and minutes_per_shard is "
+                f"{self.minutes_per_shard}; both must be positive."
+            )
+
+
 def plan_shards(
-    utterances: Sequence[Utterance],
-    folder: Path,
-    card: Mapping[str, Any],
-    *,
-    utterances_per_shard: int = 200,
-    minutes_per_shard: float = 60.0,
-    batching: str = "exact",
-    strict: bool = False,
+    utterances: Sequence[Utterance], folder: Path, card: Mapping[str, Any], config: ShardsConfig | None = None
 ) -> list[ShardJob]:
     """Divide a manifest into jobs, and make the folder theirs.
 
@@ -117,35 +131,27 @@ def plan_shards(
         utterances: The manifest, in its order.
         folder: A new or empty folder, or that of the same run, killed or finished.
         card: The tokenizer's.
-        utterances_per_shard: Most rows of a shard.
-        minutes_per_shard: A shard is full when it has this much audio, as far as durations are known.
-        batching: See `SpeechTokenizer.encode`.
-        strict: Whether an unreadable file is an error instead of a rejection.
+        config: None takes the defaults.
 
     Raises:
         OutputError: the folder holds another run, or other files; the message names both runs.
         ManifestError: two utterances have the same id, or there are none.
     """
-    folder = Path(folder)
+    folder, config = Path(folder), config or ShardsConfig()
     if not utterances:
         raise ManifestError("The manifest holds no utterance that could be tokenized.")
-    if utterances_per_shard < 1 or minutes_per_shard <= 0:
-        raise ConfigError(
-            f"utterances_per_shard is {utterances_per_shard} and minutes_per_shard is {minutes_per_shard}; both must "
-            "be positive."
-        )
     _check_ids(utterances)
-    groups = list(_divide(utterances, utterances_per_shard, minutes_per_shard * 60))
+    groups = list(_divide(utterances, config.utterances_per_shard, config.minutes_per_shard * 60))
     run = {
         "shards_version": SHARDS_VERSION,
         "tokenizer_fingerprint": card["fingerprint"],
         "collapse": card.get("collapse"),
         "dtype": card.get("dtype"),
-        "batching": batching,
+        "batching": config.batching,
         "manifest_fingerprint": _manifest_fingerprint(utterances, folder),
         "num_utterances": len(utterances),
-        "utterances_per_shard": utterances_per_shard,
-        "minutes_per_shard": minutes_per_shard,
+        "utterances_per_shard": config.utterances_per_shard,
+        "minutes_per_shard": config.minutes_per_shard,
     }
     claim_folder(folder, run, record=RUN_FILE, is_foreign=is_foreign)
     positions = itertools.accumulate(map(len, groups), initial=0)
@@ -158,8 +164,8 @@ def plan_shards(
             run=fingerprint(run),
             tokenizer_fingerprint=card["fingerprint"],
             position=position,
-            batching=batching,
-            strict=strict,
+            batching=config.batching,
+            strict=config.strict,
         )
         for index, (group, position) in enumerate(zip(groups, positions, strict=False))
     ]
