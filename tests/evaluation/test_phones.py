@@ -20,7 +20,7 @@ from vocable.evaluation.recount import Described, bootstrap_counts, count_scores
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.runner import run_benchmark
 from vocable.evaluation.token_sources import TokenSource
-from vocable.tokens.agreement import frames_of
+from vocable.tokens.runs import frames_of
 from vocable.types import Phone, SpeechTokens, Utterance
 
 

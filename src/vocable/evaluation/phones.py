@@ -21,7 +21,7 @@ from vocable.evaluation.phone_labels import frame_labels, read_phones, utterance
 from vocable.evaluation.recount import Described, count_scores, gather_counts
 from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, Item, Items, SampledConfig, TokensConfig
-from vocable.tokens.agreement import frames_of
+from vocable.tokens.runs import frames_of
 from vocable.types import Phone
 
 MIN_FRAMES_PER_CELL = 10

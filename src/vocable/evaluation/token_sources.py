@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vocable.errors import AudioFormatError, ConfigError
-from vocable.tokens.agreement import frames_of
+from vocable.tokens.runs import frames_of
 from vocable.tokens.streams import streams_of_card
 from vocable.types import SpeechTokens, Stream, Utterance
 

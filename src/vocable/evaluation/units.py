@@ -23,7 +23,7 @@ from vocable.errors import ConfigError, FingerprintError
 from vocable.evaluation.recount import Described, Statistic, count_scores, gather_counts
 from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
-from vocable.tokens.agreement import frames_of
+from vocable.tokens.runs import frames_of
 from vocable.tokens.streams import streams_of_card
 from vocable.types import SpeechTokens
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from vocable.tokens.runs import frames_of
 from vocable.tokens.tokenizer import SpeechTokenizer
 from vocable.types import Clip, SpeechTokens
 
@@ -41,13 +41,6 @@ def _same_streams(first: SpeechTokens, second: SpeechTokens) -> list[tuple[Speec
     if first.streams is None:
         return [(first, second)]
     return [(tokens, second.stream(name)) for name, tokens in first.streams.items()]
-
-
-def frames_of(tokens: SpeechTokens) -> Int[Tensor, "levels frames"]:
-    """Return one column per frame of the only stream, with collapsed runs expanded."""
-    if tokens.durations is None:
-        return tokens.codes
-    return torch.repeat_interleave(tokens.codes, tokens.durations, dim=1)
 
 
 def encode_each(tokenizer: SpeechTokenizer, clips: Sequence[Clip | Float[Tensor, " _samples"]]) -> list[SpeechTokens]:

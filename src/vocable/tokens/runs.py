@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from vocable.types import SpeechTokens
+
 
 class Runs(NamedTuple):
     """Units without neighbouring repeats, and how many frames each one lasts."""
@@ -38,3 +40,10 @@ def expand_runs(runs: Runs) -> Int[Tensor, " frames"]:
     if len(durations) and int(durations.min()) < 1:
         raise ValueError(f"A run has duration {int(durations.min())}; every run lasts at least 1 frame.")
     return torch.repeat_interleave(units, durations)
+
+
+def frames_of(tokens: SpeechTokens) -> Int[Tensor, "levels frames"]:
+    """Return one column per frame of the only stream, with collapsed runs expanded."""
+    if tokens.durations is None:
+        return tokens.codes
+    return torch.repeat_interleave(tokens.codes, tokens.durations, dim=1)

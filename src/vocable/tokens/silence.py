@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vocable.tokens.runs import Runs, expand_runs
+from vocable.tokens.runs import frames_of
 from vocable.types import SpeechTokens
 
 
@@ -42,10 +42,7 @@ def silence_units(
     """
     levels: list[list[Tensor]] = [[] for _ in range(codebook_size)]
     for decibels, tokens in examples:
-        frames = tokens.units
-        if tokens.durations is not None:
-            frames = expand_runs(Runs(tokens.units, tokens.durations))
-        frames = frames[: len(decibels)]
+        (frames,) = frames_of(tokens)[:, : len(decibels)]
         for unit in frames.unique().tolist():
             levels[unit].append(decibels[frames == unit])
     return tuple(unit for unit, found in enumerate(levels) if found and float(torch.cat(found).median()) < threshold_db)

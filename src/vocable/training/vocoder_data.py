@@ -28,6 +28,7 @@ from vocable.audio.io import read_part, read_utterance
 from vocable.errors import ManifestError
 from vocable.features.pitch import Pitch, measure_pitch
 from vocable.synthesis.vocoder import VocoderConfig
+from vocable.tokens.runs import frames_of
 from vocable.tokens.shard_columns import TokenRows
 from vocable.training.measures import Kept, Measures, MeasuresFile
 from vocable.types import SpeechTokens, Utterance
@@ -189,9 +190,7 @@ class VocoderData(Dataset):
 
     def _load(self, index: int) -> Clip:
         utterance, tokens = self.rows[index]
-        codes = tokens.codes.long()
-        if tokens.durations is not None:
-            codes = codes.repeat_interleave(tokens.durations.long(), dim=1)
+        codes = frames_of(tokens).long()
         measures = None if self._measured is None else self._measured.get(index)
         if measures is None:
             measures = self._measure(index, utterance, codes.shape[1])
