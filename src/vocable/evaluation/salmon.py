@@ -92,4 +92,4 @@ class Salmon(PairBenchmark):
     """
 
     name, Config = "salmon", PairsConfig
-    read, table = staticmethod(read_salmon), staticmethod(salmon_scores)
+    read, score_items = staticmethod(read_salmon), staticmethod(salmon_scores)

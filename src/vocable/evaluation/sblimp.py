@@ -55,4 +55,4 @@ class Sblimp(PairBenchmark):
     """
 
     name, Config = "sblimp", PairsConfig
-    read, table = staticmethod(read_sblimp), staticmethod(sblimp_scores)
+    read, score_items = staticmethod(read_sblimp), staticmethod(sblimp_scores)

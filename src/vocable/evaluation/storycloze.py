@@ -127,4 +127,4 @@ class StoryCloze(PairBenchmark):
     """
 
     name, Config = "storycloze", PairsConfig
-    read, table = staticmethod(read_storycloze), staticmethod(storycloze_scores)
+    read, score_items = staticmethod(read_storycloze), staticmethod(storycloze_scores)

@@ -86,4 +86,4 @@ class Swuggy(PairBenchmark):
     """
 
     name, Config = "swuggy", PairsConfig
-    read, table = staticmethod(read_swuggy), staticmethod(swuggy_scores)
+    read, score_items = staticmethod(read_swuggy), staticmethod(swuggy_scores)

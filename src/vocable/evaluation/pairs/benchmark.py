@@ -69,7 +69,7 @@ class PairBenchmark(Benchmark[PairsConfig]):
 
     @staticmethod
     @abstractmethod
-    def table(items: Sequence[Mapping[str, Any]], column: str) -> dict[str, Score]:
+    def score_items(items: Sequence[Mapping[str, Any]], column: str) -> dict[str, Score]:
         """Sum up credits: from item rows and the name of the column that holds them."""
 
     @classmethod
@@ -143,8 +143,8 @@ class PairBenchmark(Benchmark[PairsConfig]):
     def scores(self, items: Items) -> dict[str, Score]:
         """Sum up by the headline's convention, then by the other one."""
         other = "sum" if self.config.normalise == "mean" else "mean"
-        others = {f"{name}_{other}": score for name, score in self.table(items, f"correct_{other}").items()}
-        return {**self.table(items, "correct"), **others}
+        others = {f"{name}_{other}": score for name, score in self.score_items(items, f"correct_{other}").items()}
+        return {**self.score_items(items, "correct"), **others}
 
     def conventions(self) -> dict[str, Any]:
         """How rows are scored."""
