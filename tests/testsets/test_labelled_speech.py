@@ -13,8 +13,7 @@ import pytest
 from vocable.audio.io import read_audio
 from vocable.cli import main
 from vocable.errors import ConfigError, OutputError
-from vocable.evaluation.slue.labelled_set import read_labelled_set
-from vocable.evaluation.slue.labels import SENTIMENTS
+from vocable.evaluation.slue.labelled_set import SENTIMENTS, read_labelled_set
 from vocable.testsets import labelled_maker, speak
 from vocable.testsets.kokoro_tts import Speech
 from vocable.testsets.labelled_maker import Templates, load_templates, make_labelled_texts

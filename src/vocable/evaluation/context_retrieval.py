@@ -37,7 +37,7 @@ from vocable.evaluation.halves import (
     reasons,
     without_last_run,
 )
-from vocable.evaluation.results import EvaluationResult, Score, mean_score
+from vocable.evaluation.results import EvaluationResult, Score, column_mean
 from vocable.evaluation.runner import Item, Items
 from vocable.lm.branches import Tree
 
@@ -119,11 +119,11 @@ class Retrieval(HalvesBenchmark[RetrievalConfig]):
 
         Intervals are bootstraps over utterances (and over speakers), which takes pools as they were drawn.
         """
-        speakers, size = [item["speaker"] for item in items], self.config.pool_size
+        size = self.config.pool_size
         self.scored = {
-            score_name(way, cell): mean_score(
-                [item[score_name(way, cell)] for item in items],
-                speakers,
+            score_name(way, cell): column_mean(
+                items,
+                score_name(way, cell),
                 better="higher",
                 meaning=f"{meaning}; {cell}, {size} compete, chance {1 / size:.4g}",
                 num_resamples=self.config.num_resamples,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from vocable.evaluation.metrics.continuations import MEANS, score_name
 from vocable.evaluation.metrics.perplexity import TextNLL, continuation_nll, perplexity_scores, text_nll
 from vocable.evaluation.metrics.repetition import auto_bleu_gslm, auto_bleu_slam, copy_rate, nltk_words, plain_words
-from vocable.evaluation.results import Score, mean_score, ratio_score
+from vocable.evaluation.results import Score, column_mean, ratio_score
 from vocable.lm.text_lm import TextLM
 
 Items = Sequence[Mapping[str, Any]]
@@ -155,7 +155,6 @@ def _scores(items: Items, stem: str, direction: str, settings: Mapping[str, int]
         )
     for name in SUMMED_UP:
         better, meaning = MEANS[name]
-        kept = [item for item in items if item[f"{stem}{name}"] is not None]
-        values, speakers = [float(item[f"{stem}{name}"]) for item in kept], [item["speaker"] for item in kept]
-        scores[name] = mean_score(values, speakers, better=better, meaning=f"{meaning}; {direction}", **settings)
+        said = f"{meaning}; {direction}"
+        scores[name] = column_mean(items, f"{stem}{name}", better=better, meaning=said, **settings)
     return scores

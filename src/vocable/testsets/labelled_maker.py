@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from vocable.errors import ConfigError
-from vocable.evaluation.slue.labels import SENTIMENTS, SPLITS, Entity, Labels, read_entities
+from vocable.evaluation.slue.labelled_set import SENTIMENTS, SPLITS, Entity, Labels, read_entities
 
 TEMPLATES = Path(__file__).with_name("labelled_templates.yaml")
 FEELING = "feeling"

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 from vocable.audio.manifest import Rejections
 from vocable.errors import ConfigError, OutputError
-from vocable.evaluation.slue.labelled_set import LABELS, LabelledSet, write_labelled_set
-from vocable.evaluation.slue.labels import Labels
+from vocable.evaluation.slue.labelled_set import LABELS, LabelledSet, Labels, write_labelled_set
 from vocable.splits import split_named
 from vocable.testsets.plan import SpokenText
 from vocable.testsets.speak import (

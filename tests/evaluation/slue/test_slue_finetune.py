@@ -8,11 +8,18 @@ from torch import nn
 
 from evaluation.slue import toy
 from vocable.errors import ConfigError, NumericsError
-from vocable.evaluation.slue.examples import make_examples
-from vocable.evaluation.slue.finetune import FineTuneConfig, dev_score, fine_tune, predict
-from vocable.evaluation.slue.heads import EntityTask, SentimentTask, frozen_features, vote
+from vocable.evaluation.slue.heads import (
+    EntityTask,
+    FineTuneConfig,
+    SentimentTask,
+    dev_score,
+    fine_tune,
+    frozen_features,
+    predict,
+    vote,
+)
 from vocable.evaluation.slue.metrics import Found
-from vocable.evaluation.slue.rows import NO_WORD, RowMaker, TaskRow
+from vocable.evaluation.slue.rows import NO_WORD, RowMaker, TaskRow, make_examples
 from vocable.evaluation.slue.words import WORD_TAGS
 from vocable.lm.packed import hidden_states
 

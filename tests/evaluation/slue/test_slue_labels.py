@@ -8,8 +8,17 @@ import pytest
 
 from vocable.audio.manifest import write_manifest
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.slue.labelled_set import LabelledSet, read_labelled_set, write_labelled_set
-from vocable.evaluation.slue.labels import COMBINED_TAGS, TAGS, Entity, Labels, read_entities, read_sentiment
+from vocable.evaluation.slue.labelled_set import (
+    COMBINED_TAGS,
+    TAGS,
+    Entity,
+    LabelledSet,
+    Labels,
+    read_entities,
+    read_labelled_set,
+    read_sentiment,
+    write_labelled_set,
+)
 from vocable.types import Utterance, Word
 
 TEXT = "the eu met in berlin today"

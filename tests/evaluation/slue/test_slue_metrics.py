@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocable.errors import ConfigError
-from vocable.evaluation.slue.labels import SENTIMENTS
+from vocable.evaluation.slue.labelled_set import SENTIMENTS
 from vocable.evaluation.slue.metrics import (
     Counts,
     Found,

@@ -7,8 +7,7 @@ import pytest
 from vocable.audio.writing import write_audio
 from vocable.cli import main
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.slue.labelled_set import read_labelled_set
-from vocable.evaluation.slue.labels import Entity
+from vocable.evaluation.slue.labelled_set import Entity, read_labelled_set
 from vocable.evaluation.slue.published import parse_entities, read_published
 
 CELEB = "id\tnormalized_text\tspeaker_id\tsplit\tsentiment\tstart_second\tend_second"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from evaluation.slue import toy
 from vocable.errors import ConfigError
-from vocable.evaluation.slue.labels import Entity
+from vocable.evaluation.slue.labelled_set import Entity
 from vocable.evaluation.slue.metrics import Found
 from vocable.evaluation.slue.rows import NO_WORD, RowMaker, words_of_frames
 from vocable.evaluation.slue.words import (

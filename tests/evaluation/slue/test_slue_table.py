@@ -15,10 +15,9 @@ from vocable.errors import ConfigError
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.runner import run_benchmark
 from vocable.evaluation.slue.benchmark import Slue, SlueConfig, untrained
-from vocable.evaluation.slue.examples import Speech, make_examples
-from vocable.evaluation.slue.finetune import FineTuneConfig
+from vocable.evaluation.slue.heads import FineTuneConfig
 from vocable.evaluation.slue.labelled_set import LabelledSet, write_labelled_set
-from vocable.evaluation.slue.rows import RowMaker
+from vocable.evaluation.slue.rows import RowMaker, Speech, make_examples
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.spoken import open_lm
 from vocable.sequences.layouts import UnitsLayout

@@ -9,9 +9,8 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evaluation.tiny_text_lm import save_tiny_text_lm
-from vocable.evaluation.slue.examples import Speech
-from vocable.evaluation.slue.labelled_set import LabelledSet
-from vocable.evaluation.slue.labels import SENTIMENTS, Entity, Labels
+from vocable.evaluation.slue.labelled_set import SENTIMENTS, Entity, LabelledSet, Labels
+from vocable.evaluation.slue.rows import Speech
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.spoken import open_lm
 from vocable.sequences.joint_layouts import TextOnlyLayout

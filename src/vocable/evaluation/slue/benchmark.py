@@ -25,13 +25,19 @@ from vocable.errors import ConfigError
 from vocable.evaluation.once import default_cache, encode_once, transcribe_once
 from vocable.evaluation.results import EvaluationResult, Score
 from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
-from vocable.evaluation.slue.examples import Speech, make_examples
-from vocable.evaluation.slue.finetune import FineTuneConfig, FineTuned, fine_tune, predict
-from vocable.evaluation.slue.heads import EntityTask, SentimentTask, Task, frozen_features
-from vocable.evaluation.slue.labelled_set import LabelledSet, read_labelled_set
-from vocable.evaluation.slue.labels import SPLITS, TASKS
+from vocable.evaluation.slue.heads import (
+    EntityTask,
+    FineTuneConfig,
+    FineTuned,
+    SentimentTask,
+    Task,
+    fine_tune,
+    frozen_features,
+    predict,
+)
+from vocable.evaluation.slue.labelled_set import SPLITS, TASKS, LabelledSet, read_labelled_set
 from vocable.evaluation.slue.metrics import resampled_score, run_counts
-from vocable.evaluation.slue.rows import Modality, RowMaker, TaskRow, TextCase
+from vocable.evaluation.slue.rows import Modality, RowMaker, Speech, TaskRow, TextCase, make_examples
 from vocable.evaluation.unusable import UnusableError
 from vocable.lm.spoken import SpokenLM, load_lm
 from vocable.recognition.transcribe_ctc import load_transcriber

@@ -22,7 +22,7 @@ from vocable.errors import ConfigError
 from vocable.evaluation.bootstrap import bootstrap
 from vocable.evaluation.metrics.wer import normalise_basic, normalise_english
 from vocable.evaluation.results import Score
-from vocable.evaluation.slue.labels import SENTIMENTS
+from vocable.evaluation.slue.labelled_set import SENTIMENTS
 
 NUM_RESAMPLES = 2000
 

@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.slue.labelled_set import LabelledSet, check_undecided
-from vocable.evaluation.slue.labels import Labels, read_entities, read_sentiment
+from vocable.evaluation.slue.labelled_set import LabelledSet, Labels, check_undecided, read_entities, read_sentiment
 from vocable.files import read_text
 from vocable.types import Utterance
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from vocable.evaluation.slue.labels import TAGS, Entity
+from vocable.evaluation.slue.labelled_set import TAGS, Entity
 from vocable.evaluation.slue.metrics import Found, plain_phrase
 from vocable.sequences.word_slices import word_texts
 from vocable.types import Word
