@@ -26,6 +26,11 @@ class Finding(NamedTuple):
     what: str
     text: str
 
+    @classmethod
+    def of(cls, what: str, text: str, advice: str = "", otherwise: Literal["note", "problem"] = "problem") -> Finding:
+        """Find that all is well, or, where there is advice, that it is not."""
+        return cls(otherwise if advice else "ok", what, text + advice)
+
 
 def doctor() -> None:
     """Check this installation: versions, audio, disk, assets, optional packages. Problems are marked; exit code 0.
@@ -54,24 +59,22 @@ def check_python() -> list[Finding]:
 
     wanted = metadata.metadata("vocable")["Requires-Python"]
     found = platform.python_version()
-    status = "ok" if wanted is None or SpecifierSet(wanted).contains(found, prereleases=True) else "problem"
-    text = f"{found} ({sys.executable})" + ("" if status == "ok" else f"; supported: {wanted}")
-    return [Finding(status, "python", text)]
+    fits = wanted is None or SpecifierSet(wanted).contains(found, prereleases=True)
+    return [Finding.of("python", f"{found} ({sys.executable})", "" if fits else f"; supported: {wanted}")]
 
 
 def check_requirements(requirements: Iterable[Requirement] | None = None) -> list[Finding]:
     """Base packages: installed, and within the supported versions."""
     findings = []
     for requirement in requirements if requirements is not None else _requirements(None):
-        found = _version(requirement.name)
+        name, supported, found = requirement.name, requirement.specifier, _version(requirement.name)
         if found is None:
-            text = f"not installed. Install it: pip install '{requirement}'"
-            findings.append(Finding("problem", requirement.name, text))
-        elif not requirement.specifier.contains(found, prereleases=True):
-            text = f"{found}, but {requirement.specifier} is supported: pip install '{requirement}'"
-            findings.append(Finding("problem", requirement.name, text))
-        elif requirement.name in {"torch", "transformers"}:
-            findings.append(Finding("ok", requirement.name, f"{found} (supported: {requirement.specifier})"))
+            findings.append(Finding("problem", name, f"not installed. Install it: pip install '{requirement}'"))
+        elif not supported.contains(found, prereleases=True):
+            text = f"{found}, but {supported} is supported: pip install '{requirement}'"
+            findings.append(Finding("problem", name, text))
+        elif name in {"torch", "transformers"}:
+            findings.append(Finding("ok", name, f"{found} (supported: {supported})"))
     if all(finding.status == "ok" for finding in findings):
         findings.append(Finding("ok", "base packages", "all installed, versions supported"))
     return findings
@@ -86,34 +89,29 @@ def check_compute() -> list[Finding]:
     capability = torch.backends.cpu.get_cpu_capability()
     speed = f"bf16 in hardware ({', '.join(bf16)})" if bf16 else "no bf16 in hardware: train and run in float32"
     findings = [Finding("ok", "cpu", f"{torch.get_num_threads()} threads, {capability}, {speed}")]
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(index)
-            text = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
-            findings.append(Finding("ok", f"cuda:{index}", text))
-    else:
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        findings.append(Finding("ok", f"cuda:{index}", f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB"))
+    if not torch.cuda.is_available():
         findings.append(Finding("note", "gpu", "none: everything runs on the CPU"))
     return findings
 
 
 def check_breakers(names: Iterable[str] = ("torchaudio", "torchcodec")) -> list[Finding]:
     """Packages that we do not need, and that break others when they do not fit the installed torch."""
+    harms = {"torchaudio": "its presence alone breaks imports in transformers"}
     findings = []
     for name in names:
         if importlib.util.find_spec(name) is None:
             findings.append(Finding("ok", name, "not installed (and not needed)"))
-            continue
-        error = _import_error(name)
-        if error is None:
+        elif (error := _import_error(name)) is None:
             findings.append(Finding("ok", name, "installed and works; Vocable does not use it"))
-            continue
-        harm = (
-            "its presence alone breaks imports in transformers"
-            if name == "torchaudio"
-            else "datasets cannot decode audio with it"
-        )
-        text = f"installed, but cannot be imported ({error}): {harm}. Vocable does not need it: pip uninstall {name}"
-        findings.append(Finding("problem", name, text))
+        else:
+            harm = harms.get(name, "datasets cannot decode audio with it")
+            text = (
+                f"installed, but cannot be imported ({error}): {harm}. Vocable does not need it: pip uninstall {name}"
+            )
+            findings.append(Finding("problem", name, text))
     return findings
 
 
@@ -130,11 +128,10 @@ def check_audio() -> list[Finding]:
     text = f"{library}: {', '.join((*FORMATS, 'OPUS'))}"
     if missing:
         text = f"{library} cannot read {', '.join(missing)}. Install a newer libsndfile: pip install -U soundfile"
-    halved = soxr.resample(np.zeros(1600, dtype=np.float32), 16000, 8000)
-    resampling = Finding("ok", "resampling", f"soxr {soxr.__version__}")
-    if len(halved) != 800:
-        resampling = Finding("problem", "resampling", f"soxr {soxr.__version__} gave {len(halved)} samples for 800")
-    return [Finding("problem" if missing else "ok", "audio files", text), resampling]
+    length = len(soxr.resample(np.zeros(1600, dtype=np.float32), 16000, 8000))
+    wrong = f" gave {length} samples for 800" if length != 800 else ""
+    files = Finding("problem" if missing else "ok", "audio files", text)
+    return [files, Finding.of("resampling", f"soxr {soxr.__version__}", wrong)]
 
 
 def check_disk() -> list[Finding]:
@@ -151,10 +148,7 @@ def check_disk() -> list[Finding]:
             text = f"{folder} cannot be written. Set VOCABLE_CACHE or TMPDIR to another folder"
             findings.append(Finding("problem", what, text))
         else:
-            status = "ok" if free >= LOW_DISK_GB else "problem"
-            findings.append(
-                Finding(status, what, f"{folder}, {free:.0f} GB free" + ("" if status == "ok" else ": little"))
-            )
+            findings.append(Finding.of(what, f"{folder}, {free:.0f} GB free", ": little" if free < LOW_DISK_GB else ""))
     return findings
 
 

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 from vocable.cli.options import OverwriteOption
 
 if TYPE_CHECKING:
-    from vocable.sequences.joint_layouts import JointLayout
     from vocable.sequences.joint_rows import JointExample
-    from vocable.sequences.joint_vocabulary import JointVocabulary
     from vocable.sequences.subwords import SubwordConfig
 
 
@@ -49,7 +47,10 @@ def show(config: ShowConfig, overrides: tuple[str, ...] = ()) -> None:
     vocable sequences show aligned.jsonl tokens --layout ast spans.mean_words=10 --picture row.svg
     """
     from vocable.audio.manifest import read_manifest
+    from vocable.config import read_overrides
+    from vocable.sequences.joint_layouts import JointLayout, make_layout
     from vocable.sequences.joint_vocabulary import joint_vocabulary
+    from vocable.sequences.layouts import change_layout
     from vocable.sequences.picture import print_sequence, write_picture
     from vocable.sequences.subwords import UnitSubwords
     from vocable.sequences.text_tokenizers import load_text_tokenizer
@@ -62,7 +63,9 @@ def show(config: ShowConfig, overrides: tuple[str, ...] = ()) -> None:
         subwords.check(shards.fingerprint, f"the shard folder {config.tokens}")
     reader = load_text_tokenizer(config.text_tokenizer)
     vocabulary = joint_vocabulary(reader, subwords or shards.streams[0].codebook_size)
-    chosen = _with_overrides(config.layout, vocabulary, config.seed, overrides).bind(reader, subwords)
+    layout = change_layout(make_layout(config.layout, vocabulary, seed=config.seed), read_overrides(overrides))
+    assert isinstance(layout, JointLayout)
+    chosen = layout.bind(reader, subwords)
     example = _find_example(read_manifest(config.manifest, check_audio=False), shards, config.id)
     sequence = chosen.build_sequence(example, epoch=config.epoch)
     title = f"{example.id}: {config.layout}, epoch {config.epoch}, seed {config.seed}, {len(sequence.token_ids)} tokens"
@@ -209,17 +212,6 @@ def rate(config: RateConfig) -> None:
         values = {**used, "text_tokenizer": config.text_tokenizer, **result._asdict()}
         write_text(json.dumps(values, indent=2) + "\n", config.out)
         console.print(f"The numbers are in {config.out}")
-
-
-def _with_overrides(name: str, vocabulary: JointVocabulary, seed: int, overrides: tuple[str, ...]) -> JointLayout:
-    """The preset, with settings of the command line on top, checked as any config."""
-    from vocable.config import read_overrides
-    from vocable.sequences.joint_layouts import JointLayout, make_layout
-    from vocable.sequences.layouts import change_layout
-
-    layout = change_layout(make_layout(name, vocabulary, seed=seed), read_overrides(overrides))
-    assert isinstance(layout, JointLayout)
-    return layout
 
 
 def _find_example(utterances, shards, id: str | None) -> JointExample:

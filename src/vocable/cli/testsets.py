@@ -196,10 +196,9 @@ def _cut_recordings(config: StoriesConfig, speech: SpeechConfig, cutting: Record
     named = ", ".join(f"--{name}" for name, value in given.items() if value is not None)
     if named:
         raise ConfigError(f"Topic pairs are cut from --recordings as they are: leave out {named}.")
-    pair_set = cut_stories(read_manifest(config.recordings, config.strict), cutting)
     name = "topic pairs cut from recordings"
     card = {"name": name, "recordings": config.recordings.name, "texts": asdict(cutting)}
-    pair_set = replace(pair_set, card=card)
+    pair_set = replace(cut_stories(read_manifest(config.recordings, config.strict), cutting), card=card)
     write_pair_set(pair_set, config.out)
     _print_set(pair_set, config.out)
 
