@@ -238,7 +238,10 @@ class ProbeTask(TrainingTask):
 
     def learning_rate(self, peak: float, progress: Progress) -> float:
         """Rise over the first tenth of the updates, then fall as a cosine."""
-        return peak * _rate_factor(progress.step - 1, self.num_updates)
+        update, rising = progress.step - 1, max(1, self.num_updates // 10)
+        if update < rising:
+            return peak * ((update + 1) / rising)
+        return peak * (0.5 * (1 + math.cos(math.pi * (update - rising) / max(1, self.num_updates - rising))))
 
     def loss_sum(self, model: nn.Module, batch: list[Example]) -> LossSum:
         """Sum the CTC loss per character over utterances."""
@@ -302,14 +305,6 @@ def epoch_batches(
     if epoch > 0:
         batches = [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
     yield from batches
-
-
-def _rate_factor(update: int, total: int) -> float:
-    """Rise over the first tenth of the updates, then fall as a cosine; `update` counts from 0."""
-    rising = max(1, total // 10)
-    if update < rising:
-        return (update + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (update - rising) / max(1, total - rising)))
 
 
 def _pad(

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vocable.assets.cache import cache_folder
 from vocable.assets.weights import weights_key
 from vocable.audio.io import read_utterance
 from vocable.errors import AudioFormatError, ManifestError
@@ -35,11 +34,6 @@ VERSION = 2
 
 Progress = Callable[[int, int], None]
 """Called with the number of utterances done since the last call, and with their total."""
-
-
-def default_cache() -> Path:
-    """Return the folder where tokens and transcripts are kept for the next model: that of the assets."""
-    return cache_folder()
 
 
 def encode_once(

@@ -20,12 +20,13 @@ from typing import Any
 import torch
 
 from vocable.audio.manifest import read_manifest
-from vocable.errors import ConfigError, FingerprintError
+from vocable.errors import ConfigError
 from vocable.evaluation.ctc_probe_model import Example, ProbeConfig, recognise, steps_needed, train_recogniser
 from vocable.evaluation.metrics.wer import LEVELS, NORMALISERS, ErrorCounts, column_error_rate, count_errors
 from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, Item, Items, TokensConfig
 from vocable.evaluation.token_sources import TokenSource
+from vocable.evaluation.units import check_ids
 from vocable.registry import look_up
 from vocable.tokens.fingerprint import check_fingerprint, fingerprint
 from vocable.types import SpeechTokens, Utterance
@@ -127,7 +128,7 @@ class Recognition(Benchmark[RecognitionConfig]):
             if not text:
                 excluded[f"{part}: no text"] += 1
                 continue
-            _check_tokens(utterance, tokens, source)
+            check_ids(tokens.codes, source.stream.codebook_sizes, f"{utterance.id}: ")
             salt = zlib.crc32(utterance.id.encode())
             codes = probe_inputs(tokens, source.stream.rate, self.config, salt)
             found.append(_Spoken(utterance, text, codes, tokens.num_frames if tokens.has_frames else 0))
@@ -266,16 +267,3 @@ def probe_inputs(tokens: SpeechTokens, frame_rate: float | None, config: ProbeCo
 
 def _repeats(frame_rate: float, config: ProbeConfig) -> int:
     return max(1, round(config.input_rate / frame_rate))
-
-
-def _check_tokens(utterance: Utterance, tokens: SpeechTokens, source: TokenSource) -> None:
-    """Raise FingerprintError where tokens are not of the tokenizer that their card names."""
-    codes, sizes, name = tokens.codes, source.stream.codebook_sizes, source.card.get("name")
-    if len(codes) != len(sizes):
-        raise FingerprintError(f"{utterance.id}: tokens of {len(codes)} codebooks, but {name!r} has {len(sizes)}.")
-    for row, size in zip(codes, sizes, strict=True):
-        if not 0 <= int(row.min()) <= int(row.max()) < size:
-            raise FingerprintError(
-                f"{utterance.id}: ids from {int(row.min())} to {int(row.max())}, outside a codebook of {size}: these "
-                f"tokens are not of {name!r}."
-            )

@@ -208,14 +208,7 @@ class UnitCounter:
             FingerprintError: an id or the number of levels does not fit.
         """
         codes = tokens.codes.cpu().long()
-        if codes.shape[0] != len(self.by_position):
-            raise FingerprintError(f"Tokens have {codes.shape[0]} codebooks; expected {len(self.by_position)}.")
-        for row, size in zip(codes, self.sizes, strict=True):
-            if row.numel() and not 0 <= int(row.min()) <= int(row.max()) < size:
-                raise FingerprintError(
-                    f"Ids run from {int(row.min())} to {int(row.max())}, outside a codebook of {size}: these tokens "
-                    "belong to another tokenizer."
-                )
+        check_ids(codes, self.sizes)
         self.follows_words = self.follows_words or tokens.words is not None
         ones = torch.ones_like(codes[0])
         repeats = ones if tokens.durations is None else tokens.durations.cpu().long()
@@ -283,6 +276,18 @@ def unit_statistics(
     for item in tokens:
         counter.add(item)
     return counter.statistics(frame_rate, seconds)
+
+
+def check_ids(codes: Int[Tensor, "levels positions"], sizes: Sequence[int], whose: str = "") -> None:
+    """Raise FingerprintError where codes do not fit the codebooks of a tokenizer; `whose` opens the message."""
+    if len(codes) != len(sizes):
+        raise FingerprintError(f"{whose}Tokens have {len(codes)} codebooks; expected {len(sizes)}.")
+    for row, size in zip(codes, sizes, strict=True):
+        if row.numel() and not 0 <= int(row.min()) <= int(row.max()) < size:
+            raise FingerprintError(
+                f"{whose}Ids run from {int(row.min())} to {int(row.max())}, outside a codebook of {size}: these tokens "
+                "belong to another tokenizer."
+            )
 
 
 def code_usage(

@@ -111,7 +111,7 @@ def cut_stories(utterances: Sequence[Utterance], config: RecordedStoriesConfig) 
             f"{config.max_ending_seconds} s, and no voice reads two stories. Ids like speaker-chapter-number or "
             "story.voice.number, or starts within a file, tell the order."
         )
-    needed = {segment.speech for item in items for segment in (*item.positive, *item.negative)}
+    needed = {segment.speech for item in items for segment in item.segments}
     kept = {utterance.id: utterance for utterance in utterances if utterance.id in needed}
     return PairSet(benchmark="storycloze", items=items, utterances=kept)
 

@@ -153,7 +153,7 @@ def speak_pairs(
     if not items:
         reason = next(iter(failures.values()), "there were no texts")
         raise ConfigError(f"{out}: no pair could be made. The first reason: {reason}")
-    used = {segment.speech for item in items for segment in (*item.positive, *item.negative)}
+    used = {segment.speech for item in items for segment in item.segments}
     made = {
         "synthesiser": speaker,
         "voices": sorted({item.voice for item in items if item.voice}),
@@ -220,7 +220,7 @@ def plan_segments(pairs: Iterable[PlannedPair], folder: Path, config: SpeechConf
     """Return the segments that the pairs need, each once, by the name of its file."""
     jobs: dict[str, SegmentJob] = {}
     for pair in pairs:
-        for said in (*pair.positive, *pair.negative):
+        for said in pair.segments:
             name = segment_name(said, _voice(pair), config)
             jobs.setdefault(name, SegmentJob(said, _voice(pair), folder / f"{name}.{config.format}"))
     return jobs

@@ -25,7 +25,7 @@ from vocable.evaluation.pairs.items import (
     read_pair_set,
     with_modalities,
 )
-from vocable.evaluation.pairs.models import PairModel, PairModelConfig, Watch, load_pair_model
+from vocable.evaluation.pairs.models import PairModel, PairModelConfig, load_pair_model
 from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, Item, Items, find_benchmark
 from vocable.evaluation.unusable import UnusableError
@@ -85,7 +85,8 @@ class PairBenchmark(Benchmark[PairsConfig]):
         """Score both halves of every pair; a pair of which one half cannot be scored is left out whole."""
         config, run = self.config, self.run
         self.pairs = pairs = run.open("pairs", self._pairs)
-        model: PairModel = run.open("model", lambda: load_pair_model(pairs, config, self._watch))
+        encoding, scoring = (functools.partial(run.advance, step) for step in ("Encoding speech", "Scoring"))
+        model: PairModel = run.open("model", lambda: load_pair_model(pairs, config, encoding))
         self.model_notes = model.notes
         run.fingerprints |= {**model.fingerprints, "pairs": pair_fingerprint(pairs)}
         run.weights |= {**model.weights, "model": {**model.weights.get("model", {}), "rows": model.description()}}
@@ -104,7 +105,7 @@ class PairBenchmark(Benchmark[PairsConfig]):
             logits=config.text_logits,
             share_prefixes=config.share_prefixes,
             max_tokens=config.max_tokens,
-            on_progress=self._watch.scoring,
+            on_progress=scoring,
         )
         for item, positive, negative in zip(usable, scores[::2], scores[1::2], strict=True):
             yield self._row(item, positive, negative)
@@ -113,15 +114,11 @@ class PairBenchmark(Benchmark[PairsConfig]):
         pairs = self.read_pairs(self.config.data)
         return pairs if self.config.modalities is None else with_modalities(pairs, self.config.modalities)
 
-    @property
-    def _watch(self) -> Watch:
-        return Watch(*(functools.partial(self.run.advance, step) for step in ("Encoding speech", "Scoring")))
-
     def _row(self, item: PairItem, positive: RowScore, negative: RowScore) -> dict[str, Any]:
         """Both halves' log-likelihoods, from which any other convention can be computed."""
-        by = {
-            "sum": credit(positive.nll, negative.nll),
-            "mean": credit(positive.nll / positive.num_tokens, negative.nll / negative.num_tokens),
+        credits = {
+            "correct_sum": credit(positive.nll, negative.nll),
+            "correct_mean": credit(positive.nll / positive.num_tokens, negative.nll / negative.num_tokens),
         }
         return {
             "id": item.id,
@@ -131,9 +128,8 @@ class PairBenchmark(Benchmark[PairsConfig]):
             "tokens_positive": positive.num_tokens,
             "nll_negative": negative.nll,
             "tokens_negative": negative.num_tokens,
-            "correct_sum": by["sum"],
-            "correct_mean": by["mean"],
-            "correct": by[self.config.normalise],
+            **credits,
+            "correct": credits[f"correct_{self.config.normalise}"],
         }
 
     def nothing(self, reasons: str) -> ManifestError:

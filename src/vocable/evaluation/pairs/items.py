@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -59,6 +59,11 @@ class PairItem:
             if not half:
                 raise ManifestError(f"Pair {self.id!r} has no {name} half. A pair needs both.")
 
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Those of both halves."""
+        return (*self.positive, *self.negative)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairSet:
@@ -81,7 +86,7 @@ class PairSet:
             if item.id in seen:
                 raise ManifestError(f"Two pairs of the {self.benchmark} set have the id {item.id!r}; ids must differ.")
             seen.add(item.id)
-            for segment in (*item.positive, *item.negative):
+            for segment in item.segments:
                 if segment.speech is not None and segment.speech not in self.utterances:
                     raise ManifestError(
                         f"Pair {item.id!r} speaks of the utterance {segment.speech!r}, which is not in the manifest."
@@ -89,9 +94,7 @@ class PairSet:
 
     def spoken(self) -> list[Utterance]:
         """Return the utterances that pairs speak of, each once, in the order of the pairs."""
-        names = dict.fromkeys(
-            segment.speech for item in self.items for segment in (*item.positive, *item.negative) if segment.speech
-        )
+        names = dict.fromkeys(segment.speech for item in self.items for segment in item.segments if segment.speech)
         return [self.utterances[name] for name in names]
 
 
@@ -129,16 +132,21 @@ def read_pair_set(folder: Path) -> PairSet:
             f"{folder} is no pair set: {', '.join(missing)} not found. Make one with 'vocable evaluate build', or "
             "name the folder of one."
         )
-    card = _parse(folder / CARD, (folder / CARD).read_text(encoding="utf-8"), None)
+    card = _parse(str(folder / CARD), (folder / CARD).read_text(encoding="utf-8"))
     utterances = {utterance.id: utterance for utterance in read_manifest(folder / MANIFEST)}
     items, excluded = [], Counter[str]()
-    for number, row in _read_rows(folder / PAIRS):
+    lines = (folder / PAIRS).read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        row = _parse(f"{folder / PAIRS}, line {number}", line)
         item = _from_row(folder / PAIRS, number, row)
-        reason = _why_unusable(item, utterances)
-        if isinstance(item, PairItem) and reason is None:
-            items.append(item)
+        if item is None:
+            excluded["one half is missing"] += 1
+        elif any(segment.speech and segment.speech not in utterances for segment in item.segments):
+            excluded["an utterance is not in the manifest"] += 1
         else:
-            excluded[reason or str(item)] += 1
+            items.append(item)
     benchmark = card.pop("benchmark", "pairs")
     card.pop("num_pairs", None)
     return PairSet(benchmark=benchmark, items=items, utterances=utterances, card=card, excluded=excluded)
@@ -147,17 +155,11 @@ def read_pair_set(folder: Path) -> PairSet:
 def pair_fingerprint(pair_set: PairSet) -> str:
     """Hash what is said in every pair: ids, voices, and the text or the name of each segment."""
 
-    def said(segment: Segment) -> list[str | None]:
-        if segment.speech is None:
-            return [None, segment.text]
-        return [segment.speech, pair_set.utterances[segment.speech].text]
+    def said(half: Sequence[Segment]) -> list[list[str | None]]:
+        spoken = pair_set.utterances
+        return [[s.speech, s.text if s.speech is None else spoken[s.speech].text] for s in half]
 
-    return fingerprint(
-        {
-            item.id: [item.voice, [said(segment) for segment in item.positive], [said(s) for s in item.negative]]
-            for item in pair_set.items
-        }
-    )
+    return fingerprint({item.id: [item.voice, said(item.positive), said(item.negative)] for item in pair_set.items})
 
 
 def is_pair_set(folder: Path) -> bool:
@@ -202,13 +204,6 @@ def _as(segment: Segment, kind: str, pair_set: PairSet) -> Segment | None:
     return None if text is None else Segment(text=text)
 
 
-def _why_unusable(item: PairItem | str, utterances: Mapping[str, Utterance]) -> str | None:
-    if isinstance(item, str):
-        return item
-    names = {segment.speech for segment in (*item.positive, *item.negative) if segment.speech}
-    return "an utterance is not in the manifest" if names - utterances.keys() else None
-
-
 def _to_row(item: PairItem) -> dict[str, Any]:
     halves = {
         name: [{"speech": s.speech} if s.speech is not None else {"text": s.text} for s in half]
@@ -217,13 +212,13 @@ def _to_row(item: PairItem) -> dict[str, Any]:
     return {"id": item.id, **halves, "voice": item.voice, "group": dict(item.group)}
 
 
-def _from_row(path: Path, number: int, row: Any) -> PairItem | str:
-    """A pair, or the reason why it cannot be used."""
+def _from_row(path: Path, number: int, row: Any) -> PairItem | None:
+    """A pair; None where it lacks a half."""
     where = f"{path}, line {number}"
     if not isinstance(row, dict) or not isinstance(row.get("id"), str):
         raise ManifestError(f"{where}: a pair is an object with an id, and halves 'positive' and 'negative'.")
     if not row.get("positive") or not row.get("negative"):
-        return "one half is missing"
+        return None
     try:
         halves = {
             name: tuple(Segment(speech=part.get("speech"), text=part.get("text")) for part in row[name])
@@ -234,15 +229,8 @@ def _from_row(path: Path, number: int, row: Any) -> PairItem | str:
         raise ManifestError(f"{where}: {error}") from error
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            yield number, _parse(path, line, number)
-
-
-def _parse(path: Path, text: str, line: int | None) -> Any:
+def _parse(where: str, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        where = f"{path}, line {line}" if line is not None else str(path)
         raise ManifestError(f"{where}: not JSON ({error.msg} at column {error.colno}).") from error

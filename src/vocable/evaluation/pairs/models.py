@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 
+from vocable.assets.cache import cache_folder
 from vocable.devices import best_device
 from vocable.errors import ConfigError
-from vocable.evaluation.once import Progress, default_cache, encode_once, transcribe_once
+from vocable.evaluation.once import Progress, encode_once, transcribe_once
 from vocable.evaluation.pairs.items import PairSet
 from vocable.evaluation.pairs.items import Segment as PairSegment
 from vocable.evaluation.runner import BenchmarkConfig
@@ -65,18 +66,6 @@ class PairModelConfig(BenchmarkConfig):
     """Folder where tokens and transcripts are kept for the next model. Without it, that of the assets."""
     seed: int = 0
     """Seed of the random control. Intervals have a fixed seed, so that results differ by their items alone."""
-
-
-class Watch(NamedTuple):
-    """Who is told how far long work has come: called with what was done since the last call, and the total."""
-
-    encoding: Progress | None = None
-    """Of utterances, while they are encoded or transcribed."""
-    scoring: Progress | None = None
-    """Of rows."""
-
-
-UNWATCHED = Watch()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,13 +154,13 @@ class RandomLM:
         return {}
 
 
-def load_pair_model(pair_set: PairSet, config: PairModelConfig, watch: Watch = UNWATCHED) -> PairModel:
+def load_pair_model(pair_set: PairSet, config: PairModelConfig, on_progress: Progress | None = None) -> PairModel:
     """Load what `config.model` names, and encode or transcribe what the pairs say.
 
     Args:
         pair_set: the pairs.
         config: what to load.
-        watch: told of progress.
+        on_progress: see `Progress`; utterances are counted.
 
     Raises:
         UnknownNameError: the model is neither a folder nor a control.
@@ -180,36 +169,23 @@ def load_pair_model(pair_set: PairSet, config: PairModelConfig, watch: Watch = U
     """
     config = replace(config, device=best_device(config.device))
     if Path(config.model).is_dir():
-        return _load_folder(pair_set, config, watch)
-    return look_up("model folder or control", config.model, CONTROLS)(pair_set, config, watch)
+        return _load_folder(pair_set, config, on_progress)
+    return look_up("model folder or control", config.model, CONTROLS)(pair_set, config, on_progress)
 
 
-def _load_folder(pair_set: PairSet, config: PairModelConfig, watch: Watch) -> PairModel:
+def _load_folder(pair_set: PairSet, config: PairModelConfig, on_progress: Progress | None) -> PairModel:
     lm = load_lm(config.model, tokenizer=config.tokenizer, dtype=config.dtype, device=config.device or "cpu")
-    if "text" not in lm.modalities and _has_text(pair_set):
+    if "text" not in lm.modalities and any(s.text is not None for item in pair_set.items for s in item.segments):
         raise ConfigError(
             f"{lm.folder} reads units only, but the pairs hold written text. Score a model of speech and text "
             "(recipes/sutlm), or --model text; or leave --modalities at S."
         )
-    spoken = pair_set.spoken()  # where all is written, no tokenizer is needed
-    tokens = encode_once(spoken, lm.tokenizer, _cache(config), on_progress=watch.encoding) if spoken else {}
+    spoken, cache = pair_set.spoken(), config.cache or cache_folder()  # where all is written, no tokenizer is needed
+    tokens = encode_once(spoken, lm.tokenizer, cache, on_progress=on_progress) if spoken else {}
     return PairModel(lm=lm, tokens=tokens, fingerprints=lm.fingerprints, weights={"model": lm.record()})
 
 
-def _cache(config: PairModelConfig) -> Path:
-    return config.cache or default_cache()
-
-
-def _has_text(pair_set: PairSet) -> bool:
-    return any(
-        segment.text is not None
-        for item in pair_set.items
-        for half in (item.positive, item.negative)
-        for segment in half
-    )
-
-
-def _load_counts(pair_set: PairSet, config: PairModelConfig, watch: Watch) -> PairModel:
+def _load_counts(pair_set: PairSet, config: PairModelConfig, on_progress: Progress | None) -> PairModel:
     if config.train_tokens is None:
         raise ConfigError(f"{config.model} counts training units: name their token shards with --train-tokens.")
     shards = TokenShards(config.train_tokens)
@@ -227,23 +203,23 @@ def _load_counts(pair_set: PairSet, config: PairModelConfig, watch: Watch) -> Pa
     record = {"control": config.model, "train_tokens": str(config.train_tokens), "utterances": len(shards)}
     return PairModel(
         lm=CountingLM(LoadedLM(counts, card)),
-        tokens=encode_once(pair_set.spoken(), tokenizer, _cache(config), on_progress=watch.encoding),
+        tokens=encode_once(pair_set.spoken(), tokenizer, config.cache or cache_folder(), on_progress=on_progress),
         fingerprints={"tokenizer": tokenizer.fingerprint},
         weights={"model": record},
     )
 
 
-def _load_random(pair_set: PairSet, config: PairModelConfig, watch: Watch) -> PairModel:
+def _load_random(pair_set: PairSet, config: PairModelConfig, on_progress: Progress | None) -> PairModel:
     return PairModel(lm=RandomLM(config.seed), weights={"model": {"control": "random", "seed": config.seed}})
 
 
-def _load_text(pair_set: PairSet, config: PairModelConfig, watch: Watch) -> PairModel:
+def _load_text(pair_set: PairSet, config: PairModelConfig, on_progress: Progress | None) -> PairModel:
     return _text_model({utterance.id: utterance.text for utterance in pair_set.spoken()}, config, {}, [])
 
 
-def _load_cascade(pair_set: PairSet, config: PairModelConfig, watch: Watch) -> PairModel:
+def _load_cascade(pair_set: PairSet, config: PairModelConfig, on_progress: Progress | None) -> PairModel:
     transcriber = load_transcriber(config.transcriber, language=_language(pair_set), device=config.device or "cpu")
-    texts = transcribe_once(pair_set.spoken(), transcriber, _cache(config), watch.encoding)
+    texts = transcribe_once(pair_set.spoken(), transcriber, config.cache or cache_folder(), on_progress)
     weights = {"transcriber": dict(transcriber.weights)}  # part of the model here, not a judge
     return _text_model(texts, config, weights, ["Texts are what the recogniser heard, errors included."])
 
@@ -270,7 +246,7 @@ def _text_model(
     return PairModel(lm=lm, texts=texts, weights={"model": record}, notes=notes)
 
 
-CONTROLS: dict[str, Callable[[PairSet, PairModelConfig, Watch], PairModel]] = {
+CONTROLS: dict[str, Callable[[PairSet, PairModelConfig, Progress | None], PairModel]] = {
     "unigram": _load_counts,
     "bigram": _load_counts,
     "random": _load_random,
