@@ -120,23 +120,17 @@ class Abx(Benchmark[AbxConfig]):
             if not cells:
                 self.run.excluded[f"no cell {speakers} speakers"] += 1
                 continue
-            errors = (_fastabx_errors if self.kernel == "fastabx" else _own_errors)(
-                cells, tokens, self.distance, device
-            )
+            compute = _fastabx_errors if self.kernel == "fastabx" else _own_errors
+            errors = compute(cells, tokens, self.distance, device)
             weights = _CellTable(cells, errors).weights()
             yield from (_row(cell, speakers, *numbers) for cell, *numbers in zip(cells, errors, weights))
 
     def _wanted(self) -> list[AbxItem]:
         """The tokens to compare, from an item file or from the phones of the manifest."""
-        config = self.config
-        return self.run.open(
-            "items",
-            lambda: (
-                read_item_file(config.items)
-                if config.items is not None
-                else items_from_manifest(self.run.utterances(), config.span)
-            ),
-        )
+        path, span = self.config.items, self.config.span
+        if path is not None:
+            return self.run.open("items", lambda: read_item_file(path))
+        return self.run.open("items", lambda: items_from_manifest(self.run.utterances(), span))
 
     def _frames(self) -> FrameSource:
         config, run = self.config, self.run
@@ -189,17 +183,11 @@ class Abx(Benchmark[AbxConfig]):
     def scores(self, items: Items) -> dict[str, Score]:
         """Average the cells, within and across speakers."""
         scores = {}
-        for speakers, rows in self._by_speakers(items).items():
-            errors = np.array([row["error"] for row in rows])
-            scores[speakers] = abx_score([row["_cell"] for row in rows], errors, speakers, **self.draws)
-        return scores
-
-    def _by_speakers(self, items: Items) -> dict[Speakers, list[Item]]:
-        groups: dict[Speakers, list[Item]] = {}
         for speakers in self.speakers:
             if rows := [item for item in items if item["speakers"] == speakers]:
-                groups[speakers] = rows
-        return groups
+                errors = np.array([row["error"] for row in rows])
+                scores[speakers] = abx_score([row["_cell"] for row in rows], errors, speakers, **self.draws)
+        return scores
 
     def conventions(self) -> dict[str, Any]:
         """What is compared, and how it is averaged."""
@@ -222,9 +210,8 @@ class Abx(Benchmark[AbxConfig]):
     def measurements(self, items: Items) -> dict[str, Any]:
         """How much was compared."""
         found: dict[str, Any] = {"num_items": self.num_tokens}
-        groups = self._by_speakers(items)
         for speakers in self.speakers:
-            rows = groups.get(speakers, [])
+            rows = [item for item in items if item["speakers"] == speakers]
             found |= {
                 f"num_cells_{speakers}": len(rows),
                 f"num_triples_{speakers}": sum(row["num_triples"] for row in rows),
@@ -276,15 +263,10 @@ class _CellTable:
 
     def mean(self, cell_weights: np.ndarray, speaker_weights: np.ndarray) -> float:
         """Mean over the cells of each phone pair and speaker, then over speakers, then over pairs; NaN when empty."""
-        weight = np.bincount(self._group, cell_weights, self._num_groups)
-        error = np.bincount(self._group, cell_weights * self._errors, self._num_groups)
-        there = weight > 0
-        group_error = np.divide(error, weight, out=np.zeros_like(error), where=there)
-        group_weight = there * speaker_weights[self._speaker_of_group]
-        weight = np.bincount(self._pair_of_group, group_weight, self._num_pairs)
-        error = np.bincount(self._pair_of_group, group_weight * group_error, self._num_pairs)
-        there = weight > 0
-        return float((error[there] / weight[there]).mean()) if there.any() else float("nan")
+        errors, there = _means(self._errors, cell_weights, self._group, self._num_groups)
+        group_weights = there * speaker_weights[self._speaker_of_group]
+        errors, there = _means(errors, group_weights, self._pair_of_group, self._num_pairs)
+        return float(errors[there].mean()) if there.any() else float("nan")
 
     def weights(self) -> np.ndarray:
         """How much each cell counts in `mean`, (cells,); they sum to 1."""
@@ -306,6 +288,15 @@ class _CellTable:
         return np.array(
             [self.mean(every_cell if self._within else times[self._x_speaker], times) for times in draws.astype(float)]
         )
+
+
+def _means(
+    values: np.ndarray, weights: np.ndarray, groups: np.ndarray, num_groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The weighted mean of each group, and whether it has any weight."""
+    total = np.bincount(groups, weights, num_groups)
+    sums = np.bincount(groups, weights * values, num_groups)
+    return np.divide(sums, total, out=np.zeros_like(sums), where=total > 0), total > 0
 
 
 def _numbered(names: Sequence[Any]) -> tuple[np.ndarray, int]:

@@ -8,6 +8,7 @@ Layout of the file and choice of cells: ZeroSpeech 2021 (Nguyen et al., 2020, ar
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -168,17 +169,11 @@ def plan_cells(
         groups[place][phone][speaker] = tuple(tokens)
     cells = []
     for place, by_phone in groups.items():
-        for phone_a in by_phone:
-            for phone_b in by_phone:
-                for speaker in by_phone[phone_a]:
-                    if phone_a == phone_b or speaker not in by_phone[phone_b]:
-                        continue
-                    x_speakers = _speakers_of_x(by_phone[phone_a], speaker, speakers, max_x_speakers, generator)
-                    a, b = by_phone[phone_a][speaker], by_phone[phone_b][speaker]
-                    cells += [
-                        AbxCell(phone_a, phone_b, place, speaker, other, a, b, by_phone[phone_a][other])
-                        for other in x_speakers
-                    ]
+        for (phone_a, tokens_a), (phone_b, tokens_b) in itertools.permutations(by_phone.items(), 2):
+            for speaker in (speaker for speaker in tokens_a if speaker in tokens_b):
+                a, b = tokens_a[speaker], tokens_b[speaker]
+                for other in _speakers_of_x(tokens_a, speaker, speakers, max_x_speakers, generator):
+                    cells.append(AbxCell(phone_a, phone_b, place, speaker, other, a, b, tokens_a[other]))
     return cells
 
 

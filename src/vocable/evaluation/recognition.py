@@ -14,6 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,8 @@ class Recognition(Benchmark[RecognitionConfig]):
         self.characters = sorted({character for one in self.possible for character in one.text})
         numbers = {character: number for number, character in enumerate(self.characters, start=1)}
         examples = [Example(one.codes, torch.tensor([numbers[c] for c in one.text])) for one in self.possible]
-        self.trained = train_recogniser(
-            examples,
-            max(train.stream.codebook_sizes),
-            len(self.characters) + 1,
-            config,
-            self.run.device,
-            lambda count, total: self.run.advance("Training", count, total),
-        )
+        sizes, on_update = (max(train.stream.codebook_sizes), len(numbers) + 1), partial(self.run.advance, "Training")
+        self.trained = train_recogniser(examples, *sizes, config, self.run.device, on_update)
         paths = recognise(self.trained.model, [one.codes for one in self.heard], config.batch_utterances)
         for one, path in zip(self.heard, paths, strict=True):
             yield self._row(one, "".join(self.characters[number - 1] for number in path))
@@ -157,13 +152,9 @@ class Recognition(Benchmark[RecognitionConfig]):
 
     def scores(self, items: Items) -> dict[str, Score]:
         """Error rates in characters and in words."""
+        meaning = "{0} errors of a small recogniser that reads units, over the reference's {0}s"
         return {
-            name: column_error_rate(
-                items,
-                f"units_{level}",
-                meaning=f"{level} errors of a small recogniser that reads units, over the reference's {level}s",
-                **self.draws,
-            )
+            name: column_error_rate(items, f"units_{level}", meaning=meaning.format(level), **self.draws)
             for level, name in SCORES.items()
         }
 

@@ -10,6 +10,7 @@ Modeling from Raw Audio (Lakhotia et al., 2021, arXiv:2102.01192), section 4.2 (
 """
 
 import dataclasses
+import functools
 import random
 import time
 from base64 import b64encode
@@ -282,20 +283,17 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
     def scores(self, items: Items) -> dict[str, Score]:
         """Error rates of the topline, of the resynthesis, and their difference; quality; voices."""
         scores: dict[str, Score] = {}
+        rate = functools.partial(column_error_rate, **self.draws)
         with_text = [item for item in items if item["reference_source"] == "manifest"]
         without_text = [item for item in items if item["reference_source"] == "asr of the original"]
         for short, level in zip(("wer", "cer"), LEVELS):
             for name, whose in (("topline", "original"), ("resynthesis", "resynthesis")):
                 meaning = f"{level}s of the text not heard in the {whose}, share"
-                scores[f"{short}_{name}"] = column_error_rate(
-                    with_text, f"{whose}_{level}", meaning=meaning, **self.draws
-                )
+                scores[f"{short}_{name}"] = rate(with_text, f"{whose}_{level}", meaning=meaning)
             scores[f"{short}_loss"] = self._rate_difference(with_text, level)
             if without_text:
                 meaning = f"{level}s heard in the original but not in the resynthesis, share; utterances without text"
-                scores[f"{short}_resynthesis_to_asr"] = column_error_rate(
-                    without_text, f"resynthesis_{level}", meaning=meaning, **self.draws
-                )
+                scores[f"{short}_resynthesis_to_asr"] = rate(without_text, f"resynthesis_{level}", meaning=meaning)
         for name, (column, meaning) in MEANS.items():
             if any(item.get(column) is not None for item in items):
                 scores[name] = column_mean(items, column, better="higher", meaning=meaning, **self.draws)
@@ -352,17 +350,14 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
 
     def notes(self, items: Items) -> list[str]:
         """Warn of judges that are not independent, of missing texts, of silence, of few utterances."""
-        notes = []
-        if self.relation == "same":
-            notes.append("The recogniser is the tokenizer's own encoder: error rates of the resynthesis are too good.")
-        if self.relation == "same family":
-            judge, encoder = self.judges.transcriber.name, encoder_name(self.tokenizer)
-            notes.append(
-                f"The recogniser {judge} and the tokenizer's encoder {encoder} are of one family: "
-                "a judge of another family would be safer."
-            )
-        if self.relation == "unknown":
-            notes.append("The tokenizer does not name its encoder, so nobody can say whether the judge is independent.")
+        judge, encoder = self.judges.transcriber.name, encoder_name(self.tokenizer)
+        relations = {
+            "same": "The recogniser is the tokenizer's own encoder: error rates of the resynthesis are too good.",
+            "same family": f"The recogniser {judge} and the tokenizer's encoder {encoder} are of one family: "
+            "a judge of another family would be safer.",
+            "unknown": "The tokenizer does not name its encoder, so nobody can say whether the judge is independent.",
+        }
+        notes = [relations[self.relation]] if self.relation in relations else []
         without_text = sum(item["reference_source"] == "asr of the original" for item in items)
         if without_text:
             notes.append(f"{without_text} utterances have no text; they are judged against the judge's own transcript.")

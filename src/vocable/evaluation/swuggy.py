@@ -66,12 +66,10 @@ def swuggy_scores(items: Sequence[Mapping[str, Any]], column: str) -> dict[str, 
     }
 
 
-def _with_band(path: Path, group: Mapping[str, str]) -> dict[str, str]:
+def _with_band(path: Path, group: Mapping[str, str]) -> Mapping[str, str]:
     """The group with its band in the place of its frequency, where there is one."""
-    if "band" not in group:
-        return dict(group)
     try:
-        return {**group, "band": frequency_band(float(group["band"]))}
+        return {**group, "band": frequency_band(float(group["band"]))} if "band" in group else group
     except ValueError as error:
         raise ManifestError(f"{path}: the frequency {group['band']!r} is no number.") from error
 

@@ -8,10 +8,11 @@ Source: SUTLM (Chou et al., 2023, arXiv:2310.08715) maps units to text with a mo
 Differs: no such separate model here; a joint model that was trained on concatenated rows stands in, and is named.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from vocable.tokens.tokenizer import SpeechTokenizer
 from vocable.types import SpeechTokens
 
 
-class UnitsToText(Protocol):
+class UnitsToText(ABC):
     """Anything that writes down what units say."""
 
     name: str
@@ -42,10 +43,18 @@ class UnitsToText(Protocol):
 
     def __call__(self, tokens: Sequence[SpeechTokens]) -> list[str]:
         """Return one text each; "" where nothing is said."""
-        ...
+        said = [index for index, one in enumerate(tokens) if one.codes.shape[1]]
+        texts = [""] * len(tokens)
+        for index, text in zip(said, self.write_down([tokens[index] for index in said]) if said else [], strict=True):
+            texts[index] = text.strip()
+        return texts
+
+    @abstractmethod
+    def write_down(self, tokens: Sequence[SpeechTokens]) -> list[str]:
+        """Return one text each, of units that are not empty."""
 
 
-class JointUnitsToText:
+class JointUnitsToText(UnitsToText):
     """Transcription by a model of speech and text, which must have seen `<U> units <U2T> text` in training."""
 
     def __init__(self, lm: SpokenLM, name: str, weights: Mapping[str, Any], max_text_tokens: int, batch_size: int):
@@ -65,24 +74,16 @@ class JointUnitsToText:
             "guards": {key: asdict(self.config)[key] for key in ("loop_period", "loop_repeats", "guard")},
         }
 
-    def __call__(self, tokens: Sequence[SpeechTokens]) -> list[str]:
-        """See `UnitsToText`."""
-        said = [index for index, one in enumerate(tokens) if one.codes.shape[1]]
-        texts = [""] * len(tokens)
-        if said:
-            replies = self.lm.continue_(
-                [[Segment(tokens=tokens[index])] for index in said],
-                self.config,
-                to="text",
-                task="transcribe",
-                max_text_tokens=self.max_text_tokens,
-            )
-            for index, reply in zip(said, replies, strict=True):
-                texts[index] = reply.text.strip()
-        return texts
+    def write_down(self, tokens: Sequence[SpeechTokens]) -> list[str]:
+        """Let the model transcribe."""
+        prompts = [[Segment(tokens=one)] for one in tokens]
+        replies = self.lm.continue_(
+            prompts, self.config, to="text", task="transcribe", max_text_tokens=self.max_text_tokens
+        )
+        return [reply.text for reply in replies]
 
 
-class SpokenUnitsToText:
+class SpokenUnitsToText(UnitsToText):
     """A vocoder and a recogniser. Durations are the vocoder's own, of true units too: generated ones have none."""
 
     def __init__(
@@ -111,17 +112,12 @@ class SpokenUnitsToText:
             "judge_and_tokenizer_encoder": relation,
         }
 
-    def __call__(self, tokens: Sequence[SpeechTokens]) -> list[str]:
-        """See `UnitsToText`."""
-        said = [index for index, one in enumerate(tokens) if one.codes.shape[1]]
-        waveforms = {index: self._speak(tokens[index]) for index in said}
-        audible = [index for index, waveform in waveforms.items() if waveform.numel()]
-        texts = [""] * len(tokens)
-        if audible:
-            heard = self.transcriber.transcribe([waveforms[index] for index in audible])
-            for index, text in zip(audible, heard, strict=True):
-                texts[index] = text.strip()
-        return texts
+    def write_down(self, tokens: Sequence[SpeechTokens]) -> list[str]:
+        """Speak, and transcribe what can be heard."""
+        waveforms = [self._speak(one) for one in tokens]
+        audible = [waveform for waveform in waveforms if waveform.numel()]
+        heard = iter(self.transcriber.transcribe(audible) if audible else [])
+        return [next(heard) if waveform.numel() else "" for waveform in waveforms]
 
     def _speak(self, tokens: SpeechTokens) -> Tensor:
         runs = units_over(tokens, "runs")

@@ -11,13 +11,12 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vocable.errors import ManifestError
 from vocable.evaluation.pairs.items import (
-    Modalities,
     PairItem,
     PairSet,
     is_pair_set,
@@ -25,7 +24,7 @@ from vocable.evaluation.pairs.items import (
     read_pair_set,
     with_modalities,
 )
-from vocable.evaluation.pairs.models import PairModel, PairModelConfig, load_pair_model
+from vocable.evaluation.pairs.models import PairModel, PairsConfig, load_pair_model
 from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, Item, Items, find_benchmark
 from vocable.evaluation.unusable import UnusableError
@@ -33,26 +32,6 @@ from vocable.lm.rows import Row, RowScore
 
 CARD_KEYS = ("layout", "name", "modalities", "seed")
 """Entries of a set's card that are conventions."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairsConfig(PairModelConfig):
-    """What is scored on which pairs, and by which conventions."""
-
-    data: Path
-    """Folder of the benchmark."""
-    normalise: Literal["mean", "sum"] = "mean"
-    """The headline: mean log-likelihood per scored token, as TWIST, or sum. The other one is reported beside it."""
-    scored: Literal["whole", "ending"] = "whole"
-    """Part of each half that is scored: the whole, or only its last segment (ending), given what comes before."""
-    modalities: Modalities | None = None
-    """Context and ending each as speech (S) or text (T): S, S->T, T->S or T. Without it, as the pairs are."""
-    text_logits: Literal["kept", "masked"] = "kept"
-    """For models of speech and text: probabilities among all ids (kept), or among those of the token's own modality."""
-    share_prefixes: bool = True
-    """Read once what rows begin with alike. Changes no score but by rounding."""
-    max_tokens: int = 4096
-    """Tokens in one forward pass."""
 
 
 class PairBenchmark(Benchmark[PairsConfig]):

@@ -20,7 +20,7 @@ from vocable.assets.cache import cache_folder
 from vocable.devices import best_device
 from vocable.errors import ConfigError
 from vocable.evaluation.once import Progress, encode_once, transcribe_once
-from vocable.evaluation.pairs.items import PairSet
+from vocable.evaluation.pairs.items import Modalities, PairSet
 from vocable.evaluation.pairs.items import Segment as PairSegment
 from vocable.evaluation.runner import BenchmarkConfig
 from vocable.evaluation.unusable import UnusableError
@@ -42,9 +42,23 @@ from vocable.types import SpeechTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairModelConfig(BenchmarkConfig):
-    """What is scored, and what it needs."""
+class PairsConfig(BenchmarkConfig):
+    """What is scored on which pairs, and by which conventions."""
 
+    data: Path
+    """Folder of the benchmark."""
+    normalise: Literal["mean", "sum"] = "mean"
+    """The headline: mean log-likelihood per scored token, as TWIST, or sum. The other one is reported beside it."""
+    scored: Literal["whole", "ending"] = "whole"
+    """Part of each half that is scored: the whole, or only its last segment (ending), given what comes before."""
+    modalities: Modalities | None = None
+    """Context and ending each as speech (S) or text (T): S, S->T, T->S or T. Without it, as the pairs are."""
+    text_logits: Literal["kept", "masked"] = "kept"
+    """For models of speech and text: probabilities among all ids (kept), or among those of the token's own modality."""
+    share_prefixes: bool = True
+    """Read once what rows begin with alike. Changes no score but by rounding."""
+    max_tokens: int = 4096
+    """Tokens in one forward pass."""
     model: str
     """Folder of a language model, or of its training run; or a control: unigram, bigram (counts of units), random, text
     (a text model on the written pairs), asr (a recogniser, then the text model)."""
@@ -154,7 +168,7 @@ class RandomLM:
         return {}
 
 
-def load_pair_model(pair_set: PairSet, config: PairModelConfig, on_progress: Progress | None = None) -> PairModel:
+def load_pair_model(pair_set: PairSet, config: PairsConfig, on_progress: Progress | None = None) -> PairModel:
     """Load what `config.model` names, and encode or transcribe what the pairs say.
 
     Args:
@@ -173,7 +187,7 @@ def load_pair_model(pair_set: PairSet, config: PairModelConfig, on_progress: Pro
     return look_up("model folder or control", config.model, CONTROLS)(pair_set, config, on_progress)
 
 
-def _load_folder(pair_set: PairSet, config: PairModelConfig, on_progress: Progress | None) -> PairModel:
+def _load_folder(pair_set: PairSet, config: PairsConfig, on_progress: Progress | None) -> PairModel:
     lm = load_lm(config.model, tokenizer=config.tokenizer, dtype=config.dtype, device=config.device or "cpu")
     if "text" not in lm.modalities and any(s.text is not None for item in pair_set.items for s in item.segments):
         raise ConfigError(
@@ -185,7 +199,7 @@ def _load_folder(pair_set: PairSet, config: PairModelConfig, on_progress: Progre
     return PairModel(lm=lm, tokens=tokens, fingerprints=lm.fingerprints, weights={"model": lm.record()})
 
 
-def _load_counts(pair_set: PairSet, config: PairModelConfig, on_progress: Progress | None) -> PairModel:
+def _load_counts(pair_set: PairSet, config: PairsConfig, on_progress: Progress | None) -> PairModel:
     if config.train_tokens is None:
         raise ConfigError(f"{config.model} counts training units: name their token shards with --train-tokens.")
     shards = TokenShards(config.train_tokens)
@@ -209,15 +223,15 @@ def _load_counts(pair_set: PairSet, config: PairModelConfig, on_progress: Progre
     )
 
 
-def _load_random(pair_set: PairSet, config: PairModelConfig, on_progress: Progress | None) -> PairModel:
+def _load_random(pair_set: PairSet, config: PairsConfig, on_progress: Progress | None) -> PairModel:
     return PairModel(lm=RandomLM(config.seed), weights={"model": {"control": "random", "seed": config.seed}})
 
 
-def _load_text(pair_set: PairSet, config: PairModelConfig, on_progress: Progress | None) -> PairModel:
+def _load_text(pair_set: PairSet, config: PairsConfig, on_progress: Progress | None) -> PairModel:
     return _text_model({utterance.id: utterance.text for utterance in pair_set.spoken()}, config, {}, [])
 
 
-def _load_cascade(pair_set: PairSet, config: PairModelConfig, on_progress: Progress | None) -> PairModel:
+def _load_cascade(pair_set: PairSet, config: PairsConfig, on_progress: Progress | None) -> PairModel:
     transcriber = load_transcriber(config.transcriber, language=_language(pair_set), device=config.device or "cpu")
     texts = transcribe_once(pair_set.spoken(), transcriber, config.cache or cache_folder(), on_progress)
     weights = {"transcriber": dict(transcriber.weights)}  # part of the model here, not a judge
@@ -238,7 +252,7 @@ def _language(pair_set: PairSet) -> str:
 
 
 def _text_model(
-    texts: Mapping[str, str | None], config: PairModelConfig, weights: Mapping[str, Any], notes: Sequence[str]
+    texts: Mapping[str, str | None], config: PairsConfig, weights: Mapping[str, Any], notes: Sequence[str]
 ) -> PairModel:
     dtype: Any = config.dtype or "float32"
     lm = load_text_lm(config.text_model, opening="none", dtype=dtype, device=config.device or "cpu")
@@ -246,7 +260,7 @@ def _text_model(
     return PairModel(lm=lm, texts=texts, weights={"model": record}, notes=notes)
 
 
-CONTROLS: dict[str, Callable[[PairSet, PairModelConfig, Progress | None], PairModel]] = {
+CONTROLS: dict[str, Callable[[PairSet, PairsConfig, Progress | None], PairModel]] = {
     "unigram": _load_counts,
     "bigram": _load_counts,
     "random": _load_random,
