@@ -220,7 +220,7 @@ def plan_segments(pairs: Iterable[PlannedPair], folder: Path, config: SpeechConf
     """Return the segments that the pairs need, each once, by the name of its file."""
     jobs: dict[str, SegmentJob] = {}
     for pair in pairs:
-        for said in pair.segments:
+        for said in (*pair.positive, *pair.negative):
             name = segment_name(said, _voice(pair), config)
             jobs.setdefault(name, SegmentJob(said, _voice(pair), folder / f"{name}.{config.format}"))
     return jobs

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from vocable.assets.cache import cache_folder
 from vocable.errors import ConfigError
-from vocable.evaluation.once import default_cache, encode_once, transcribe_once
+from vocable.evaluation.once import encode_once, transcribe_once
 from vocable.evaluation.results import EvaluationResult, Score
 from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
 from vocable.evaluation.slue.heads import (
@@ -92,7 +93,7 @@ class SlueConfig(BenchmarkConfig):
     """Type of the language model's weights. Without it, as saved."""
     device: str | None = None
     """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
-    cache: Path = field(default_factory=default_cache)
+    cache: Path = field(default_factory=cache_folder)
     """Folder where tokens and transcripts are kept for the next model. Without it, that of the assets."""
 
     def __post_init__(self) -> None:
