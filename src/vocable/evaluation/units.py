@@ -316,11 +316,13 @@ def code_usage(
     }
     if positions_per_second is None:
         return values
-    duration_nats = float(entropy(durations[None])) if durations is not None and durations.sum() else 0.0
+    duration_bits = 0.0
+    if durations is not None and durations.sum():
+        duration_bits = float(entropy(durations[None])) / math.log(2)
     return values | {
         "positions_per_second": positions_per_second,
         "empirical_bits_per_second": positions_per_second * float(entropies.sum()) / math.log(2),
-        "duration_bits_per_second": positions_per_second * duration_nats / math.log(2),
+        "duration_bits_per_second": positions_per_second * duration_bits,
     }
 
 
