@@ -168,7 +168,11 @@ def test_what_does_not_belong_together_is_refused():
 
     check(FingerprintError, "to train on was made for fingerprint hand", Source(train), Source(test, name="other"))
     check(ConfigError, "1 utterances are in both manifests, 'u3' for one", Source(train), Source(train[3:4]))
-    check(FingerprintError, "u0: tokens of 1 codebooks, but 'hand' has 2", *(Source(p, 18, 2) for p in (train, test)))
+    check(
+        FingerprintError,
+        "u0, tokenizer 'hand': Tokens have 1 codebooks; expected 2",
+        *(Source(p, 18, 2) for p in (train, test)),
+    )
     check(FingerprintError, r"Ids run from \d+ to \d+, outside a codebook of 5", *(Source(p, 5) for p in (train, test)))
     sources = [Source(part, frame_rate=None) for part in (train, test)]
     check(ConfigError, "follow words and have no frames.*input=runs", *sources)

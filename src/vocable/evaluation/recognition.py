@@ -123,7 +123,9 @@ class Recognition(Benchmark[RecognitionConfig]):
             if not text:
                 excluded[f"{part}: no text"] += 1
                 continue
-            check_ids(tokens.codes, source.stream.codebook_sizes, f"{utterance.id}: ")
+            check_ids(
+                tokens.codes, source.stream.codebook_sizes, f"{utterance.id}, tokenizer {source.card.get('name')!r}: "
+            )
             salt = zlib.crc32(utterance.id.encode())
             codes = probe_inputs(tokens, source.stream.rate, self.config, salt)
             found.append(_Spoken(utterance, text, codes, tokens.num_frames if tokens.has_frames else 0))
