@@ -19,9 +19,10 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
+from vocable.assets.cache import cache_folder
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.continuation import stable_seed
-from vocable.evaluation.once import Progress, default_cache, encode_once
+from vocable.evaluation.once import Progress, encode_once
 from vocable.evaluation.runner import Benchmark, SampledConfig
 from vocable.evaluation.unusable import UnusableError
 from vocable.lm.generation import GenerationConfig
@@ -326,7 +327,7 @@ class HalvesConfig(SampledConfig):
     """Which half gets the pause at the cut: both (middle), the prompt (before) or the continuation (after)."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Type of the model's weights. Without it, as saved."""
-    cache: Path = field(default_factory=default_cache)
+    cache: Path = field(default_factory=cache_folder)
     """Folder for tokens. Without it, that of the assets."""
 
     def __post_init__(self) -> None:
