@@ -1,13 +1,19 @@
 """Generation: equal to full recomputation, independent of batch mates, bounded in seconds, guarded."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 
 from vocable.errors import ConfigError, NumericsError
-from vocable.lm.generation import GenerationConfig, generate_units
+from vocable.lm.checkpoint import LMCard, LoadedLM
+from vocable.lm.generation import GenerationConfig
 from vocable.lm.packed import enable_packing
+from vocable.lm.spoken import Segment, open_lm
 from vocable.lm.surgery import replace_vocabulary
 from vocable.sequences import UnitVocabulary
+from vocable.sequences.layouts import UnitsLayout
+from vocable.types import SpeechTokens
 
 VOCABULARY = UnitVocabulary(codebook_size=30)
 NO_GUARDS = {"loop_repeats": None, "max_silence_seconds": None}
@@ -20,6 +26,29 @@ def unit_model(make_model):
         return model
 
     return make
+
+
+class Continuation(NamedTuple):
+    units: torch.Tensor
+    seconds: float
+    stopped: str
+
+
+def generate_units(model, starts, config, vocabulary, seconds, *, silence_units=(), seeds=None, bos=True):
+    """Continue prompts of units, each of which is a frame."""
+    card = LMCard(
+        vocabulary=vocabulary,
+        layout=UnitsLayout(vocabulary=vocabulary, collapsed=False, bos=bos).card(),
+        tokenizer_fingerprint="tiny",
+        unit_seconds=tuple(torch.as_tensor(seconds).expand(vocabulary.codebook_size).tolist()),
+        silence_units=tuple(silence_units),
+    )
+    segments = [[Segment(tokens=SpeechTokens(codes=start[None]))] for start in starts]
+    replies = open_lm(LoadedLM(model, card)).continue_(segments, config, seeds=seeds)
+    for reply in replies:
+        spoken = reply.tokens.units.repeat_interleave(reply.tokens.durations) if reply.segments else torch.empty(0)
+        assert spoken.tolist() == vocabulary.units(reply.token_ids).tolist()
+    return [Continuation(vocabulary.units(reply.token_ids), reply.seconds, reply.stopped) for reply in replies]
 
 
 def prompts(*lengths):

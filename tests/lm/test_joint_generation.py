@@ -9,8 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sequences.joint_examples import random_example, text_tokenizer
 from vocable.errors import ConfigError
 from vocable.lm.checkpoint import LMCard, LoadedLM
-from vocable.lm.generation import GenerationConfig
-from vocable.lm.joint_generation import generate_joint, speech_seconds
+from vocable.lm.generation import GenerationConfig, continue_rows, start_rows
+from vocable.lm.joint_generation import joint_rules, speech_seconds
 from vocable.lm.spoken import Segment, open_lm
 from vocable.sequences.joint_layouts import JOINT_LAYOUTS, make_layout
 from vocable.sequences.joint_rows import JointExample
@@ -68,6 +68,15 @@ def continue_examples(lm, examples, config, *, prompt, **settings):
     return lm.continue_([[segment(example, prompt)] for example in examples], config, **settings)
 
 
+def generate(model, starts, config, to, *, seconds=0.1, silence=(), max_text_tokens=128, seeds=None):
+    """Continue rows of token ids, of which all text ids may be drawn."""
+    layout = make_layout("cst", VOCABULARY)
+    card = card_of(layout, unit_seconds=(seconds,) * UNITS, silence_units=silence)
+    rows = start_rows([start.tolist() for start in starts], config, seeds)
+    continue_rows(model, rows, config, joint_rules(layout, card, to, max_text_tokens))
+    return rows
+
+
 def prompts(*lengths):
     rows = [torch.randint(0, VOCABULARY.size, (length,)) for length in lengths]
     return [torch.cat([torch.tensor([VOCABULARY.unit_open_id]), row]) for row in rows]
@@ -89,19 +98,17 @@ def always(model, *tokens):
     return other
 
 
-@pytest.mark.parametrize(("speech", "text"), [(True, False), (False, True), (True, True)])
-def test_greedy_equals_full_recomputation(model, speech, text):
+@pytest.mark.parametrize("to", ["speech", "text", "both"])
+def test_greedy_equals_full_recomputation(model, to):
     """The oracle reads the whole row anew for every token, and knows by hand which ids each modality has."""
-    starts = prompts(3, 8, 1)
+    starts, speech, text = prompts(3, 8, 1), to != "text", to != "speech"
     first_speech = VOCABULARY.text_size + 5
     allowed = [VOCABULARY.end_id]
     allowed += list(range(VOCABULARY.text_size)) if text else []
     allowed += list(range(first_speech, first_speech + UNITS)) if speech else []
     allowed += list(range(VOCABULARY.text_size, VOCABULARY.text_size + 4)) if speech and text else []
     config = GenerationConfig(temperature=0.0, max_seconds=2.0, batch_size=2, **NO_GUARDS)
-    results = generate_joint(
-        model, starts, config, VOCABULARY, speech=speech, text=text, unit_seconds=0.25, max_text_tokens=6
-    )
+    results = generate(model, starts, config, to, seconds=0.25, max_text_tokens=6)
     for start, result in zip(starts, results):
         row, seconds, written, stopped = start.tolist(), 0.0, 0, None
         while stopped is None:
@@ -114,92 +121,63 @@ def test_greedy_equals_full_recomputation(model, speech, text):
             seconds += 0.25 * (token >= first_speech)
             written += token < first_speech
             stopped = "max_seconds" if seconds >= 2.0 else "max_text_tokens" if text and written >= 6 else None
-        assert (result.token_ids.tolist(), result.seconds, result.stopped) == (row[len(start) :], seconds, stopped)
+        assert (result.tokens, result.seconds, result.stopped) == (row[len(start) :], seconds, stopped)
 
 
 def test_rows_do_not_depend_on_their_batch(model):
     starts = prompts(5, 2, 120, 40)  # one of them fills the context of 128 at once
     config = GenerationConfig(max_seconds=4.0, seed=3, batch_size=4)
-    settings = {"speech": True, "text": True, "unit_seconds": 0.1, "max_text_tokens": 30}
-    together = generate_joint(model, starts, config, VOCABULARY, **settings)
+    together = generate(model, starts, config, "both", max_text_tokens=30)
     for index, start in enumerate(starts):
-        (alone,) = generate_joint(model, [start], config, VOCABULARY, seeds=[3 + index], **settings)
-        assert alone.token_ids.tolist() == together[index].token_ids.tolist()
+        (alone,) = generate(model, [start], config, "both", max_text_tokens=30, seeds=[3 + index])
+        assert alone.tokens == together[index].tokens
         assert alone.stopped == together[index].stopped
     assert together[2].stopped == "context"
     assert "context" not in {together[0].stopped, together[1].stopped}
 
 
-@pytest.mark.parametrize(("speech", "text"), [(True, False), (False, True), (True, True)])
-def test_a_static_cache_gives_the_same_tokens(model, speech, text):
+@pytest.mark.parametrize("to", ["speech", "text", "both"])
+def test_a_static_cache_gives_the_same_tokens(model, to):
     found, starts = [], prompts(3, 110, 6)
     for cache in ("growing", "static"):
         config = GenerationConfig(max_seconds=2.0, cache=cache, batch_size=3, loop_repeats=None)
-        settings = {"speech": speech, "text": text, "unit_seconds": 0.1, "max_text_tokens": 9}
-        found.append(generate_joint(model, starts, config, VOCABULARY, seeds=[4, 5, 6], **settings))
-    assert [row.token_ids.tolist() for row in found[0]] == [row.token_ids.tolist() for row in found[1]]
+        found.append(generate(model, starts, config, to, max_text_tokens=9, seeds=[4, 5, 6]))
+    assert [row.tokens for row in found[0]] == [row.tokens for row in found[1]]
 
 
 def test_text_is_limited_in_tokens_and_not_held_to_seconds(model):
     writing = always(model, 7)
     config = GenerationConfig(temperature=0.0, min_seconds=2.0, **NO_GUARDS)
-    (result,) = generate_joint(writing, prompts(3), config, VOCABULARY, speech=False, text=True, max_text_tokens=5)
-    assert (result.token_ids.tolist(), result.seconds, result.stopped) == ([7] * 5, 0.0, "max_text_tokens")
+    (result,) = generate(writing, prompts(3), config, "text", max_text_tokens=5)
+    assert (result.tokens, result.seconds, result.stopped) == ([7] * 5, 0.0, "max_text_tokens")
     ending = always(model, VOCABULARY.end_id)
-    (result,) = generate_joint(ending, prompts(3), config, VOCABULARY, speech=False, text=True)
-    assert (len(result.token_ids), result.stopped) == (0, "eos")
+    (result,) = generate(ending, prompts(3), config, "text")
+    assert (len(result.tokens), result.stopped) == (0, "eos")
     unit = VOCABULARY.speech_offset + 4  # speech alone: the end is held back until the minimum
     late = always(model, VOCABULARY.end_id, unit)
-    (result,) = generate_joint(late, prompts(3), config, VOCABULARY, speech=True, text=False, unit_seconds=0.5)
-    assert (result.token_ids.tolist(), result.stopped) == ([unit] * 4, "eos")
-
-
-def test_what_must_never_be_drawn_is_not(model):
-    writing = always(model, 7, 8)
-    config = GenerationConfig(temperature=0.0, **NO_GUARDS)
-    settings = {"speech": False, "text": True, "max_text_tokens": 3}
-    (result,) = generate_joint(writing, prompts(2), config, VOCABULARY, never=[7], **settings)
-    assert result.token_ids.tolist() == [8, 8, 8]
+    (result,) = generate(late, prompts(3), config, "speech", seconds=0.5)
+    assert (result.tokens, result.stopped) == ([unit] * 4, "eos")
 
 
 def test_silence_and_loops_are_guarded_in_mixed_rows(model):
     quiet, text = VOCABULARY.speech_offset + 3, 7
     mixed = always(model, quiet, text)
     config = GenerationConfig(temperature=0.0, max_seconds=1.0, max_silence_seconds=0.3, loop_repeats=None)
-    settings = {"speech": True, "text": True, "unit_seconds": 0.1, "max_text_tokens": 3}
-    (result,) = generate_joint(mixed, prompts(2), config, VOCABULARY, silence=[3], **settings)
-    assert result.token_ids.tolist() == [quiet] * 3 + [text] + [quiet] * 3 + [text] + [quiet] * 3 + [text]
-    (result,) = generate_joint(
-        mixed, prompts(2), GenerationConfig(temperature=0.0, guard="stop", loop_repeats=3), VOCABULARY, **settings
-    )
-    assert (result.token_ids.tolist(), result.stopped) == ([quiet] * 2, "loop")
+    (result,) = generate(mixed, prompts(2), config, "both", silence=(3,), max_text_tokens=3)
+    assert result.tokens == [quiet] * 3 + [text] + [quiet] * 3 + [text] + [quiet] * 3 + [text]
+    stop = GenerationConfig(temperature=0.0, guard="stop", loop_repeats=3)
+    (result,) = generate(mixed, prompts(2), stop, "both", max_text_tokens=3)
+    assert (result.tokens, result.stopped) == ([quiet] * 2, "loop")
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"speech": False, "text": False}, "neither speech nor text"),
-        ({"speech": True, "text": False}, "unit_seconds is missing"),
-        ({"speech": True, "text": False, "unit_seconds": 0.0}, "every unit lasts some time"),
-        ({"speech": True, "text": True, "unit_seconds": torch.ones(5)}, "5 values; the speech block has 12"),
-        ({"speech": False, "text": True, "max_text_tokens": 0}, "max_text_tokens is 0"),
-        ({"speech": False, "text": True, "seeds": [1, 2]}, "2 seeds for 1 prompts"),
-    ],
-)
-def test_wrong_calls_are_explained(model, settings, message):
-    with pytest.raises(ConfigError, match=message):
-        generate_joint(model, prompts(3), GenerationConfig(), VOCABULARY, **settings)
-
-
-def test_wrong_prompts_are_explained(model):
-    allowed = {"speech": False, "text": True}
-    with pytest.raises(ConfigError, match="Prompt 1 is empty"):
-        generate_joint(model, [*prompts(1), torch.tensor([]).long()], GenerationConfig(), VOCABULARY, **allowed)
-    with pytest.raises(ConfigError, match="Prompt 0 has ids from 999 to 999; there are"):
-        generate_joint(model, [torch.tensor([999])], GenerationConfig(), VOCABULARY, **allowed)
-    larger = joint_vocabulary(text_tokenizer(), 500)
-    with pytest.raises(ConfigError, match="They do not belong together"):
-        generate_joint(model, prompts(1), GenerationConfig(), larger, **allowed)
+def test_wrong_calls_are_explained(model):
+    prompt = [Segment(text="The cat")]
+    with pytest.raises(ConfigError, match="max_text_tokens is 0"):
+        loaded(model).continue_([prompt], GenerationConfig(), max_text_tokens=0)
+    with pytest.raises(ConfigError, match="2 seeds for 1 prompts"):
+        loaded(model).continue_([prompt], GenerationConfig(), seeds=[1, 2])
+    with pytest.raises(ConfigError, match="every unit lasts some time"):
+        generate(model, prompts(3), GenerationConfig(), "speech", seconds=0.0)
 
 
 EXAMPLE = JointExample(id="a", tokens=SpeechTokens(codes=torch.tensor([[4, 4, 2, 2, 7]])), text=" The cat ")

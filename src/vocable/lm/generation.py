@@ -1,24 +1,23 @@
-"""Continue prompts of units: sampling with lengths in seconds, and guards against loops and endless silence.
+"""Continue rows of token ids: sampling with lengths in seconds, and guards against loops and endless silence.
 
-    prompt units  ->  <s> 17 4 233 ...  ->  model with a key-value cache  ->  new units, seconds, why it stopped
+    prompt  <s> 17 4 233 ...  ->  model with a key-value cache  ->  new tokens, seconds, why it stopped
 
-A row's result depends on its prompt and its seed, not on the rows beside it (up to rounding of batched products).
-`continue_rows` is the loop, also of joint_generation.py, for models of speech and text. Next stage: synthesis/.
+A row's result depends on its prompt and its seed, not on the rows beside it (up to rounding of batched products). What
+may be drawn, and how long it lasts, `TokenRules` say; each language model makes its own (model.py).
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
 from vocable.errors import ConfigError, NumericsError
 from vocable.lm.sampling import draw, next_token_probabilities, penalise_repeats
-from vocable.sequences.vocabulary import UnitVocabulary
 
 StopReason = Literal["eos", "max_seconds", "max_text_tokens", "context", "loop", "silence"]
 """`max_text_tokens`: of models that write, too."""
@@ -39,7 +38,7 @@ class GenerationConfig:
     repetition_window: int = 32
     """Tokens that the penalty looks back on."""
     min_seconds: float = 0.0
-    """The end symbol is not allowed before the continuation is this long."""
+    """The end symbol is not allowed before speech is this long; where text is allowed, it always is."""
     max_seconds: float = 10.0
     """Stop once the continuation is this long; the prompt does not count."""
     loop_period: int = 16
@@ -80,17 +79,6 @@ class GenerationConfig:
                 raise ConfigError(f"generation.{name} is {getattr(self, name)}; it must be {want}.")
 
 
-class Continuation(NamedTuple):
-    """What was generated after one prompt."""
-
-    units: Int[Tensor, " units"]
-    """New units only, without the prompt."""
-    seconds: float
-    """Expected length of the new units."""
-    stopped: StopReason
-    """Why generation ended."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRules:
     """What the loop knows of token ids."""
@@ -127,55 +115,17 @@ class Row:
         return self.prompt + self.tokens
 
 
-def generate_units(
-    model: PreTrainedModel,
-    prompts: Sequence[Int[Tensor, " _"]],
-    config: GenerationConfig,
-    vocabulary: UnitVocabulary,
-    seconds_per_unit: float | Float[Tensor, " codebook_size"],
-    *,
-    silence_units: Collection[int] = (),
-    seeds: Sequence[int] | None = None,
-    bos: bool = True,
-) -> list[Continuation]:
-    """Continue each prompt.
-
-    Args:
-        model: a Hugging Face causal LM over `vocabulary`.
-        prompts: units as the model was trained on them (collapsed, if it was); an empty prompt starts from nothing.
-        config: sampling, lengths and guards.
-        vocabulary: token ids of units and of the end symbol.
-        seconds_per_unit: expected duration of a generated unit, for all or for each unit (`UnitCounts.mean_seconds`).
-        silence_units: units of the silence guard.
-        seeds: one per prompt, instead of `config.seed` + position.
-        bos: open each prompt with the start symbol, as in training.
+def token_seconds(size: int, first_id: int, seconds: Float[Tensor, " speech"]) -> Float[Tensor, " vocabulary"]:
+    """Return how long each of `size` token ids lasts: those from `first_id` on as `seconds` says, the others no time.
 
     Raises:
-        ConfigError: a prompt holds a unit outside the vocabulary, is longer than the model's context, or is empty
-            without a start symbol; or the number of seeds differs from that of prompts.
-        NumericsError: the model returned NaN.
+        ConfigError: one of `seconds` is 0 or less.
     """
-    opening = [vocabulary.bos_eos_id] if bos else []
-    rows = start_rows([opening + vocabulary.token_ids(prompt.cpu()).tolist() for prompt in prompts], config, seeds)
-    seconds = torch.zeros(vocabulary.size)
-    units = torch.arange(vocabulary.size)[vocabulary.is_unit(torch.arange(vocabulary.size))]
-    seconds[units] = torch.as_tensor(seconds_per_unit, dtype=torch.float32).expand(len(units)).cpu()
-    if float(seconds[units].min()) <= 0:
-        raise ConfigError("seconds_per_unit holds a value of 0 or less; every unit lasts some time.")
-    rules = TokenRules(
-        banned=vocabulary.bans(),
-        seconds=seconds,
-        end_id=vocabulary.bos_eos_id,
-        pad_id=vocabulary.pad_id,
-        silence=frozenset(unit + vocabulary.unit_offset for unit in silence_units),
-    )
-    continue_rows(model, rows, config, rules)
-    return [
-        Continuation(
-            vocabulary.units(torch.tensor(row.tokens, dtype=torch.long)), row.seconds, row.stopped or "context"
-        )
-        for row in rows
-    ]
+    if float(seconds.min()) <= 0:
+        raise ConfigError("The language model's card has a unit that lasts 0 s or less; every unit lasts some time.")
+    lasting = torch.zeros(size)
+    lasting[first_id : first_id + len(seconds)] = seconds
+    return lasting
 
 
 def start_rows(prompts: Sequence[list[int]], config: GenerationConfig, seeds: Sequence[int] | None) -> list[Row]:
@@ -303,7 +253,8 @@ def _make_cache(model: PreTrainedModel, config: GenerationConfig, rows: list[Row
 
 
 def _banned_now(row: Row, config: GenerationConfig, rules: TokenRules) -> list[int]:
-    banned = [rules.end_id] if row.seconds < config.min_seconds else []
+    may_write = rules.max_text_tokens is not None  # a text is as long as it is
+    banned = [rules.end_id] if row.seconds < config.min_seconds and not may_write else []
     if config.guard == "resample":
         banned += _loop_tokens(row.history, config)
         if _too_silent(row, config):

@@ -1,7 +1,6 @@
 """A language model of units and text, as SUTLM trains it: one of the spoken language models of spoken.py."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor
 
 from vocable.errors import ConfigError
 from vocable.lm.checkpoint import LoadedLM
-from vocable.lm.generation import GenerationConfig
-from vocable.lm.joint_generation import generate_joint, silent_speech, speech_seconds, unwritten
-from vocable.lm.model import Reply, SpokenLM, Target, Task
+from vocable.lm.generation import TokenRules
+from vocable.lm.joint_generation import joint_rules
+from vocable.lm.model import SpokenLM, Target, Task
 from vocable.lm.rows import Row, scored_from
 from vocable.lm.scoring import Boundary
 from vocable.sequences.joint_layouts import AlternatingLayout, JointLayout
@@ -99,41 +98,9 @@ class JointLM(SpokenLM):
             pieces.append(torch.tensor([self.vocabulary.end_id]))
         return scored_from(torch.cat(pieces), bounds[-1][0] if ending_only else 1, bounds)
 
-    def continue_(
-        self,
-        prompts: Sequence[Sequence[Segment]],
-        config: GenerationConfig,
-        *,
-        to: Target | None = None,
-        task: Task = "continue",
-        max_text_tokens: int = 128,
-        seeds: Sequence[int] | None = None,
-    ) -> list[Reply]:
+    def token_rules(self, to: Target, max_text_tokens: int) -> TokenRules:
         """See `LanguageModel`."""
-        to = to or prompts[0][-1].modality
-        rows = [self.prompt(segments, to=to, task=task) for segments in prompts]
-        speech = to != "text"
-        found = generate_joint(
-            self.model,
-            rows,
-            config,
-            self.vocabulary,
-            speech=speech,
-            text=to != "speech",
-            unit_seconds=speech_seconds(self.layout, self.card) if speech else None,
-            max_text_tokens=max_text_tokens,
-            silence=silent_speech(self.layout, self.card.silence_units) if speech else (),
-            never=unwritten(self.layout) if to != "speech" else (),
-            seeds=seeds,
-        )
-        replies = []
-        for row, (token_ids, seconds, stopped) in zip(rows, found):
-            segments = [
-                segment if segment.tokens is None else replace(segment, tokens=self.speakable(segment.tokens))
-                for segment in self.revert(token_ids).segments
-            ]
-            replies.append(Reply(tuple(segments), seconds, stopped, row, token_ids))
-        return replies
+        return joint_rules(self.layout, self.card, to, max_text_tokens)
 
     def revert(self, token_ids: Int[Tensor, " positions"]) -> JointSequence:
         """See `SpokenLM`."""

@@ -8,6 +8,7 @@ alone share too (text_lm.py); `SpokenLM` adds the tokenizer. Implementations: un
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +20,7 @@ from vocable.assets.weights import weights_record
 from vocable.errors import ConfigError
 from vocable.lm.branches import Tree, TreeNLL, tree_nll
 from vocable.lm.checkpoint import LoadedLM
-from vocable.lm.generation import GenerationConfig, StopReason
+from vocable.lm.generation import GenerationConfig, StopReason, TokenRules, continue_rows, start_rows
 from vocable.lm.rows import Progress, Row, RowScore, score_rows
 from vocable.lm.scoring import Boundary
 from vocable.sequences.joint_rows import JointSequence, Segment
@@ -127,6 +128,17 @@ class LanguageModel(ABC):
         """Make one row; see `rows`."""
 
     @abstractmethod
+    def token_rules(self, to: Target, max_text_tokens: int) -> TokenRules:
+        """Say which token ids may follow a prompt, how long each lasts, and when to stop.
+
+        Raises:
+            ConfigError: the model's card lacks what lengths in seconds need.
+        """
+
+    @abstractmethod
+    def segments(self, token_ids: Int[Tensor, " positions"]) -> tuple[Segment, ...]:
+        """Return what new token ids say; speech is ready for a synthesizer."""
+
     def continue_(
         self,
         prompts: Sequence[Sequence[Segment]],
@@ -148,9 +160,21 @@ class LanguageModel(ABC):
             seeds: one per prompt, instead of `config.seed` + position.
 
         Raises:
-            ConfigError: see `prompt`; or the model's card lacks what lengths in seconds need.
+            ConfigError: see `prompt` and `token_rules`; `max_text_tokens` is 0 or less, or the number of seeds differs
+                from that of prompts.
             NumericsError: the model returned NaN.
         """
+        if max_text_tokens < 1:
+            raise ConfigError(f"max_text_tokens is {max_text_tokens}; it must be at least 1.")
+        to = to or prompts[0][-1].modality
+        starts = [self.prompt(segments, to=to, task=task) for segments in prompts]
+        rows = start_rows([start.tolist() for start in starts], config, seeds)
+        continue_rows(self.model, rows, config, self.token_rules(to, max_text_tokens))
+        replies = []
+        for start, row in zip(starts, rows):
+            token_ids = torch.tensor(row.tokens, dtype=torch.int64)
+            replies.append(Reply(self.segments(token_ids), row.seconds, row.stopped or "context", start, token_ids))
+        return replies
 
     def rows(
         self, documents: Sequence[Sequence[Segment]], *, boundary: Boundary | None = None, ending_only: bool = False
@@ -285,6 +309,13 @@ class SpokenLM(LanguageModel):
             ConfigError: the model reads no text, or its text tokenizer does not say where tokens lie.
         """
         raise ConfigError(UNITS_ONLY)
+
+    def segments(self, token_ids: Int[Tensor, " positions"]) -> tuple[Segment, ...]:
+        """See `LanguageModel`."""
+        return tuple(
+            segment if segment.tokens is None else replace(segment, tokens=self.speakable(segment.tokens))
+            for segment in self.revert(token_ids).segments
+        )
 
     @abstractmethod
     def revert(self, token_ids: Int[Tensor, " positions"]) -> JointSequence:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vocable.errors import AssetError, ConfigError
 from vocable.lm.checkpoint import CARD_NAME, read_card
-from vocable.lm.generation import GenerationConfig, TokenRules, continue_rows, start_rows
-from vocable.lm.model import LanguageModel, Reply, Target, Task
+from vocable.lm.generation import TokenRules
+from vocable.lm.model import LanguageModel, Target, Task
 from vocable.lm.packed import enable_packing
 from vocable.lm.rows import Row, scored_from
 from vocable.lm.scoring import Boundary
@@ -104,37 +104,24 @@ class TextLM(LanguageModel):
         bounds = list(itertools.pairwise(borders))
         return scored_from(torch.cat([*before, *parts, *after]), borders[-2] if ending_only else 1, bounds)
 
-    def continue_(
-        self,
-        prompts: Sequence[Sequence[Segment]],
-        config: GenerationConfig,
-        *,
-        to: Target | None = None,
-        task: Task = "continue",
-        max_text_tokens: int = 128,
-        seeds: Sequence[int] | None = None,
-    ) -> list[Reply]:
+    def token_rules(self, to: Target, max_text_tokens: int) -> TokenRules:
         """See `LanguageModel`; of the tokenizer's own symbols, only the end is drawn."""
-        starts = [self.prompt(segments, to=to, task=task) for segments in prompts]
         size = len(self.model.get_input_embeddings().weight)
         symbols = (self.tokenizer.eos_token_id, self.tokenizer.bos_token_id)
         end = next(symbol for symbol in symbols if symbol is not None)
         written = set(self.tokenizer.get_vocab().values()) - set(self.tokenizer.all_special_ids)
-        rules = TokenRules(
+        return TokenRules(
             banned=torch.tensor([token not in written and token != end for token in range(size)]),
             seconds=torch.zeros(size),
             end_id=end,
             pad_id=end,
             max_text_tokens=max_text_tokens,
         )
-        rows = start_rows([start.tolist() for start in starts], config, seeds)
-        continue_rows(self.model, rows, config, rules)
-        replies = []
-        for start, row in zip(starts, rows):
-            text = self.tokenizer.decode(row.tokens, clean_up_tokenization_spaces=False)
-            made = (Segment(text=text, stop=len(row.tokens)),) if row.tokens else ()
-            replies.append(Reply(made, 0.0, row.stopped or "context", start, torch.tensor(row.tokens).long()))
-        return replies
+
+    def segments(self, token_ids: Int[Tensor, " positions"]) -> tuple[Segment, ...]:
+        """See `LanguageModel`."""
+        text = self.tokenizer.decode(token_ids.tolist(), clean_up_tokenization_spaces=False)
+        return (Segment(text=text, stop=len(token_ids)),) if len(token_ids) else ()
 
     def description(self) -> dict[str, Any]:
         """Say what is done with capitals."""

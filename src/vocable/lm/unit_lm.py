@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vocable.errors import ConfigError
 from vocable.lm.checkpoint import LoadedLM
-from vocable.lm.generation import GenerationConfig, generate_units
-from vocable.lm.model import UNITS_ONLY, Reply, SpokenLM, Target, Task
+from vocable.lm.generation import TokenRules, token_seconds
+from vocable.lm.model import UNITS_ONLY, SpokenLM, Target, Task
 from vocable.lm.rows import Row, scored_from
 from vocable.lm.scoring import Boundary
 from vocable.sequences.joint_rows import JointSequence, Segment
@@ -66,42 +66,23 @@ class UnitLM(SpokenLM):
         bounds = list(itertools.pairwise(borders))
         return scored_from(torch.cat([before, units, after]), borders[-2] if ending_only else 1, bounds)
 
-    def continue_(
-        self,
-        prompts: Sequence[Sequence[Segment]],
-        config: GenerationConfig,
-        *,
-        to: Target | None = None,
-        task: Task = "continue",
-        max_text_tokens: int = 128,
-        seeds: Sequence[int] | None = None,
-    ) -> list[Reply]:
+    def token_rules(self, to: Target, max_text_tokens: int) -> TokenRules:
         """See `LanguageModel`."""
-        rows = [self.prompt(segments, to=to, task=task) for segments in prompts]
+        known = self.layout.vocabulary
         if self.card.unit_seconds is None:
             raise ConfigError("The language model's card has no unit durations, so lengths in seconds cannot be kept.")
-        known = self.layout.vocabulary
-        found = generate_units(
-            self.model,
-            [known.units(row[int(self.layout.bos) :]) for row in rows],
-            config,
-            known,
-            torch.tensor(self.card.unit_seconds),
-            silence_units=self.card.silence_units,
-            seeds=seeds,
-            bos=self.layout.bos,
+        return TokenRules(
+            banned=known.bans(),
+            seconds=token_seconds(known.size, known.unit_offset, torch.tensor(self.card.unit_seconds)),
+            end_id=known.end_id,
+            pad_id=known.pad_id,
+            silence=frozenset(unit + known.unit_offset for unit in self.card.silence_units),
         )
-        replies = []
-        for row, (units, seconds, stopped) in zip(rows, found):
-            segment = Segment(tokens=self.speakable(SpeechTokens(codes=units[None])), stop=len(units))
-            made = (segment,) if len(units) else ()
-            replies.append(Reply(made, seconds, stopped, row, known.token_ids(units)))
-        return replies
 
     def revert(self, token_ids: Int[Tensor, " positions"]) -> JointSequence:
         """See `SpokenLM`."""
         segment = Segment(tokens=self.layout.revert(token_ids), stop=len(token_ids))
-        return JointSequence(token_ids=token_ids, segments=(segment,))
+        return JointSequence(token_ids=token_ids, segments=(segment,) if len(token_ids) else ())
 
     def unit_durations(self, tokens: SpeechTokens) -> list[Int[Tensor, " units"]]:
         """See `SpokenLM`."""
