@@ -52,7 +52,7 @@ def text_model(make_model):
 @pytest.fixture
 def grow(text_model):
     def make(name):
-        return append_vocabulary(text_model(name), GROWN, pad_id=TEXT, bos_id=TEXT, eos_id=TEXT)
+        return append_vocabulary(text_model(name), GROWN, pad_id=TEXT, end_id=TEXT)
 
     return make
 
@@ -167,7 +167,7 @@ def test_gradients_are_those_of_the_whole_model(grow):
 
 def test_a_padding_id_of_the_text_model_stops_no_unit(text_model):
     """OPT's table has a padding row without gradient, whose id is that of another token among the units."""
-    opt = replace_vocabulary(text_model("opt"), 34, pad_id=0, bos_id=1, eos_id=1)
+    opt = replace_vocabulary(text_model("opt"), 34, pad_id=0, end_id=1)
     padding = opt.get_input_embeddings().padding_idx
     model: Any = train_new_rows(opt, 0)
     assert padding is not None
@@ -180,7 +180,7 @@ def test_a_padding_id_of_the_text_model_stops_no_unit(text_model):
 def test_a_vocabulary_of_units_alone(text_model, name, tmp_path):
     """All rows are new; the network between them is the text model's."""
     before = text_model(name)
-    model = replace_vocabulary(text_model(name), GROWN, pad_id=0, bos_id=TEXT, eos_id=TEXT)
+    model = replace_vocabulary(text_model(name), GROWN, pad_id=0, end_id=TEXT)
     start = logits_of(model)
     assert torch.equal(logits_of(train_new_rows(model, 0)), start)
     losses = train(model)
@@ -232,7 +232,7 @@ def test_a_head_with_a_bias_gets_one_for_new_rows():
     )
     model = AutoModelForCausalLM.from_config(config).eval()
     text = copy.deepcopy(model)
-    append_vocabulary(model, GROWN, pad_id=TEXT, bos_id=TEXT, eos_id=TEXT)
+    append_vocabulary(model, GROWN, pad_id=TEXT, end_id=TEXT)
     start = logits_of(model)
     train_new_rows(model, TEXT)
     torch.testing.assert_close(logits_of(model), start)
@@ -249,9 +249,7 @@ def test_an_embedding_that_scales_its_rows_keeps_doing_so():
         "gemma3_text", vocab_size=TEXT, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=1, head_dim=8, pad_token_id=0,
     )  # fmt: skip
-    model = append_vocabulary(
-        AutoModelForCausalLM.from_config(config).eval(), GROWN, pad_id=TEXT, bos_id=TEXT, eos_id=TEXT
-    )
+    model = append_vocabulary(AutoModelForCausalLM.from_config(config).eval(), GROWN, pad_id=TEXT, end_id=TEXT)
     ids = torch.arange(1, GROWN)
     table: Any = model.get_input_embeddings()
     start = table(ids).detach()

@@ -27,7 +27,7 @@ def grow(make_model):
             model = make_model("llama_tied", tie_word_embeddings=False)
         else:
             model = make_model(name)
-        return append_vocabulary(model, GROWN, pad_id=TEXT, bos_id=TEXT, eos_id=TEXT)
+        return append_vocabulary(model, GROWN, pad_id=TEXT, end_id=TEXT)
 
     return make
 

@@ -62,7 +62,7 @@ def test_only_the_vocabulary_changes(make_model, architecture, mode, tmp_path):
 
 def test_the_symbol_that_opens_documents_learns(make_model, architecture):
     """In OPT the text model's padding id is 1, which opens a document of units."""
-    model = replace_vocabulary(make_model(architecture), 32, "reinit", pad_id=0, bos_id=1, eos_id=1)
+    model = replace_vocabulary(make_model(architecture), 32, "reinit", pad_id=0, end_id=1)
     embedding = model.get_input_embeddings()
     head = model.get_output_embeddings()
     if head.weight is embedding.weight:  # else the head's gradient would hide the table's
@@ -162,7 +162,7 @@ def test_appended_rows_leave_everything_else_as_it_was(make_model, architecture,
     was_tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     text = torch.randint(2, 90, (2, 9))
     text_logits = model(text).logits
-    append_vocabulary(model, 140, mode, seed=3, pad_id=139, bos_id=139, eos_id=139)
+    append_vocabulary(model, 140, mode, seed=3, pad_id=139, end_id=139)
     after, tables = model.state_dict(), vocabulary_names(model)
     assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == was_tied
     for name, old in before.items():
@@ -179,7 +179,7 @@ def test_appended_rows_leave_everything_else_as_it_was(make_model, architecture,
 
 
 def test_appending_refuses_what_makes_no_sense(make_model):
-    special = {"pad_id": 0, "bos_id": 1, "eos_id": 1}
+    special = {"pad_id": 0, "end_id": 1}
     with pytest.raises(ConfigError, match="has 96 rows and cannot keep them all in 32"):
         append_vocabulary(make_model("llama_tied"), 32, **special)
     with pytest.raises(ConfigError, match="use 'reinit' or 'mean'"):

@@ -54,7 +54,6 @@ from vocable.evaluation.pages import page_template
 from vocable.evaluation.results import EvaluationResult, Score
 from vocable.evaluation.resynthesis import choose_utterances, same_language, vocoder_fingerprint
 from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Items, score_table, systems_of
-from vocable.lm.generation import Continuation as Units
 from vocable.lm.generation import GenerationConfig
 from vocable.lm.spoken import Segment, SpokenLM, load_lm
 from vocable.lm.text_lm import TextLM, load_text_lm
@@ -78,6 +77,14 @@ TITLES = {
     "random": "Anchor: random units",
 }
 """What the page plays."""
+
+
+class Continued(NamedTuple):
+    """Units that the model generated after one prompt, their expected length, and why they end."""
+
+    units: Tensor
+    seconds: float
+    stopped: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,7 +314,7 @@ class ContinuationBenchmark(Benchmark[ContinuationConfig]):
             chosen, self.lm.tokenizer, config.prompt_seconds, longest, self.units, self.run.excluded, advance
         )
 
-    def _continue(self, prompts: Sequence[Prompt]) -> list[Units]:
+    def _continue(self, prompts: Sequence[Prompt]) -> list[Continued]:
         """The model's continuations, from disk where they were made before."""
         settings = dataclasses.asdict(self.config.generation)
         for not_of_the_units in ("batch_size", "cache", "seed"):
@@ -335,9 +342,9 @@ class ContinuationBenchmark(Benchmark[ContinuationConfig]):
                 self.num_made["continuations generated"] += 1
             self.run.advance("Generating", len(batch), len(prompts))
         found = [self.units[key] for key in keys]
-        return [Units(torch.tensor(units, dtype=torch.long), *rest) for units, *rest in found]
+        return [Continued(torch.tensor(units, dtype=torch.long), *rest) for units, *rest in found]
 
-    def _listen(self, prompts: Sequence[Prompt], made: Sequence[Units]) -> list[dict[str, Any]]:
+    def _listen(self, prompts: Sequence[Prompt], made: Sequence[Continued]) -> list[dict[str, Any]]:
         """One row per prompt: what was heard in the prompt and in every continuation."""
         counts = torch.zeros(self.lm.tokenizer.codebook_size, dtype=torch.long)
         for prompt in prompts:
@@ -361,7 +368,7 @@ class ContinuationBenchmark(Benchmark[ContinuationConfig]):
                 item["shuffled_from"] = items[other]["id"]
         return items
 
-    def _sounds(self, prompt: Prompt, made: Units, counts: Tensor) -> dict[str, _Sound]:
+    def _sounds(self, prompt: Prompt, made: Continued, counts: Tensor) -> dict[str, _Sound]:
         """What is listened to for one prompt. The recorded continuation also serves the shuffled anchor."""
         tokenizer, config = self.lm.tokenizer, self.config
         sounds = {
@@ -551,7 +558,7 @@ def derangement(count: int, seed: int) -> list[int]:
     return [following[place] for place in range(count)]
 
 
-def _row(prompt: Prompt, made: Units, heard: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _row(prompt: Prompt, made: Continued, heard: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": prompt.utterance.id,
         "speaker": prompt.utterance.speaker,

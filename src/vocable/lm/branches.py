@@ -190,6 +190,6 @@ def _check(model: nn.Module, trees: Sequence[Tree]) -> None:
             raise ConfigError(f"Tree {index} has an empty prefix: there is nothing to predict its branches from.")
         if longest is not None and tree.longest > longest:
             raise ConfigError(
-                f"Tree {index} has {tree.longest} tokens in a row, the model {longest} positions. Cut them, or "
-                "use a model with a longer context."
+                f"Row {index} has {tree.longest} tokens, the model {longest} positions. Cut it, or use a model with a "
+                "longer context."
             )

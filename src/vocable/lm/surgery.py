@@ -84,7 +84,7 @@ def build_lm(config: UnitLMConfig, vocabulary: UnitVocabulary | JointVocabulary)
         raise ConfigError(f"lm.text_model {config.text_model!r} is a shape without weights. Set lm.warm to false.")
     model = AutoModelForCausalLM.from_pretrained(_locate(config.text_model), dtype=DTYPES[config.dtype])
     _set_dropout(model, config.dropout)
-    special = {"pad_id": vocabulary.pad_id, "bos_id": vocabulary.end_id, "eos_id": vocabulary.end_id}
+    special = {"pad_id": vocabulary.pad_id, "end_id": vocabulary.end_id}
     if isinstance(vocabulary, UnitVocabulary):
         model = replace_vocabulary(model, vocabulary.size, config.vocabulary_init, config.seed, **special)
         return train_new_rows(model, 0) if config.trained == "new_rows" else model
@@ -115,13 +115,12 @@ def cold_start(
     """Draw a model of the shape of `hf_config`, with this vocabulary, by transformers' own initialisation."""
     hf_config = copy.deepcopy(hf_config)
     hf_config.vocab_size = vocabulary.size
-    ids = vocabulary.pad_id, vocabulary.end_id, vocabulary.end_id
-    _set_special_ids(hf_config, *ids)
+    _set_special_ids(hf_config, vocabulary.pad_id, vocabulary.end_id)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(hf_config, dtype=dtype)
     _set_dropout(model, dropout)
-    _set_special_ids(model.generation_config, *ids)
+    _set_special_ids(model.generation_config, vocabulary.pad_id, vocabulary.end_id)
     return model
 
 
@@ -132,8 +131,7 @@ def replace_vocabulary(
     seed: int = 0,
     *,
     pad_id: int = 0,
-    bos_id: int = 1,
-    eos_id: int = 1,
+    end_id: int = 1,
 ) -> PreTrainedModel:
     """Replace the embedding table and the output head, tied or not, in place; all other tensors stay as they are.
 
@@ -144,9 +142,8 @@ def replace_vocabulary(
             `truncate` keeps the first text rows; `mean` is the mean text row plus noise of a tenth of the columns'
             standard deviation, without which all units would stay alike.
         seed: draws the rows.
-        pad_id: Written to the config, as are the next two.
-        bos_id: Opens a document.
-        eos_id: Closes a document.
+        pad_id: written to the config, as is the next.
+        end_id: opens and closes a document.
 
     Raises:
         ConfigError: `truncate` with more units than text rows.
@@ -157,7 +154,7 @@ def replace_vocabulary(
             f"{num_tokens} are needed. Use 'reinit' or 'mean'."
         )
     keep = num_tokens if mode == "truncate" else 0
-    return _resize(model, num_tokens, keep, mode, seed, (pad_id, bos_id, eos_id))
+    return _resize(model, num_tokens, keep, mode, seed, pad_id, end_id)
 
 
 def append_vocabulary(
@@ -167,8 +164,7 @@ def append_vocabulary(
     seed: int = 0,
     *,
     pad_id: int,
-    bos_id: int,
-    eos_id: int,
+    end_id: int,
 ) -> PreTrainedModel:
     """Append rows to the embedding table and the output head, tied or not, in place; the rows that are there stay.
 
@@ -177,9 +173,8 @@ def append_vocabulary(
         num_tokens: rows of the new table, old ones included.
         mode: where the new rows start: `reinit` or `mean`, as in `replace_vocabulary`.
         seed: draws the rows.
-        pad_id: Written to the config, as are the next two.
-        bos_id: Opens a document.
-        eos_id: Closes a document.
+        pad_id: written to the config, as is the next.
+        end_id: opens and closes a document.
 
     Raises:
         ConfigError: fewer rows than there are, or `truncate`, which has no meaning here.
@@ -192,11 +187,11 @@ def append_vocabulary(
             "vocabulary_init 'truncate' keeps text rows in the place of units; with the text vocabulary kept, units "
             "get rows of their own: use 'reinit' or 'mean'."
         )
-    return _resize(model, num_tokens, rows, mode, seed, (pad_id, bos_id, eos_id))
+    return _resize(model, num_tokens, rows, mode, seed, pad_id, end_id)
 
 
 def _resize(
-    model: PreTrainedModel, num_tokens: int, keep: int, mode: VocabularyInit, seed: int, ids: tuple[int, int, int]
+    model: PreTrainedModel, num_tokens: int, keep: int, mode: VocabularyInit, seed: int, pad_id: int, end_id: int
 ) -> PreTrainedModel:
     """Keep the first `keep` rows of each table, and start the others as `mode` says."""
     tables = _vocabulary_tables(model)
@@ -216,9 +211,9 @@ def _resize(
     model.config.vocab_size = num_tokens
     embedding = model.get_input_embeddings()
     if isinstance(embedding, nn.Embedding) and embedding.padding_idx is not None:
-        embedding.padding_idx = ids[0]  # gets no gradient; the text model's own may stand for another token now
+        embedding.padding_idx = pad_id  # gets no gradient; the text model's own may stand for another token now
     for settings in (model.config, model.generation_config):
-        _set_special_ids(settings, *ids)
+        _set_special_ids(settings, pad_id, end_id)
     return model
 
 
@@ -249,9 +244,9 @@ def _initializer_range(hf_config: PretrainedConfig) -> float:
     return 0.02
 
 
-def _set_special_ids(settings: Any, pad_id: int, bos_id: int, eos_id: int) -> None:
+def _set_special_ids(settings: Any, pad_id: int, end_id: int) -> None:
     if settings is not None:  # a model that cannot generate has no generation config
-        settings.pad_token_id, settings.bos_token_id, settings.eos_token_id = pad_id, bos_id, eos_id
+        settings.pad_token_id, settings.bos_token_id, settings.eos_token_id = pad_id, end_id, end_id
 
 
 def _set_dropout(model: PreTrainedModel, dropout: float | None) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from vocable.evaluation.bootstrap import Interval, bootstrap_ratio
 from vocable.lm.ngram import NgramLM
 from vocable.lm.packed import enable_packing
-from vocable.lm.scoring import document_nll
+from vocable.lm.scoring import token_nll
 from vocable.lm.spoken import SpokenLM
 from vocable.systems import twist
 from vocable.tokens.shards import TokenShards
@@ -60,7 +60,7 @@ def held_out_losses(
         for name, lm in lms.items():
             enable_packing(lm.model)
             units = [ids[1:-1] for ids in documents.token_ids]
-            sums[name] = document_nll(lm.model, units, "bos_eos").nll.tolist()
+            sums[name] = [float(losses.double().sum()) for losses in token_nll(lm.model, units, "bos_eos")]
         results += [_loss(name, speech, sums, counts, sum(documents.seconds), seed) for name in (*tables, *lms)]
     return results
 
