@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vocable.assets.weights import weights_record
@@ -21,6 +21,7 @@ from vocable.errors import ConfigError
 from vocable.lm.branches import Tree, TreeNLL, tree_nll
 from vocable.lm.checkpoint import LoadedLM
 from vocable.lm.generation import GenerationConfig, StopReason, TokenRules, continue_rows, start_rows
+from vocable.lm.packed import hidden_states
 from vocable.lm.rows import Progress, Row, RowScore, score_rows
 from vocable.lm.scoring import Boundary
 from vocable.sequences.joint_rows import JointSequence, Segment
@@ -226,6 +227,10 @@ class LanguageModel(ABC):
         """Score several continuations of each prompt, reading the prompt once; see branches.py."""
         classes = self.classes if logits == "masked" else None
         return tree_nll(self.model, trees, max_tokens=max_tokens, classes=classes)
+
+    def states(self, rows: Sequence[Row]) -> list[Float[Tensor, "positions dim"]]:
+        """Return the final hidden states of each row (after the last norm), with gradients where they are wanted."""
+        return hidden_states(self.model, [row.token_ids for row in rows])
 
     def description(self) -> dict[str, Any]:
         """Say how rows are made, for results."""
