@@ -48,7 +48,7 @@ def run(tiny_tokenizer, tiny_vocoder, make_speechlike, tmp_path):
 @pytest.fixture
 def listening(monkeypatch, tiny_transcriber):
     """The tiny recogniser in the place of Whisper, whose weights a test must not need."""
-    monkeypatch.setattr("vocable.recognition.transcribe_ctc.load_transcriber", lambda *_, **__: tiny_transcriber)
+    monkeypatch.setattr("vocable.recognition.transcribe.load_transcriber", lambda *_, **__: tiny_transcriber)
 
 
 def continue_recordings(run, out, *words):

@@ -13,10 +13,11 @@ from vocable.audio.manifest import read_manifest
 from vocable.audio.writing import write_audio
 from vocable.errors import AlignmentError, AssetError, ConfigError, UnknownNameError
 from vocable.quickstart.data import STORIES
-from vocable.recognition.aligner import AlignerConfig, Found, open_aligner
+from vocable.recognition.aligner import Found
 from vocable.recognition.ctc import ctc_viterbi
-from vocable.recognition.guessed_phones import guess_phones
 from vocable.recognition.normalise import spoken_words
+from vocable.recognition.opening import AlignerConfig, open_aligner
+from vocable.recognition.pocketsphinx_aligner import guess_phones
 from vocable.recognition.words import word_labels
 from vocable.types import Utterance
 

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vocable.recognition.normalise import comparable, spoken_words
-from vocable.recognition.numbers import english_cardinal
+from vocable.recognition.normalise import comparable, english_cardinal, spoken_words
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.audio.writing import write_audio
 from vocable.errors import AlignmentError, ManifestError, OutputError
 from vocable.recognition.agreement import agreement, median_deviation, word_deviations
-from vocable.recognition.aligner import Found
+from vocable.recognition.aligner import Found, Timed
 from vocable.recognition.run import AlignConfig, align_manifest, align_utterance
-from vocable.recognition.words import Timed
 from vocable.types import Utterance, Word
 
 

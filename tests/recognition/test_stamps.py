@@ -5,8 +5,8 @@ import json
 import pytest
 
 from vocable.errors import AlignmentError, ConfigError
+from vocable.recognition.aligner import Stamp
 from vocable.recognition.files import files_by_name, find_file
-from vocable.recognition.matching import Stamp
 from vocable.recognition.stamps import read_ctm, read_json_stamps, read_textgrid, stamps_of_transformers, within
 
 LONG = '''File type = "ooTextFile"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vocable.errors import AssetError, ConfigError
-from vocable.recognition.transcribe_ctc import CTCTranscriber, load_ctc_transcriber, load_transcriber
+from vocable.recognition.transcribe import CTCTranscriber, load_ctc_transcriber, load_transcriber
 
 LETTERS = ["<pad>", "|", "a", "b", "c", "d"]
 

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vocable.errors import AlignmentError, ConfigError
+from vocable.recognition.aligner import Stamp, Timed
 from vocable.recognition.ctc import CTCPath, ctc_viterbi
-from vocable.recognition.matching import Stamp, match_stamps
+from vocable.recognition.matching import match_stamps
 from vocable.recognition.normalise import SpokenWord, spoken_words
-from vocable.recognition.words import CTCVocabulary, Timed, complete_times, times_from_path, word_labels
+from vocable.recognition.words import CTCVocabulary, complete_times, times_from_path, word_labels
 
 LETTERS = CTCVocabulary(symbols={chr(65 + index): index + 2 for index in range(26)}, blank=0, delimiter=1)
 

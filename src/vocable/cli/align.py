@@ -11,7 +11,7 @@ from vocable.cli.options import OverwriteOption
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vocable.recognition.aligner import AlignerConfig
+    from vocable.recognition.opening import AlignerConfig
     from vocable.recognition.run import AlignConfig
     from vocable.types import Utterance
 
@@ -39,9 +39,9 @@ def align(config: AlignCommandConfig, rules: AlignConfig, aligner: AlignerConfig
     """
     from vocable.audio.manifest import read_manifest
     from vocable.progress import progress
-    from vocable.recognition.aligner import open_aligner
+    from vocable.recognition.opening import open_aligner
     from vocable.recognition.run import align_manifest
-    from vocable.recognition.stamp_aligner import StampAligner
+    from vocable.recognition.stamps import StampAligner
 
     out = config.out
     utterances = read_manifest(config.manifest, strict=rules.strict)

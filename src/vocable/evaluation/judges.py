@@ -51,7 +51,7 @@ def load_judges(
     """
     from vocable.evaluation.metrics.mos import load_mos
     from vocable.features.speaker import load_speaker_encoder
-    from vocable.recognition.transcribe_ctc import load_transcriber
+    from vocable.recognition.transcribe import load_transcriber
 
     return Judges(
         transcriber=load_transcriber(transcriber, language=language, device=device),

@@ -50,7 +50,7 @@ from vocable.evaluation.units_to_text import SpokenUnitsToText, UnitsToText, loa
 from vocable.lm.generation import GenerationConfig
 from vocable.lm.spoken import SpokenLM
 from vocable.lm.text_lm import TextLM, load_text_lm, plain_case
-from vocable.recognition.transcribe_ctc import load_transcriber
+from vocable.recognition.transcribe import load_transcriber
 from vocable.registry import look_up
 from vocable.synthesis.opening import load_synthesizer
 from vocable.tokens.fingerprint import tensor_sha256

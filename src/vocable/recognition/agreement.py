@@ -9,13 +9,14 @@ that one list is late; and the share of A's words that were compared. The limits
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vocable.errors import AlignmentError
-from vocable.recognition.matching import Stamp, match_stamps
+from vocable.recognition.aligner import Stamp
+from vocable.recognition.matching import match_stamps
 from vocable.recognition.normalise import SpokenWord, comparable
 from vocable.recognition.run import has_own_time
 from vocable.types import Utterance
@@ -88,27 +89,22 @@ class Measure:
 def agreement(deviations: Sequence[Deviations]) -> list[Measure]:
     """Measure the agreement; all measures are ratios, so that intervals can be drawn over utterances."""
     boundaries = [np.asarray(d.boundaries) for d in deviations]
-    counts = tuple(float(len(values)) for values in boundaries)
-    measures = [
-        Measure(
-            name=f"boundaries within {1000 * limit:.0f} ms",
-            unit="share",
-            numerators=tuple(float((np.abs(v) <= limit + ROUNDING_SECONDS).sum()) for v in boundaries),
-            denominators=counts,
-        )
-        for limit in WITHIN_SECONDS
-    ]
-    sums = tuple(float(np.abs(values).sum()) for values in boundaries)
-    measures.append(Measure(name="mean absolute deviation", unit="seconds", numerators=sums, denominators=counts))
+    counts = [len(values) for values in boundaries]
+    measures = []
+    for limit in WITHIN_SECONDS:
+        close = [(np.abs(values) <= limit + ROUNDING_SECONDS).sum() for values in boundaries]
+        measures.append(_measure(f"boundaries within {1000 * limit:.0f} ms", "share", close, counts))
+    sums = [np.abs(values).sum() for values in boundaries]
+    measures.append(_measure("mean absolute deviation", "seconds", sums, counts))
     for name, sides in (("starts", [d.starts for d in deviations]), ("ends", [d.ends for d in deviations])):
-        numerators, denominators = tuple(float(sum(side)) for side in sides), tuple(float(len(side)) for side in sides)
-        measures.append(
-            Measure(name=f"mean deviation of {name}", unit="seconds", numerators=numerators, denominators=denominators)
-        )
-    matched = tuple(float(len(d.starts)) for d in deviations)
-    words = tuple(float(d.num_words) for d in deviations)
-    measures.append(Measure(name="words matched", unit="share", numerators=matched, denominators=words))
-    return measures
+        measures.append(_measure(f"mean deviation of {name}", "seconds", map(sum, sides), map(len, sides)))
+    matched, words = [len(d.starts) for d in deviations], [d.num_words for d in deviations]
+    return [*measures, _measure("words matched", "share", matched, words)]
+
+
+def _measure(name: str, unit: str, numerators: Iterable[float], denominators: Iterable[float]) -> Measure:
+    above, below = tuple(map(float, numerators)), tuple(map(float, denominators))
+    return Measure(name=name, unit=unit, numerators=above, denominators=below)
 
 
 def median_deviation(deviations: Sequence[Deviations]) -> float | None:

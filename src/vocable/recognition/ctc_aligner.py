@@ -1,4 +1,4 @@
-"""Align with a CTC recogniser of transformers: wav2vec 2.0, HuBERT, WavLM and others that write single letters.
+"""Align with a CTC recogniser of transformers (wav2vec 2.0, HuBERT, WavLM), or with log posteriors in files.
 
     waveform 16 kHz -> model -> log posteriors (frames, vocabulary) -> best path of the letters -> word times
 
@@ -6,20 +6,28 @@ Recordings go through the model one by one, so that padding cannot reach the nor
 write pieces of several letters (BPE) are refused word by word: their letters are not in the vocabulary.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vocable.audio.io import read_utterance
-from vocable.errors import AlignmentError, AssetError
+from vocable.errors import AlignmentError, ConfigError
 from vocable.recognition.aligner import Found
+from vocable.recognition.checkpoints import load_recogniser
 from vocable.recognition.ctc import ctc_viterbi
+from vocable.recognition.files import files_by_name, find_file
 from vocable.recognition.normalise import SpokenWord
 from vocable.recognition.words import CTCVocabulary, times_from_path, word_labels
 from vocable.types import Utterance
+
+DESCRIPTION = "posteriors.json"
+ARRAY = "log_probs"
 
 
 def align_posteriors(
@@ -113,19 +121,7 @@ def load_ctc(name: str, device: str = "cpu", max_seconds: float = 120.0, strict:
     Raises:
         AssetError: it is not at hand, or no CTC checkpoint with a vocabulary.
     """
-    from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
-
-    from vocable.assets import resolve
-    from vocable.assets.quiet import silenced_transformers
-
-    folder = resolve(name)
-    try:
-        with silenced_transformers():
-            model: Any = AutoModelForCTC.from_pretrained(folder, dtype=torch.float32)
-            feature_extractor = AutoFeatureExtractor.from_pretrained(folder)
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise AssetError(f"{folder}: not a complete CTC checkpoint (model, vocabulary, settings): {error}") from error
+    _, model, feature_extractor, tokenizer = load_recogniser(name, "CTC", "float32")
     special = set(tokenizer.all_special_tokens)
     symbols = tokenizer.get_vocab()
     delimiter = symbols.get(getattr(tokenizer, "word_delimiter_token", None))
@@ -135,3 +131,63 @@ def load_ctc(name: str, device: str = "cpu", max_seconds: float = 120.0, strict:
         delimiter=delimiter,
     )
     return CTCAligner(model.to(device), feature_extractor, vocabulary, f"ctc:{name}", max_seconds, strict)
+
+
+class PosteriorFolder:
+    """Log posteriors that another program wrote: one file per utterance, and one that describes them.
+
+    FOLDER/posteriors.json   {"vocabulary": ["<blank>", "|", "a", ...], "blank": "<blank>", "delimiter": "|",
+                              "frame_rate": 50.0, "offset": 0.0}
+    FOLDER/<id>.npz or <id>.safetensors   an array `log_probs` (frames, vocabulary)
+    """
+
+    def __init__(self, folder: Path, strict: bool = False) -> None:
+        """Read the description and list the files.
+
+        Raises:
+            ConfigError: there is no such folder or description, or it is not as described above.
+        """
+        self.name = f"posteriors:{folder}"
+        self.strict = strict
+        self.files = files_by_name(folder, (".npz", ".safetensors"))
+        path = Path(folder) / DESCRIPTION
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+            symbols = {str(symbol): index for index, symbol in enumerate(row["vocabulary"])}
+            special = {row["blank"], row.get("delimiter")}
+            self.vocabulary = CTCVocabulary(
+                symbols={symbol: index for symbol, index in symbols.items() if symbol not in special},
+                blank=symbols[row["blank"]],
+                delimiter=None if row.get("delimiter") is None else symbols[row["delimiter"]],
+            )
+            self.frame_rate, self.offset = float(row["frame_rate"]), float(row.get("offset", 0.0))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: cannot be read ({type(error).__name__}: {error}). It holds vocabulary (a list), blank, "
+                "frame_rate (Hz), and if need be delimiter and offset (seconds)."
+            ) from error
+        if not self.frame_rate > 0:
+            raise ConfigError(f"{path}: frame_rate is {self.frame_rate}; it must be more than 0 Hz.")
+        self.num_symbols = len(row["vocabulary"])
+
+    def find(self, utterance: Utterance, words: Sequence[SpokenWord], language: str) -> Found:
+        """Time the words; confidence as in `times_from_path`."""
+        path = find_file(self.files, utterance.id)
+        log_probs = _read(path)
+        if log_probs.ndim != 2 or log_probs.shape[1] != self.num_symbols:
+            raise AlignmentError(
+                f"{path}: {ARRAY} has shape {tuple(log_probs.shape)}; expected (frames, {self.num_symbols})."
+            )
+        return align_posteriors(log_probs, words, self.vocabulary, self.frame_rate, self.offset, self.strict)
+
+
+def _read(path: Path) -> Float[Tensor, "..."]:
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return torch.from_numpy(arrays[ARRAY])
+        from safetensors.torch import load_file
+
+        return load_file(path)[ARRAY]
+    except Exception as error:  # numpy, zipfile and safetensors have many
+        raise AlignmentError(f"{path}: no readable array {ARRAY!r}: {type(error).__name__}: {error}") from error

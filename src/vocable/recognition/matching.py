@@ -13,17 +13,8 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
+from vocable.recognition.aligner import Stamp, Timed
 from vocable.recognition.normalise import SpokenWord, comparable
-from vocable.recognition.words import Timed
-
-
-class Stamp(NamedTuple):
-    """A word with its time, as another program wrote it; seconds from the start of the utterance."""
-
-    word: str
-    start: float
-    end: float
-    confidence: float | None = None
 
 
 class Matched(NamedTuple):

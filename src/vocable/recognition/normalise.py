@@ -3,15 +3,15 @@
     "In 1984, O'Brien paid $5."  ->  in | nineteen eighty four | o'brien | paid | five dollars
 
 A word of the text is what stands between spaces. Everything that is read otherwise than it is written leaves a note;
-only punctuation that has no sound is passed over without one.
+only punctuation that has no sound is passed over without one. English numbers are spelled here; those of other
+languages by the library num2words, which is optional (LGPL).
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass
-
-from vocable.recognition.numbers import NUMBER, spell_number
 
 ENGLISH_SYMBOLS = {"&": "and", "%": "percent", "@": "at", "+": "plus", "=": "equals", "#": "number", "°": "degrees"}
 ENGLISH_CURRENCIES = {"$": "dollars", "£": "pounds", "€": "euros"}
@@ -22,6 +22,29 @@ READ_AS_NOTHING = "/\\"
 MINUS = "-\u2212"
 """Read as "minus" at the start of a word, before a digit."""
 APOSTROPHES = "'’ʼ"
+
+NUMBER = re.compile(
+    r"(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.(?P<decimals>\d+))?(?P<ordinal>(?:st|nd|rd|th)(?!\w))?", re.I
+)
+"""A number as English writes it: commas between thousands, a point before decimals, st, nd, rd or th after ordinals."""
+
+ONES = [
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+]
+TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+SCALES = ("", "thousand", "million", "billion", "trillion")
+IRREGULAR_ORDINALS = {
+    "one": "first",
+    "two": "second",
+    "three": "third",
+    "five": "fifth",
+    "eight": "eighth",
+    "nine": "ninth",
+    "twelve": "twelfth",
+}
+YEARS = (range(1100, 2000), range(2010, 2100))
+"""Bare numbers that are read as years: in pairs of digits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +92,7 @@ def _spoken_word(word: str, language: str) -> SpokenWord:
             if english and position == 1 and word[0] in MINUS and words:
                 part, words = word[0] + part, f"minus {words}"
             notes.append(_note_on_number(part, words, language))
-            spoken += [*_bare_words(words or "", language), *currencies]
+            spoken += [*comparable(words or "", language), *currencies]  # in our form: no hyphens or commas
             currencies = []
         elif _is_letter(part[0]):
             plain = "".join("'" if char in APOSTROPHES else char for char in part.lower())
@@ -98,11 +121,6 @@ def _note_on_number(part: str, words: str | None, language: str) -> str:
     return f"the number {part} is read as {words!r}"
 
 
-def _bare_words(text: str, language: str) -> list[str]:
-    """What a speller returned, in our form: no hyphens or commas."""
-    return [word for spoken in spoken_words(text, language) for word in spoken.spoken] if text else []
-
-
 def _letters(text: str) -> int:
     """How long the run of letters at the start is; an apostrophe belongs to it between two letters."""
     length = 0
@@ -129,3 +147,69 @@ def _without_edges(word: str) -> str:
     kept = [index for index, char in enumerate(word) if not _is_silent(char) and char not in READ_AS_NOTHING]
     kept += [index for index, char in enumerate(word) if char in ENGLISH_SYMBOLS]
     return word[min(kept) : max(kept) + 1] if kept else word
+
+
+def spell_number(match: re.Match[str], language: str = "en") -> str | None:
+    """Return the words of a number that `NUMBER` matched; None where no speller for `language` is at hand.
+
+    English: no "and" after hundreds; four bare digits from 1100 to 1999 and from 2010 to 2099 are a year; digits that
+    begin with a zero, or have more than 15 places, are read one by one. Other readings are as good: what was chosen is
+    in the report of the alignment.
+    """
+    digits, decimals, ordinal = match["digits"], match["decimals"], match["ordinal"]
+    if not language.lower().startswith("en"):
+        return _by_library(digits, decimals, bool(ordinal), language)
+    bare = digits.replace(",", "")
+    if (len(bare) > 1 and int(bare[0]) == 0) or len(bare) > 15:
+        words = _one_by_one(bare)
+    elif len(digits) == 4 and not (decimals or ordinal) and any(int(bare) in years for years in YEARS):
+        words = _year(int(bare))
+    else:
+        words = english_cardinal(int(bare))
+    if decimals:
+        return " ".join([*words, "point", *_one_by_one(decimals)])
+    return " ".join(_ordinal(words) if ordinal else words)
+
+
+def english_cardinal(value: int) -> list[str]:
+    """Spell 0 to 10**15 - 1: 1105 -> one thousand one hundred five."""
+    if value < 20:
+        return [ONES[value]]
+    if value < 100:
+        return [TENS[value // 10], *(english_cardinal(value % 10) if value % 10 else [])]
+    if value < 1000:
+        return [ONES[value // 100], "hundred", *(english_cardinal(value % 100) if value % 100 else [])]
+    power = (len(str(value)) - 1) // 3
+    above, below = divmod(value, 1000**power)
+    return [*english_cardinal(above), SCALES[power], *(english_cardinal(below) if below else [])]
+
+
+def _year(value: int) -> list[str]:
+    century, rest = divmod(value, 100)
+    if rest == 0:
+        return [*english_cardinal(century), "hundred"]
+    return [*english_cardinal(century), *(["oh"] if rest < 10 else []), *english_cardinal(rest)]
+
+
+def _ordinal(words: list[str]) -> list[str]:
+    last = words[-1]
+    regular = f"{last[:-1]}ieth" if last.endswith("y") else f"{last}th"
+    return [*words[:-1], IRREGULAR_ORDINALS.get(last, regular)]
+
+
+def _one_by_one(digits: str) -> list[str]:
+    return [ONES[int(digit)] for digit in digits]
+
+
+def _by_library(digits: str, decimals: str | None, ordinal: bool, language: str) -> str | None:
+    try:
+        from num2words import num2words
+    except ImportError:
+        return None
+    bare = digits.replace(",", "")
+    try:
+        value = float(f"{bare}.{decimals}") if decimals else int(bare)
+        words = num2words(value, to="ordinal" if ordinal else "cardinal", lang=language)
+    except (NotImplementedError, OverflowError):  # a language it does not know; a number too large for it
+        return None
+    return None if any(char.isdigit() for char in words) else words

@@ -10,6 +10,7 @@ extra `align`.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +18,8 @@ import numpy as np
 
 from vocable.audio.io import read_utterance
 from vocable.errors import AlignmentError, missing_extra
-from vocable.recognition.aligner import Found
-from vocable.recognition.guessed_phones import guess_phones
+from vocable.recognition.aligner import Found, Timed, WordNote
 from vocable.recognition.normalise import SpokenWord
-from vocable.recognition.words import Timed, WordNote
 from vocable.types import Utterance
 
 SAMPLE_RATE = 16_000
@@ -29,6 +28,16 @@ BEAMS = ({}, {"beam": 1e-120, "pbeam": 1e-120, "wbeam": 1e-100})
 """The published beams, and wide ones for what they lose."""
 ALTERNATIVE = re.compile(r"\(\d+\)$")
 """The dictionary calls the second pronunciation of `the` `the(2)`."""
+GROUPS = {
+    "tch": "CH", "igh": "AY", "sch": "S K", "tio": "SH AH", "sio": "SH AH", "ch": "CH", "sh": "SH", "th": "TH",
+    "ph": "F", "wh": "W", "ck": "K", "ng": "NG", "qu": "K W", "gh": "", "kn": "N", "wr": "R", "ee": "IY", "ea": "IY",
+    "oo": "UW", "ou": "AW", "ow": "OW", "oa": "OW", "oy": "OY", "oi": "OY", "ai": "EY", "ay": "EY", "au": "AO",
+    "aw": "AO", "ew": "UW", "er": "ER", "ir": "ER", "ur": "ER", "ar": "AA R", "or": "AO R", "ce": "S", "ci": "S IH",
+    "cy": "S IY", "ge": "JH", "a": "AE", "b": "B", "c": "K", "d": "D", "e": "EH", "f": "F", "g": "G", "h": "HH",
+    "i": "IH", "j": "JH", "k": "K", "l": "L", "m": "M", "n": "N", "o": "AA", "p": "P", "q": "K", "r": "R", "s": "S",
+    "t": "T", "u": "AH", "v": "V", "w": "W", "x": "K S", "y": "IY", "z": "Z",
+}  # fmt: skip
+"""Letters to ARPAbet phones without stress. Our own table."""
 
 
 class PocketsphinxAligner:
@@ -120,3 +129,29 @@ def _ending(last_phone: str) -> str:
     if last_phone in {"S", "Z", "SH", "ZH", "CH", "JH"}:
         return "IH Z"
     return "S" if last_phone in {"P", "T", "K", "F", "TH"} else "Z"
+
+
+def guess_phones(word: str) -> str | None:
+    """Return ARPAbet phones, separated by spaces, for an English word; None without a Latin letter.
+
+        quenelles -> K W EH N EH L EH S
+
+    One phone per letter or group of letters, longest group first; no claim to be right. In forced alignment a rough
+    guess does far less harm than leaving the word out, which spoils the times of its neighbours (docs/experiments.md).
+    """
+    letters = "".join(
+        char for char in unicodedata.normalize("NFD", word.lower()) if unicodedata.category(char)[0] == "L"
+    )
+    if not all(char in GROUPS for char in letters):
+        return None  # another script
+    undoubled = "".join(
+        char for index, char in enumerate(letters) if char in "eo" or char != letters[index - 1 : index]
+    )
+    if len(undoubled) > 3 and word.lower()[-1] == "e" == undoubled[-1] and undoubled[-2] not in "aeiou":
+        undoubled = undoubled[:-1]  # silent
+    phones, position = [], 0
+    while position < len(undoubled):
+        length = next(n for n in (3, 2, 1) if undoubled[position : position + n] in GROUPS)
+        phones.append(GROUPS[undoubled[position : position + length]])
+        position += length
+    return " ".join(phone for phone in phones if phone) or None

@@ -129,11 +129,6 @@ def has_own_time(utterance: Utterance) -> list[bool]:
     return [index not in interpolated for index in range(len(utterance.words or ()))]
 
 
-def report_path(out: Path) -> Path:
-    """Where the report of an aligned manifest is."""
-    return out.with_name(f"{out.stem}.report.jsonl")
-
-
 def _earlier(
     utterances: Sequence[Utterance], aligner: Aligner, out: Path, unfinished: Path, config: AlignConfig
 ) -> dict[str, Utterance]:
@@ -173,21 +168,16 @@ def _append(utterance: Utterance, path: Path) -> None:
     part.unlink()
     try:
         with path.open("a+b") as file:
-            if file.tell() and not _ends_a_line(path):
-                file.write(b"\n")
+            if file.tell():
+                file.seek(-1, 2)
+                file.write(b"" if file.read(1) == b"\n" else b"\n")
             file.write(line)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}. Free some space and run again.") from error
 
 
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) == b"\n"
-
-
 def _write_report(aligned: Sequence[Utterance], out: Path, num_kept: int, num_rejected: int) -> AlignReport:
-    path = report_path(out)
+    path = out.with_name(f"{out.stem}.report.jsonl")
     noted = {(u.id, note["index"]) for u in aligned for note in u.extra[KEY]["notes"]}
     with replace_file(path) as file:
         file.writelines(

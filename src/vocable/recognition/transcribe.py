@@ -1,6 +1,7 @@
 """Speech to text, for error rates: a recogniser that judges what speech a system made.
 
     waveforms 16 kHz -> log-mel, padded to 30 s -> Whisper encoder -> greedy decoding -> text
+    waveforms 16 kHz -> CTC model: letter probabilities -> best letter per frame -> repeats and blanks dropped -> text
 
 The judge must not be the model that the tokenizer encodes with: it would hear in its own features what nobody else
 does. `judges.py` compares the two.
@@ -13,8 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vocable.assets import resolve
 from vocable.assets.quiet import silenced_transformers
+from vocable.assets.weights import weights_record
 from vocable.errors import AssetError, ConfigError
+from vocable.recognition.checkpoints import load_recogniser
 
 WINDOW_SECONDS = 30.0
 SEARCH_SECONDS = 5.0
@@ -153,24 +157,11 @@ def load_whisper(
         AssetError: the weights are not at hand, or are not a Whisper model.
         ConfigError: the checkpoint cannot transcribe `language`; `dtype` is unknown.
     """
-    from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
-
-    from vocable.assets import resolve
-    from vocable.assets.weights import weights_record
-
     if dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"dtype is {dtype!r}; it must be 'float32' or 'bfloat16'.")
-    folder = resolve(name)
-    try:
-        with silenced_transformers():
-            model: Any = WhisperForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
-        feature_extractor = WhisperFeatureExtractor.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise AssetError(f"{folder}: not a complete Whisper checkpoint: {error}") from error
-    return WhisperTranscriber(
-        model.to(device), feature_extractor, tokenizer, name, language, batch_size, weights_record(name, folder)
-    )
+    folder, model, feature_extractor, tokenizer = load_recogniser(name, "Whisper", dtype)
+    weights = weights_record(name, folder)
+    return WhisperTranscriber(model.to(device), feature_extractor, tokenizer, name, language, batch_size, weights)
 
 
 def cut_at_quiet(waveform: Float[Tensor, " samples"], sample_rate: int) -> list[Float[Tensor, " samples"]]:
@@ -184,3 +175,83 @@ def cut_at_quiet(waveform: Float[Tensor, " samples"], sample_rate: int) -> list[
         pieces.append(waveform[:cut])
         waveform = waveform[cut:]
     return [*pieces, waveform]
+
+
+class CTCTranscriber:
+    """A recogniser with a CTC head, read greedily; recordings over 30 s are cut at quiet places and the texts joined.
+
+    No language model helps, so the text shows what was heard, misspellings included. Each recording is read by itself:
+    padding would change it where the encoder normalises over time.
+
+    Source of the decoding rule: Connectionist Temporal Classification (Graves et al., 2006), section 3.2, best path.
+    """
+
+    def __init__(
+        self, model: Any, feature_extractor: Any, tokenizer: Any, name: str, weights: Mapping[str, str] | None = None
+    ) -> None:
+        """Wrap loaded parts; `load_ctc_transcriber` does it by name."""
+        self.model = model.eval()
+        self.feature_extractor, self.tokenizer, self.name = feature_extractor, tokenizer, name
+        self.sample_rate: int = feature_extractor.sampling_rate
+        self.weights: Mapping[str, str] = dict(weights or {"name": name})
+        self.conventions: Mapping[str, Any] = {
+            "transcriber": name,
+            "decoding": "CTC, best path, no language model",
+            "padding": "none",
+            "over_30s": "cut at the quietest 20 ms of each window's last 5 s",
+            "dtype": str(model.dtype).removeprefix("torch."),
+        }
+
+    @torch.inference_mode()
+    def transcribe(self, waveforms: Sequence[Float[Tensor, " samples"]]) -> list[str]:
+        """Transcribe waveforms at `sample_rate`, one by one; "" where nothing was heard, or nothing could be."""
+        texts = []
+        for waveform in waveforms:
+            parts = [self._decode(piece) for piece in cut_at_quiet(waveform, self.sample_rate)]
+            texts.append(" ".join(part for part in parts if part))
+        return texts
+
+    def _decode(self, waveform: Float[Tensor, " samples"]) -> str:
+        inputs = self.feature_extractor(waveform.cpu().numpy(), sampling_rate=self.sample_rate, return_tensors="pt")
+        values = next(iter(inputs.values())).to(self.model.device, self.model.dtype)
+        if int(self.model._get_feat_extract_output_lengths(values.shape[1])) < 1:
+            return ""  # shorter than one frame
+        return self.tokenizer.decode(self.model(values).logits[0].argmax(-1)).strip()
+
+
+def load_ctc_transcriber(name: str, device: str = "cpu") -> CTCTranscriber:
+    """Load a CTC checkpoint as judge.
+
+    Args:
+        name: hub name, asset name or folder; resolved by `vocable.assets`.
+        device: where it runs.
+
+    Raises:
+        AssetError: the weights, the tokenizer or the feature extractor are not at hand.
+    """
+    folder, model, feature_extractor, tokenizer = load_recogniser(name, "CTC")
+    return CTCTranscriber(model.to(device), feature_extractor, tokenizer, name, weights_record(name, folder))
+
+
+def load_transcriber(name: str, language: str = "en", device: str = "cpu") -> Transcriber:
+    """Load a recogniser of any known kind: Whisper, or a CTC model.
+
+    Raises:
+        AssetError: see `load_whisper` and `load_ctc_transcriber`.
+        ConfigError: it is neither, or does not know the language.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(resolve(name))
+    except (OSError, ValueError) as error:
+        raise AssetError(f"{name}: not a transformers checkpoint: {error}") from error
+    architectures = config.architectures or []
+    if config.model_type == "whisper":
+        return load_whisper(name, language=language, device=device)
+    if any(architecture.endswith("ForCTC") for architecture in architectures):
+        return load_ctc_transcriber(name, device)
+    raise ConfigError(
+        f"{name}: a {config.model_type!r} model ({', '.join(architectures) or 'no architecture named'}); recognisers "
+        "that can be read are Whisper and models with a CTC head (Wav2Vec2ForCTC, HubertForCTC, ...)."
+    )

@@ -14,6 +14,7 @@ from typing import Any
 from vocable.audio.io import read_utterance
 from vocable.errors import AssetError
 from vocable.recognition.aligner import Found
+from vocable.recognition.checkpoints import load_recogniser
 from vocable.recognition.matching import match_stamps
 from vocable.recognition.normalise import SpokenWord
 from vocable.recognition.stamps import stamps_of_transformers
@@ -58,20 +59,7 @@ def load_whisper_stamps(name: str, device: str = "cpu") -> WhisperStamps:
     Raises:
         AssetError: it is not at hand, is no Whisper model, or does not say which heads align.
     """
-    import torch
-    from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
-
-    from vocable.assets import resolve
-    from vocable.assets.quiet import silenced_transformers
-
-    folder = resolve(name)
-    try:
-        with silenced_transformers():
-            model: Any = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        feature_extractor = WhisperFeatureExtractor.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise AssetError(f"{folder}: not a complete Whisper checkpoint: {error}") from error
+    folder, model, feature_extractor, tokenizer = load_recogniser(name, "Whisper", "float32")
     if not getattr(model.generation_config, "alignment_heads", None):
         raise AssetError(f"{folder}: generation_config.json names no alignment_heads, which word times come from.")
     return WhisperStamps(model.to(device), feature_extractor, tokenizer, f"whisper:{name}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vocable.errors import AlignmentError, ConfigError
+from vocable.recognition.aligner import Timed, WordNote
 from vocable.recognition.ctc import CTCPath
 from vocable.recognition.normalise import SpokenWord
 from vocable.types import Word
@@ -20,24 +21,6 @@ MAX_MISSING = 0.5
 """Share of the spoken words that may go without a time of their own before an utterance is given up."""
 MOVED_SECONDS = 0.1
 """Times that are moved by more than this, to lie in order and inside the utterance, leave a note."""
-
-
-class Timed(NamedTuple):
-    """When a word was found, in seconds from the start of the utterance."""
-
-    start: float
-    end: float
-    confidence: float | None = None
-    """Between 0 and 1; what it means depends on the aligner. None where the aligner gives none."""
-    note: str | None = None
-
-
-class WordNote(NamedTuple):
-    """Something to know about one word of an utterance."""
-
-    index: int
-    word: str
-    note: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from vocable.lm.scoring import Boundary
 from vocable.lm.spoken import LanguageModel, Segment, load_lm
 from vocable.lm.text_lm import load_text_lm
 from vocable.lm.unit_lm import UnitLM
-from vocable.recognition.transcribe_ctc import load_transcriber
+from vocable.recognition.transcribe import load_transcriber
 from vocable.registry import look_up
 from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.vocabulary import UnitVocabulary

@@ -41,7 +41,7 @@ from vocable.evaluation.slue.metrics import resampled_score, run_counts
 from vocable.evaluation.slue.rows import Modality, RowMaker, Speech, TaskRow, TextCase, make_examples
 from vocable.evaluation.unusable import UnusableError
 from vocable.lm.spoken import SpokenLM, load_lm
-from vocable.recognition.transcribe_ctc import load_transcriber
+from vocable.recognition.transcribe import load_transcriber
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shards import TokenShards
 from vocable.types import Utterance
