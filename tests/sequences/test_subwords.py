@@ -157,7 +157,7 @@ def test_private_characters_round_trip_at_the_borders_of_all_areas():
     text = units_to_text(torch.tensor(borders))
     assert [ord(char) for char in text] == [0xE000, 0xF8FF, 0xF0000, 0xFFFFD, 0x100000, 0x10FFFD]
     assert text_to_units(text).tolist() == borders
-    with pytest.raises(ConfigError, match="Unit 137468 has no private character"):
+    with pytest.raises(ConfigError, match="Unit 137468 is outside Unicode's 137,468 private characters"):
         units_to_text(torch.tensor([3, MAX_UNITS]))
     with pytest.raises(ConfigError, match="'a' is not the character of a unit"):
         text_to_units("a")
@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_refused(card, config, message):
 
 def test_ids_and_units_out_of_range_are_refused():
     subwords = UnitSubwords.fit(corpus(), CARD, SubwordConfig(vocabulary_size=40))
-    with pytest.raises(ConfigError, match=r"40 is no subword; there are 40"):
+    with pytest.raises(ConfigError, match=r"Id 40 is outside the 40 subwords"):
         subwords.decode(torch.tensor([3, 40]))
     with pytest.raises(ConfigError, match="Unit 12 is outside the codebook of 12"):
         subwords.encode(SpeechTokens(codes=torch.tensor([[12]])))

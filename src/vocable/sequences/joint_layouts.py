@@ -24,7 +24,8 @@ from vocable.registry import look_up
 from vocable.sequences.joint_rows import JointExample, JointSequence, Part, Segment
 from vocable.sequences.joint_vocabulary import JointVocabulary, text_tokenizer_fingerprint
 from vocable.sequences.spans import Modality, PoissonSpans, RangeSpans, SpanPolicy, plan_spans, random_numbers
-from vocable.sequences.subwords import UnitSubwords, check_units, units_over
+from vocable.sequences.subwords import UnitSubwords, units_over
+from vocable.sequences.vocabulary import check_ids
 from vocable.sequences.word_slices import Pause, slice_frames, word_borders, word_texts
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.types import SpeechTokens
@@ -152,7 +153,8 @@ class JointLayout:
         if self.vocabulary.num_subwords is not None:
             return self.vocabulary.speech_ids(self._bound_subwords().encode(part.tokens).ids)
         units = units_over(part.tokens, "runs" if self.collapsed else "frames").units
-        check_units(units, self.vocabulary.codebook_size)
+        size = self.vocabulary.codebook_size
+        check_ids(units, size, "Unit", f"the codebook of {size} units")
         return self.vocabulary.speech_ids(units)
 
     def _text_ids(self, text: str) -> Int[Tensor, " positions"]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from vocable.errors import ConfigError
 from vocable.sequences.spans import Modality
 from vocable.sequences.subwords import UnitSubwords
-from vocable.sequences.vocabulary import SPECIAL, SPEECH, TEXT, Vocabulary
+from vocable.sequences.vocabulary import SPECIAL, SPEECH, TEXT, Vocabulary, check_ids
 from vocable.tokens.fingerprint import fingerprint
 
 
@@ -152,13 +152,8 @@ class JointVocabulary(Vocabulary):
         Raises:
             ConfigError: one is outside the block.
         """
-        if len(speech) and (int(speech.min()) < 0 or int(speech.max()) >= self.num_speech):
-            wrong = int(speech.min()) if int(speech.min()) < 0 else int(speech.max())
-            kind = "Unit" if self.num_subwords is None else "Subword"
-            raise ConfigError(
-                f"{kind} {wrong} is outside the vocabulary's {self.num_speech} (0 to {self.num_speech - 1}). Were "
-                "these tokens made by the tokenizer that the vocabulary was made for?"
-            )
+        kind = "Unit" if self.num_subwords is None else "Subword"
+        check_ids(speech, self.num_speech, kind, f"the vocabulary's {self.num_speech}")
         return speech.long() + self.speech_offset
 
     def speech(self, token_ids: Int[Tensor, " positions"]) -> Int[Tensor, " speech"]:

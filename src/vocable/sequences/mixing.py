@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, overload, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -24,6 +24,7 @@ from torch import Tensor
 from vocable.errors import ConfigError
 from vocable.sequences.joint_layouts import JointLayout
 from vocable.sequences.joint_rows import JointExample
+from vocable.sequences.lazy import Lazy
 from vocable.sequences.spans import random_numbers
 from vocable.splits import hash_place
 
@@ -91,20 +92,6 @@ class Draw(NamedTuple):
     """How often it has been used before."""
 
 
-class SourceShare(NamedTuple):
-    """What one source gave."""
-
-    source: str
-    wanted: float
-    """Its share as set, of tokens or of sequences."""
-    sequences: int
-    tokens: int
-    share_of_sequences: float
-    share_of_tokens: float
-    passes: float
-    """Times that the source was gone through."""
-
-
 class Mixture:
     """An endless mixed order of documents; `draws(epoch)` and `draw(step)` are functions of the seed and nothing else.
 
@@ -139,17 +126,9 @@ class Mixture:
         """Build the document of a draw."""
         return self.sources[draw.source].document(draw.index, draw.repeat)
 
-    def epoch(self, epoch: int) -> "EpochDocuments":
+    def epoch(self, epoch: int) -> Lazy[Tensor]:
         """Return the documents of an epoch, each built when it is asked for."""
-        return EpochDocuments(self, epoch)
-
-    def report(self, epochs: Iterable[int] = (0,)) -> list[SourceShare]:
-        """Build the documents of some epochs, and count what each source really gave."""
-        counter = ShareCounter(self)
-        for epoch in epochs:
-            for draw in self.draws(epoch):
-                counter.add(draw, len(self.document(draw)))
-        return counter.report()
+        return Lazy(self.draws(epoch), self.document)
 
     def _rates(self) -> dict[str, float]:
         names = list(self.sources)
@@ -177,56 +156,6 @@ class Mixture:
                 found.append(Draw(name, int(order[index]), repeat))
         order = random_numbers(self.config.seed, epoch, "order").permutation(len(found))
         return [found[place] for place in order]
-
-
-class EpochDocuments(Sequence[Tensor]):
-    """The documents of one epoch of a mixture, as training reads them."""
-
-    def __init__(self, mixture: Mixture, epoch: int) -> None:
-        self.mixture = mixture
-        self.plan = mixture.draws(epoch)
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
-        if isinstance(index, slice):
-            return [self.mixture.document(draw) for draw in self.plan[index]]
-        return self.mixture.document(self.plan[index])
-
-
-class ShareCounter:
-    """Counts what each source of a mixture gave, document by document."""
-
-    def __init__(self, mixture: Mixture) -> None:
-        self.mixture = mixture
-        self.sequences = dict.fromkeys(mixture.sources, 0)
-        self.tokens = dict.fromkeys(mixture.sources, 0)
-
-    def add(self, draw: Draw, num_tokens: int) -> None:
-        """Count one document."""
-        self.sequences[draw.source] += 1
-        self.tokens[draw.source] += num_tokens
-
-    def report(self) -> list[SourceShare]:
-        """Return a line for each source."""
-        sequences, tokens = max(sum(self.sequences.values()), 1), max(sum(self.tokens.values()), 1)
-        return [
-            SourceShare(
-                source=name,
-                wanted=self.mixture.ratios[name],
-                sequences=self.sequences[name],
-                tokens=self.tokens[name],
-                share_of_sequences=self.sequences[name] / sequences,
-                share_of_tokens=self.tokens[name] / tokens,
-                passes=self.sequences[name] / len(source),
-            )
-            for name, source in self.mixture.sources.items()
-        ]
 
 
 def assign_roles(

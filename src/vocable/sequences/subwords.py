@@ -24,6 +24,7 @@ from torch import Tensor
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError
 from vocable.files import replace_file
+from vocable.sequences.vocabulary import check_ids
 from vocable.splits import hash_place
 from vocable.tokens.fingerprint import check_fingerprint, fingerprint
 from vocable.tokens.runs import Runs, collapse_runs, expand_runs
@@ -104,13 +105,8 @@ def units_to_text(units: Int[Tensor, " units"]) -> str:
     Raises:
         ConfigError: a unit is negative, or there are not that many private characters.
     """
-    values = units.cpu().numpy()
-    if len(values) and (values.min() < 0 or values.max() >= MAX_UNITS):
-        wrong = values.min() if values.min() < 0 else values.max()
-        raise ConfigError(
-            f"Unit {wrong} has no private character; there are {MAX_UNITS:,} (units 0 to {MAX_UNITS - 1})."
-        )
-    return _CHARACTERS[values].astype("<u4").tobytes().decode("utf-32-le")
+    check_ids(units, MAX_UNITS, "Unit", f"Unicode's {MAX_UNITS:,} private characters")
+    return _CHARACTERS[units.cpu().numpy()].astype("<u4").tobytes().decode("utf-32-le")
 
 
 def text_to_units(text: str) -> Int[Tensor, " units"]:
@@ -202,7 +198,7 @@ class UnitSubwords:
             ConfigError: a unit is outside the codebook.
         """
         units, durations = units_over(tokens, self.card.over)
-        check_units(units, self.card.codebook_size)
+        check_ids(units, self.card.codebook_size, "Unit", f"the codebook of {self.card.codebook_size} units")
         ids = torch.tensor(self._processor.EncodeAsIds(units_to_text(units)), dtype=torch.int64) - 1
         lengths = self.lengths[ids]
         ends = durations.cumsum(0)[lengths.cumsum(0) - 1] if len(ids) else torch.zeros(0, dtype=torch.int64)
@@ -216,9 +212,7 @@ class UnitSubwords:
             ConfigError: an id is no subword.
         """
         ids = ids.cpu().long()
-        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= self.size):
-            wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
-            raise ConfigError(f"{wrong} is no subword; there are {self.size} (0 to {self.size - 1}).")
+        check_ids(ids, self.size, "Id", f"the {self.size} subwords")
         lengths = self.lengths[ids]
         shift = self._starts[ids] - (lengths.cumsum(0) - lengths)
         return self._units[torch.arange(int(lengths.sum())) + torch.repeat_interleave(shift, lengths)]
@@ -280,20 +274,6 @@ def units_over(tokens: SpeechTokens, over: Over) -> Runs:
     return collapse_runs(frames) if over == "runs" else Runs(frames, torch.ones_like(frames))
 
 
-def check_units(units: Int[Tensor, " units"], codebook_size: int) -> None:
-    """Refuse units that are not in the codebook.
-
-    Raises:
-        ConfigError: a unit is outside; the message names it.
-    """
-    if len(units) and (int(units.min()) < 0 or int(units.max()) >= codebook_size):
-        wrong = int(units.min()) if int(units.min()) < 0 else int(units.max())
-        raise ConfigError(
-            f"Unit {wrong} is outside the codebook of {codebook_size} units (0 to {codebook_size - 1}). Were these "
-            "tokens made by the tokenizer that the vocabulary was made for?"
-        )
-
-
 def _check_sizes(codebook_size: int, config: SubwordConfig) -> None:
     if codebook_size > MAX_UNITS:
         raise ConfigError(
@@ -321,7 +301,7 @@ def _training_lines(
         if utterance.split == "test" or hash_place(utterance.id) >= config.training_share:
             continue
         units = units_over(tokens, config.over).units
-        check_units(units, codebook_size)
+        check_ids(units, codebook_size, "Unit", f"the codebook of {codebook_size} units")
         for line in units.split(LINE_UNITS[config.model]):
             if len(line):
                 yield units_to_text(line)

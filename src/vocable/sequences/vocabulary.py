@@ -20,6 +20,20 @@ TEXT, SPEECH, SPECIAL = 0, 1, 2
 """Classes of token ids (`Vocabulary.classes`)."""
 
 
+def check_ids(ids: Int[Tensor, " positions"], size: int, kind: str, among: str) -> None:
+    """Refuse ids that are not in a codebook, or in a set of subwords, of this size.
+
+    Raises:
+        ConfigError: an id is outside; the message names it as a `kind` outside what it should be `among`.
+    """
+    lowest, highest = (int(ids.min()), int(ids.max())) if ids.numel() else (0, 0)
+    if lowest < 0 or highest >= size:
+        raise ConfigError(
+            f"{kind} {lowest if lowest < 0 else highest} is outside {among} (0 to {size - 1}). Were these tokens made "
+            "by the tokenizer that the vocabulary was made for?"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
     """What every vocabulary offers. `layouts.VOCABULARIES` lists the kinds, by the name that a model's card has."""
@@ -98,12 +112,7 @@ class UnitVocabulary(Vocabulary):
         Raises:
             ConfigError: a unit is outside the codebook; the message names it.
         """
-        if units.numel() and (int(units.min()) < 0 or int(units.max()) >= self.codebook_size):
-            wrong = int(units.min()) if int(units.min()) < 0 else int(units.max())
-            raise ConfigError(
-                f"Unit {wrong} is outside the vocabulary's {self.codebook_size} units (0 to {self.codebook_size - 1}). "
-                "Were these tokens made by the tokenizer that the vocabulary was made for?"
-            )
+        check_ids(units, self.codebook_size, "Unit", f"the vocabulary's {self.codebook_size} units")
         return units.long() + self.unit_offset
 
     def is_unit(self, token_ids: Int[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
