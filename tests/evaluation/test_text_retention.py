@@ -21,7 +21,7 @@ from vocable.evaluation.text_retention import (
     read_plain_text,
     read_questions,
 )
-from vocable.lm.text_lm import load_text_lm, make_text_lm
+from vocable.lm.text_lm import TextLM, load_text_lm
 
 DOCUMENTS = ["the cat sat on the mat", "and then he went on", "x"]
 QUESTIONS = [
@@ -92,7 +92,7 @@ def test_long_documents_are_cut_into_windows(models, monkeypatch):
     assert score.num_tokens == 12 and score.nll == pytest.approx(expected, rel=1e-4)
     monkeypatch.setattr(text_retention, "WINDOW_TOKENS", 100_000)  # the model's context is the limit then
     assert document_nll(models[0], "ab " * 800).num_tokens > 512
-    assert document_nll(make_text_lm(models[0].model, models[0].tokenizer, "x", "none"), "a") is None
+    assert document_nll(TextLM(models[0].model, models[0].tokenizer, "x", "none"), "a") is None
 
 
 def test_ties_and_length():

@@ -6,7 +6,6 @@ was replaced by speech units has nothing to say about text, and is refused.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -36,7 +35,7 @@ class TextLM(LanguageModel):
     def __init__(
         self, model: Any, tokenizer: Any, name: str, opening: Opening = "bos", weights: Mapping[str, str] | None = None
     ) -> None:
-        """Take loaded parts; `make_text_lm` checks them.
+        """Take loaded parts; `load_text_lm` checks them.
 
         Args:
             model: a Hugging Face causal LM.
@@ -158,7 +157,11 @@ def load_text_lm(
     if dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"dtype is {dtype!r}; it must be 'float32' or 'bfloat16'.")
     folder = resolve(name)
-    check_reads_text(folder)
+    if (folder / CARD_NAME).is_file() and "text" not in read_card(folder).vocabulary.modalities:
+        raise ConfigError(
+            f"{folder}: a language model of speech units; its text vocabulary was replaced when it was made, so there "
+            "is no text left in it to score. Name a text model, or one that kept its text vocabulary."
+        )
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError) as error:
@@ -170,23 +173,16 @@ def load_text_lm(
             f"{tokenizer or folder}: no text tokenizer: {error}. Copy tokenizer.json beside the weights, or name the "
             "folder of the text model that it comes from."
         ) from error
-    return make_text_lm(model.to(device), text_tokenizer, name, opening, weights_record(name, folder))
-
-
-def make_text_lm(
-    model: Any, tokenizer: Any, name: str, opening: Opening = "bos", weights: Mapping[str, str] | None = None
-) -> TextLM:
-    """Wrap loaded parts; `load_text_lm` does it by name and says what is raised."""
-    if not tokenizer.is_fast:
+    if not text_tokenizer.is_fast:
         raise ConfigError(f"{name}: needs a fast tokenizer (tokenizer.json), which knows where each token lies.")
     rows = len(model.get_input_embeddings().weight)
-    if len(tokenizer) > rows:
+    if len(text_tokenizer) > rows:
         raise ConfigError(
-            f"{name}: its tokenizer has {len(tokenizer)} entries, the model {rows} rows. They do not belong together: "
-            "was the text vocabulary replaced?"
+            f"{name}: its tokenizer has {len(text_tokenizer)} entries, the model {rows} rows. They do not belong "
+            "together: was the text vocabulary replaced?"
         )
     enable_packing(model)
-    lm = TextLM(model.eval(), tokenizer, name, opening, weights)
+    lm = TextLM(model.to(device).eval(), text_tokenizer, name, opening, weights_record(name, folder))
     if opening == "bos" and lm.bos_id is None:
         raise ConfigError(f"{name}: names no start symbol. Score without one: opening 'none' leaves first tokens out.")
     return lm
@@ -195,16 +191,3 @@ def make_text_lm(
 def plain_case(text: str) -> str:
     """Lowercase a text in capitals alone, as LibriSpeech writes them: text models hardly know such text."""
     return text.lower() if text.isupper() else text
-
-
-def check_reads_text(folder: Path) -> None:
-    """Refuse a folder whose `vocable.json` says that its vocabulary holds speech units only.
-
-    Raises:
-        ConfigError: it is a unit language model.
-    """
-    if (Path(folder) / CARD_NAME).is_file() and "text" not in read_card(folder).vocabulary.modalities:
-        raise ConfigError(
-            f"{folder}: a language model of speech units; its text vocabulary was replaced when it was made, so there "
-            "is no text left in it to score. Name a text model, or one that kept its text vocabulary."
-        )

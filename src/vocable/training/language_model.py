@@ -188,15 +188,15 @@ class LanguageModelTask(AdamWTask):
         return LossSum(total, parts)
 
     def training_metrics(self, parts: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-        """Return the loss per token of each modality."""
-        return mean_parts(parts)
+        """Return the loss per token of each modality and source, `<part>_loss`."""
+        return {f"{name}_loss": value / count for name, (value, count) in parts.items() if count}
 
     def validation_metrics(
         self, loss_sum: float, num_targets: int, parts: Mapping[str, tuple[float, int]]
     ) -> dict[str, float]:
         """Return the loss per token, and per second of audio where the seconds are known."""
         values = {"loss": loss_sum / num_targets, "nll_per_token": loss_sum / num_targets}
-        values.update(mean_parts(parts))
+        values.update(self.training_metrics(parts))
         spoken = parts.get("unit-only", (0.0, 0))[0] if self.classes is not None else loss_sum
         if self.valid_seconds and spoken:
             values["nll_per_second"] = spoken / self.valid_seconds
@@ -205,18 +205,11 @@ class LanguageModelTask(AdamWTask):
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the model and its card; low-rank adapters and rows that are trained apart are merged into it."""
         assert isinstance(model, PreTrainedModel)
-        joint = self.joint
         if has_lora(model):
             model = merge_lora(model)
         elif has_new_rows(model):
             model = merge_new_rows(model)
-        save_lm(
-            model,
-            folder,
-            self.card,
-            text_tokenizer=joint.text_tokenizer,
-            subwords=joint.subwords,
-        )
+        save_lm(model, folder, self.card, text_tokenizer=self.joint.text_tokenizer, subwords=self.joint.subwords)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the training rows."""
@@ -242,20 +235,11 @@ class LanguageModelTask(AdamWTask):
 
     def _prepared(self, row: PackedBatch) -> PackedBatch:
         """Check the ids, and take out what is not predicted."""
-        self._check_ids(row)
-        unpredicted = self.joint.unpredicted
-        if unpredicted is None:
-            return row
-        return replace(row, labels=row.labels.masked_fill(unpredicted[row.token_ids], IGNORED_LABEL))
-
-    def _check_ids(self, row: PackedBatch) -> None:
         if int(row.token_ids.max()) >= self.num_tokens or int(row.token_ids.min()) < 0:
             raise ConfigError(
                 f"A document holds token id {int(row.token_ids.max())} (least: {int(row.token_ids.min())}), the model "
                 f"has {self.num_tokens} vocabulary rows. Replace its vocabulary first (lm/surgery.py)."
             )
-
-
-def mean_parts(parts: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Return the mean of each part under the name `<part>_loss`."""
-    return {f"{name}_loss": value / count for name, (value, count) in parts.items() if count}
+        if self.joint.unpredicted is None:
+            return row
+        return replace(row, labels=row.labels.masked_fill(self.joint.unpredicted[row.token_ids], IGNORED_LABEL))

@@ -9,7 +9,7 @@ from evaluation.tiny_text_lm import save_tiny_text_lm
 from vocable.errors import AssetError, ConfigError
 from vocable.evaluation.metrics.perplexity import TextNLL, continuation_nll, perplexity_scores, text_nll
 from vocable.lm.checkpoint import LMCard, write_card
-from vocable.lm.text_lm import load_text_lm, make_text_lm
+from vocable.lm.text_lm import TextLM, load_text_lm
 from vocable.sequences import UnitsLayout, UnitVocabulary
 
 TEXTS = ["on the mat", "", "a", "  then he went out, and on, and on\n", "don't"]
@@ -48,7 +48,7 @@ def test_batching_changes_no_score(lm):
 
 
 def test_without_start_symbol_the_first_token_is_not_scored(lm):
-    opened = make_text_lm(lm.model, lm.tokenizer, lm.name, "none")
+    opened = TextLM(lm.model, lm.tokenizer, lm.name, "none")
     scores = text_nll(opened, ["on the mat", "a"])
     nll, count = plain_loss(lm, "on the mat", bos=False)
     assert scores[0].nll == pytest.approx(nll, rel=1e-5) and scores[0].num_tokens == count
