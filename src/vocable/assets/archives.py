@@ -102,15 +102,19 @@ def join_parts(parts: list[Path], target: Path, sha256: str) -> None:
     Raises:
         AssetError: the whole has another sha256.
     """
-    digest = hashlib.sha256()
     with target.open("wb") as file:
         for part in parts:
             with part.open("rb") as source:
-                while block := source.read(BLOCK_BYTES):
-                    digest.update(block)
-                    file.write(block)
-    if digest.hexdigest() != sha256:
-        raise AssetError(f"{target}: the joined parts have sha256 {digest.hexdigest()}, but {sha256} is pinned.")
+                shutil.copyfileobj(source, file)
+    found = file_sha256(target)
+    if found != sha256:
+        raise AssetError(f"{target}: the joined parts have sha256 {found}, but {sha256} is pinned.")
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file, in hexadecimal letters."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _run_client(archive: Archive, folder: Path) -> None:

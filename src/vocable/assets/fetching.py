@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
@@ -10,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vocable.assets.archives import BLOCK_BYTES, obtain_archive, read_archive
+from vocable.assets.archives import file_sha256, obtain_archive, read_archive
 from vocable.assets.cache import CARD, cached_path, put_in_place, unfinished_folder
 from vocable.assets.catalogue import Asset, get_asset, pinned_files
 from vocable.errors import AssetError
@@ -86,7 +85,7 @@ def planned_card(asset: Asset) -> dict[str, Any]:
 def make_card(asset: Asset, folder: Path) -> dict[str, Any]:
     """Describe a converted asset: the planned card, and size and sha256 of every file that the folder holds now."""
     files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -114,14 +113,6 @@ def _keep_licences(unpacked: Path, folder: Path) -> None:
             package = path.relative_to(unpacked).parts[0]
             (folder / "licences").mkdir(exist_ok=True)
             shutil.copy(path, folder / "licences" / f"{package}-{path.name}")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _progress() -> Progress:

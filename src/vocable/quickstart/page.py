@@ -1,25 +1,85 @@
 """From the results of a quickstart to the report: what is played, drawn and tabled."""
 
-from collections.abc import Iterable
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vocable import __version__
 from vocable.assets import find_asset, is_available
 from vocable.audio.io import read_utterance
 from vocable.audio.writing import encode_audio
+from vocable.errors import missing_extra
 from vocable.evaluation.bootstrap import Interval
 from vocable.evaluation.units import UnitCounter
 from vocable.features.log_mel import LogMelConfig, log_mel
+from vocable.files import write_text
 from vocable.quickstart import plots
-from vocable.quickstart.report import Listening, Player, Report, Table, write_report
 from vocable.quickstart.run import RECOGNISER, Heard, QuickstartConfig, QuickstartResult
 from vocable.types import Word
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Player:
+    """A recording to listen to."""
+
+    title: str
+    audio: bytes
+    """An MP3 file."""
+    note: str = ""
+
+    @property
+    def source(self) -> str:
+        """The recording as a data URI."""
+        return f"data:audio/mpeg;base64,{base64.b64encode(self.audio).decode()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """One row of the listening table: an utterance, and what was made of it."""
+
+    title: str
+    text: str
+    players: Sequence[Player]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table with a sentence that says how to read it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything that the page shows."""
+
+    title: str
+    summary: Sequence[str]
+    listening: Sequence[Listening]
+    pictures: Mapping[str, tuple[str, str]]
+    """Per heading: the picture as HTML, and a sentence below it."""
+    tables: Sequence[Table]
+    command: str
+
+
 def write_quickstart_report(result: QuickstartResult, command: str) -> Path:
-    """Write report.html into the run's folder."""
+    """Write report.html into the run's folder: one self-contained page, so that nothing on it is loaded from elsewhere.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise missing_extra("jinja2", "report", "Writing the report") from error
     drawn = result.heard[0]
     report = Report(
         title="Vocable quickstart",
@@ -47,7 +107,11 @@ def write_quickstart_report(result: QuickstartResult, command: str) -> Path:
         ],
         command=command,
     )
-    return write_report(report, Path(result.config.out) / "report.html")
+    source = resources.files("vocable.quickstart").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    path = Path(result.config.out) / "report.html"
+    write_text(environment.from_string(source).render(report=report, version=__version__), path)
+    return path
 
 
 def _summary(result: QuickstartResult) -> list[str]:

@@ -165,15 +165,16 @@ def run_quickstart(config: QuickstartConfig, console: Console | None = None) -> 
 
 def twist_config(config: QuickstartConfig, start: str) -> twist.TwistConfig:
     """The TWIST settings of this quickstart; those of `recipes/twist/cpu.yaml`, but for how often it reports."""
-    recipe = twist.TwistConfig(
+    return twist.TwistConfig(
         tokenizer=UnitTokenizerConfig(
             name=f"{config.encoder.rsplit('/', 1)[-1]}-l{config.layer}-km{config.num_clusters}",
             encoder=EncoderConfig(name=config.encoder, layer=config.layer),
             kmeans=KMeansConfig(num_clusters=config.num_clusters, seed=config.seed),
         ),
-        lm=UnitLMConfig(text_model=config.text_model, dropout=0.0, seed=config.seed),
+        lm=UnitLMConfig(text_model=config.text_model, warm=STARTS[start], dropout=0.0, seed=config.seed),
         training=LMTrainingConfig(
             max_steps=config.steps,
+            learning_rate=config.warm_learning_rate if STARTS[start] else config.cold_learning_rate,
             context_tokens=1024,
             tokens_per_batch=1024,
             warmup_steps=10,
@@ -186,14 +187,6 @@ def twist_config(config: QuickstartConfig, start: str) -> twist.TwistConfig:
             top_k=50, min_seconds=config.max_seconds / 3, max_seconds=config.max_seconds, seed=config.seed
         ),
         max_utterance_seconds=None,
-    )
-    return _with_start(recipe, config, start)
-
-
-def _with_start(recipe: twist.TwistConfig, config: QuickstartConfig, start: str) -> twist.TwistConfig:
-    rate = config.warm_learning_rate if STARTS[start] else config.cold_learning_rate
-    return replace(
-        recipe, lm=replace(recipe.lm, warm=STARTS[start]), training=replace(recipe.training, learning_rate=rate)
     )
 
 

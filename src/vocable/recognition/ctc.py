@@ -28,11 +28,6 @@ class CTCPath(NamedTuple):
     frame_log_probs: Float[Tensor, " frames"]
     """Log posterior of what the path chose, frame by frame."""
 
-    @property
-    def log_prob(self) -> float:
-        """Log probability of the whole path."""
-        return float(self.frame_log_probs.sum())
-
 
 def ctc_viterbi(
     log_probs: Float[Tensor, "batch frames vocabulary"],
