@@ -115,7 +115,10 @@ class JointLM(SpokenLM):
 
     def text_spans(self, text: str) -> list[tuple[int, int]]:
         """See `SpokenLM`."""
-        return offsets(self.text_tokenizer, text)
+        if not getattr(self.text_tokenizer, "is_fast", False):
+            raise ConfigError("The model's text tokenizer is not a fast one, which knows where each token lies.")
+        encoded = self.text_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [tuple(offset) for offset in encoded["offset_mapping"]]
 
     def description(self) -> dict[str, Any]:
         """Return the layout's card."""
@@ -127,15 +130,3 @@ class JointLM(SpokenLM):
             return self.opener(modality)
         known = self.vocabulary
         return torch.tensor([known.text_to_unit_id if modality == "speech" else known.unit_to_text_id])
-
-
-def offsets(text_tokenizer: Any, text: str) -> list[tuple[int, int]]:
-    """Return the first character of each token of a text, and one past its last.
-
-    Raises:
-        ConfigError: the text tokenizer is not a fast one.
-    """
-    if not getattr(text_tokenizer, "is_fast", False):
-        raise ConfigError("The model's text tokenizer is not a fast one, which knows where each token lies.")
-    encoded = text_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return [tuple(offset) for offset in encoded["offset_mapping"]]

@@ -87,7 +87,8 @@ class Checkpoints:
             self.accelerator.save_state(str(temporary), safe_serialization=True)
             self.accelerator.wait_for_everyone()
             if first:
-                files = {str(path.relative_to(temporary)): path.stat().st_size for path in _files(temporary)}
+                written = sorted(path for path in temporary.rglob("*") if path.is_file())
+                files = {str(path.relative_to(temporary)): path.stat().st_size for path in written}
                 (temporary / LOOP_NAME).write_text(json.dumps({"files": files, "state": dict(state)}), encoding="utf-8")
                 put_folder(temporary, final)
         except (OSError, RuntimeError, SafetensorError) as error:  # a full disk has several names
@@ -168,7 +169,3 @@ def _read_loop(checkpoint: Path) -> dict[str, Any]:
         raise OutputError(f"{LOOP_NAME} is missing") from None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise OutputError(f"{LOOP_NAME} cannot be read: {error}") from error
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -52,16 +52,8 @@ class TrainingConfig:
             raise ConfigError(
                 "training has no end: set training.max_steps, training.max_tokens or training.max_minutes."
             )
-        self.require_at_least(
-            max_steps=1,
-            max_tokens=1,
-            batches_per_step=1,
-            log_every=1,
-            validate_every=1,
-            patience=1,
-            checkpoint_every=1,
-            keep_checkpoints=1,
-        )
+        self.require_at_least(max_steps=1, max_tokens=1, batches_per_step=1, patience=1)
+        self.require_at_least(log_every=1, validate_every=1, checkpoint_every=1, keep_checkpoints=1)
         self.require_above_zero("max_minutes", "max_gradient_norm")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ConfigError(f"training.ema_decay is {self.ema_decay}; it must be at least 0 and below 1.")

@@ -29,13 +29,5 @@ def learning_rate(config: AdamWTrainingConfig, step: int, decayed: float) -> flo
 
 def budget_spent(config: TrainingConfig, steps: int, tokens: int, seconds: float) -> float:
     """Return how much of the budget is spent, 0 to 1: of the budgets that are set, the one nearest its end."""
-    shares = [
-        done / budget
-        for done, budget in (
-            (steps, config.max_steps),
-            (tokens, config.max_tokens),
-            (seconds / 60, config.max_minutes),
-        )
-        if budget is not None
-    ]
-    return min(1.0, max(shares))
+    budgets = (steps, config.max_steps), (tokens, config.max_tokens), (seconds / 60, config.max_minutes)
+    return min(1.0, max(done / budget for done, budget in budgets if budget is not None))
