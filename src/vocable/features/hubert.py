@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from vocable.features.base import FeatureEncoder, weights_sha256
+from vocable.features.config import EncoderConfig
 
 
 class HubertEncoder(FeatureEncoder):
@@ -26,18 +27,13 @@ class HubertEncoder(FeatureEncoder):
     def __init__(
         self,
         model: nn.Module,
+        settings: EncoderConfig,
         *,
-        name: str,
-        layer: int,
         num_layers: int,
         normalise: bool,
         sample_rate: int = 16_000,
-        window_seconds: float = 60.0,
-        context_seconds: float = 2.0,
-        batch_seconds: float = 240.0,
-        dtype: str = "float32",
     ) -> None:
-        """Take over the parts of `model` (HubertModel, WavLMModel or Wav2Vec2Model) up to `layer`.
+        """Take over the parts of `model` (HubertModel, WavLMModel or Wav2Vec2Model) up to the layer of the settings.
 
         `num_layers` is how many the published model has: the last one may carry a final layer norm.
         """
@@ -47,15 +43,15 @@ class HubertEncoder(FeatureEncoder):
             receptive_field += (kernel - 1) * hop_length
             hop_length *= stride
         super().__init__(
-            name=name,
-            layer=layer,
+            name=settings.name,
+            layer=settings.layer,
             sample_rate=sample_rate,
             hop_length=hop_length,
             dim=config.hidden_size,
-            window_seconds=window_seconds,
-            context_seconds=context_seconds,
-            batch_seconds=batch_seconds,
-            dtype=dtype,
+            window_seconds=settings.window_seconds or 60.0,
+            context_seconds=settings.context_seconds,
+            batch_seconds=settings.batch_seconds,
+            dtype=settings.dtype,
         )
         self.family: str = config.model_type
         self.receptive_field = receptive_field
@@ -65,9 +61,9 @@ class HubertEncoder(FeatureEncoder):
         self.convolutions: nn.Module = model.feature_extractor  # type: ignore[assignment]  # a module, not a tensor
         self.projection: nn.Module = model.feature_projection  # type: ignore[assignment]
         self.positions: nn.Module = encoder.pos_conv_embed
-        self.layers = nn.ModuleList(encoder.layers[:layer])
+        self.layers = nn.ModuleList(encoder.layers[: self.layer])
         # norm after the positions, except in models that normalise first: there it follows the very last layer
-        self.norm = encoder.layer_norm if not self.norm_first or layer == num_layers else nn.Identity()
+        self.norm = encoder.layer_norm if not self.norm_first or self.layer == num_layers else nn.Identity()
         self.eval().requires_grad_(False)
         self.weights_sha256 = weights_sha256(self)
         if parametrize.is_parametrized(self.positions.conv):  # type: ignore[arg-type]

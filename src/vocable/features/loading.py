@@ -73,15 +73,10 @@ def _load_hubert_family(config: EncoderConfig, folder: Path, family: str, num_la
     encoder = WavLMEncoder if family == "wavlm" else HubertEncoder
     return encoder(
         model,
-        name=config.name,
-        layer=config.layer,
+        config,
         num_layers=num_layers,
         normalise=normalise,
         sample_rate=int(preprocessor.get("sampling_rate", 16_000)),
-        window_seconds=config.window_seconds or 60.0,
-        context_seconds=config.context_seconds,
-        batch_seconds=config.batch_seconds,
-        dtype=config.dtype,
     )
 
 
@@ -99,19 +94,7 @@ def _load_whisper(config: EncoderConfig, folder: Path, family: str, num_layers: 
         max_frequency=8000.0,
         scaling="whisper",
     )
-    return WhisperEncoder(
-        model.encoder,
-        name=config.name,
-        layer=config.layer,
-        num_layers=num_layers,
-        mel=mel,
-        padding=config.padding,
-        positions=config.positions,
-        window_seconds=config.window_seconds,
-        context_seconds=config.context_seconds,
-        batch_seconds=config.batch_seconds,
-        dtype=config.dtype,
-    )
+    return WhisperEncoder(model.encoder, config, num_layers=num_layers, mel=mel)
 
 
 def _load_model(kind: Any, folder: Path, changes: dict[str, Any], unused: tuple[str, ...]) -> Any:

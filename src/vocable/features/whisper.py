@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from vocable.errors import ConfigError
 from vocable.features.base import FeatureEncoder, weights_sha256
+from vocable.features.config import EncoderConfig
 from vocable.features.log_mel import LogMelConfig, log_mel
 
 NOISE_CLIPS = 4
@@ -32,22 +33,8 @@ class WhisperEncoder(FeatureEncoder):
     places: Tensor | None
     """What each place in the window adds to a frame, where that is to be removed: (positions, dim)."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        name: str,
-        layer: int,
-        num_layers: int,
-        mel: LogMelConfig,
-        padding: str = "none",
-        positions: str = "keep",
-        window_seconds: float | None = None,
-        context_seconds: float = 2.0,
-        batch_seconds: float = 240.0,
-        dtype: str = "float32",
-    ) -> None:
-        """Take over the parts of `model` (transformers' WhisperEncoder) up to `layer`.
+    def __init__(self, model: nn.Module, settings: EncoderConfig, *, num_layers: int, mel: LogMelConfig) -> None:
+        """Take over the parts of `model` (transformers' WhisperEncoder) up to the layer of the settings.
 
         `num_layers` is how many the published model has: after the last one comes a layer norm.
 
@@ -57,35 +44,35 @@ class WhisperEncoder(FeatureEncoder):
         config: Any = model.config
         hop_length = 2 * mel.hop_length
         longest = config.max_source_positions * hop_length / mel.sample_rate
-        if window_seconds is not None and window_seconds > longest:
+        if settings.window_seconds is not None and settings.window_seconds > longest:
             raise ConfigError(
-                f"encoder.window_seconds is {window_seconds}, but {name!r} has positions for {longest:g} s. "
-                f"Set it to {longest:g} or less; longer recordings are cut into windows."
+                f"encoder.window_seconds is {settings.window_seconds}, but {settings.name!r} has positions for "
+                f"{longest:g} s. Set it to {longest:g} or less; longer recordings are cut into windows."
             )
         super().__init__(
-            name=name,
-            layer=layer,
+            name=settings.name,
+            layer=settings.layer,
             sample_rate=mel.sample_rate,
             hop_length=hop_length,
             dim=config.d_model,
-            window_seconds=longest if window_seconds is None else window_seconds,
-            context_seconds=context_seconds,
-            batch_seconds=batch_seconds,
-            dtype=dtype,
+            window_seconds=longest if settings.window_seconds is None else settings.window_seconds,
+            context_seconds=settings.context_seconds,
+            batch_seconds=settings.batch_seconds,
+            dtype=settings.dtype,
         )
-        self.padding = padding
+        self.padding = settings.padding
         self.mel = mel
         self.padded_samples = config.max_source_positions * hop_length
         parts: Any = model
         self.conv1, self.conv2 = parts.conv1, parts.conv2
         self.embed_positions = parts.embed_positions
-        self.layers = nn.ModuleList(parts.layers[:layer])
-        self.norm = parts.layer_norm if layer == num_layers else nn.Identity()
+        self.layers = nn.ModuleList(parts.layers[: self.layer])
+        self.norm = parts.layer_norm if self.layer == num_layers else nn.Identity()
         self.eval().requires_grad_(False)
         self.weights_sha256 = weights_sha256(self)
-        self.positions = positions
+        self.positions = settings.positions
         self.register_buffer("places", None, persistent=False)
-        if positions == "remove":
+        if self.positions == "remove":
             self.places = self._measure_places()
 
     def num_frames(self, num_samples: int) -> int:
