@@ -12,11 +12,14 @@ import torch
 from timing import benchmark_parser, conditions, ratio, read_options, run_in_turn, write_results
 from transformers import PreTrainedModel
 
-from vocable.lm.generation import GenerationConfig, generate_units
+from vocable.lm.checkpoint import LMCard, LoadedLM
+from vocable.lm.generation import GenerationConfig
 from vocable.lm.packed import enable_packing
 from vocable.lm.shapes import SHAPES, shape_config
+from vocable.lm.spoken import Segment, open_lm
 from vocable.lm.surgery import cold_start
-from vocable.sequences import UnitVocabulary
+from vocable.sequences import UnitsLayout, UnitVocabulary
+from vocable.types import SpeechTokens
 
 NEW_UNITS = 48
 PROMPT_UNITS = 60  # about three seconds of collapsed units at 25 frames a second
@@ -76,11 +79,19 @@ def plain(model: PreTrainedModel, vocabulary: UnitVocabulary, prompts: list[torc
 
 
 def ours(model: PreTrainedModel, vocabulary: UnitVocabulary, prompts: list[torch.Tensor]) -> Callable[[], object]:
-    """Make a call of `generate_units` that yields as many units."""
+    """Make a call of a spoken language model's `continue_` that yields as many units."""
     seconds = NEW_UNITS * SECONDS_PER_UNIT - SECONDS_PER_UNIT / 2
     config = GenerationConfig(min_seconds=seconds, max_seconds=seconds)
-    silence = range(10)
-    return lambda: generate_units(model, prompts, config, vocabulary, SECONDS_PER_UNIT, silence_units=silence)
+    card = LMCard(
+        vocabulary=vocabulary,
+        layout=UnitsLayout(vocabulary=vocabulary, collapsed=False).card(),
+        tokenizer_fingerprint="",
+        unit_seconds=(SECONDS_PER_UNIT,) * vocabulary.codebook_size,
+        silence_units=tuple(range(10)),
+    )
+    lm = open_lm(LoadedLM(model, card))
+    segments = [[Segment(tokens=SpeechTokens(codes=prompt[None]))] for prompt in prompts]
+    return lambda: lm.continue_(segments, config)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ _HOMES = {
     "read_audio": "vocable.audio.io",
     "read_manifest": "vocable.audio.manifest",
     "train": "vocable.systems",
-    "write_audio": "vocable.audio.io",
+    "write_audio": "vocable.audio.writing",
     "write_manifest": "vocable.audio.manifest",
 }
 
