@@ -35,7 +35,7 @@ def split_named(name: object) -> Split:
 
 
 class Divisible(Protocol):
-    """What a split is decided by."""
+    """An item that can be put on one side of a split."""
 
     @property
     def id(self) -> str: ...

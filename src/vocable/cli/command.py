@@ -186,12 +186,12 @@ class Command:
 
     @property
     def summary(self) -> str:
-        """What the command does, in one line."""
+        """Summary of the command in one line."""
         return self.explanation.split("\n", 1)[0]
 
     @property
     def explanation(self) -> str:
-        """What the command does: its function's docstring."""
+        """Explanation of the command: its function's docstring."""
         return (inspect.getdoc(self.function) or "").strip()
 
     def help(self, name: str) -> str:

@@ -48,7 +48,7 @@ class GenerateConfig(DeviceOption):
 
     @property
     def target(self) -> Literal["speech", "text", "both"]:
-        """What is generated."""
+        """Modality of the continuation."""
         if self.to is not None:
             return self.to
         if self.task == "continue":

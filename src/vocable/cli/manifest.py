@@ -63,7 +63,7 @@ class SplitConfig:
     test: float = 0.0
     """Share to test on."""
     by: Literal["id", "text", "speaker"] = "id"
-    """What decides: id; text, so that no sentence is on two sides; or speaker, so that no voice is."""
+    """Key of the split: id; text, so that no sentence is on two sides; or speaker, so that no voice is."""
 
 
 def split(config: SplitConfig) -> None:

@@ -191,7 +191,7 @@ def _is_text(node: ast.stmt) -> bool:
 
 
 def _made(default: ast.expr | None) -> ast.expr | None:
-    """What a default comes to: the value itself, or what the factory of `field(default_factory=...)` makes."""
+    """Value of a default: the value itself, or what the factory of `field(default_factory=...)` makes."""
     if isinstance(default, ast.Call) and isinstance(default.func, ast.Name) and default.func.id == "field":
         factory = next((word.value for word in default.keywords if word.arg == "default_factory"), None)
         return factory.body if isinstance(factory, ast.Lambda) else factory

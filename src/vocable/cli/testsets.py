@@ -61,7 +61,7 @@ class WordsConfig(SpokenConfig):
     lexicon: Path | None = None
     """Lines of word<TAB>phones[<TAB>count], phones with spaces between. Without it, CMUdict, American English."""
     counts: Path | None = None
-    """What to count words in, for frequency bands: a manifest (.jsonl), word<TAB>count lines (.tsv) or a text. The text
+    """Source of word counts, for frequency bands: a manifest (.jsonl), word<TAB>count lines (.tsv) or a text. The text
     that the language model is trained on makes "oov" mean what it says."""
     vowels: str | None = None
     """Phones that are the core of a syllable, with spaces between, without stress. Without it, those of ARPAbet and the

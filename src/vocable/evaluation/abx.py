@@ -44,7 +44,7 @@ Kernel = Literal["auto", "torch", "fastabx"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbxConfig(TokensConfig):
-    """What is compared, and how. Give one of tokens, tokenizer, encoder and features."""
+    """Frames to compare, and the conventions. Give one of tokens, tokenizer, encoder and features."""
 
     manifest: Path
     """The utterances (JSONL); their ids are the file names of the items. Without items, its phones are used."""
@@ -190,7 +190,7 @@ class Abx(Benchmark[AbxConfig]):
         return scores
 
     def conventions(self) -> dict[str, Any]:
-        """What is compared, and how it is averaged."""
+        """Frames that are compared, and how errors are averaged."""
         return {
             "speakers": list(self.speakers),
             "distance": self.distance,

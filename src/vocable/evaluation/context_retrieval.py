@@ -55,7 +55,7 @@ PLACES = {"u2u": (0, 0), "u2t": (0, 1), "t2u": (1, 0), "t2t": (1, 1)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalConfig(HalvesConfig):
-    """What is evaluated, and the switches of CRA; all of them are written into the result."""
+    """Model, speech and switches of CRA; all of them are written into the result."""
 
     text_model: str = "HuggingFaceTB/SmolLM2-135M"
     """The text model of the control text."""

@@ -76,7 +76,7 @@ TITLES = {
     "copy": "Anchor: the prompt again",
     "random": "Anchor: random units",
 }
-"""What the page plays."""
+"""Sounds that the page plays."""
 
 
 class Continued(NamedTuple):

@@ -41,7 +41,7 @@ class ProbeConfig:
     """shuffled: the runs of every utterance in random order, in training and test. What is then still recognised does
     not come from the order of units."""
     normaliser: str = "basic"
-    """What is done to texts first: english, basic or none. english turns spelt numbers into digits."""
+    """Normalisation of texts: english, basic or none. english turns spelt numbers into digits."""
     embedding_dim: int = 128
     """Width of the vector of a unit."""
     hidden_dim: int = 128

@@ -66,7 +66,7 @@ MADE = {
     "transcripts": "units transcribed",
     "measures": "texts measured",
 }
-"""What is kept on disk, and what a result calls the number of those that this run made."""
+"""Steps kept on disk, and the name in a result for the number that this run made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +162,7 @@ class Pelm(HalvesBenchmark[PelmConfig]):
         return items
 
     def _open_kept(self) -> dict[str, Kept]:
-        """What is on disk already, under what it was made from: one file for each step."""
+        """Finished work on disk, under what it was made from: one file for each step."""
         folder, config = self.run.folder, self.config
         settings: dict[str, Mapping[str, Any]] = {}
         if self.model.lm is not None:
@@ -182,7 +182,7 @@ class Pelm(HalvesBenchmark[PelmConfig]):
         return {name: Kept(paths[name], known) for name, known in settings.items()}
 
     def _continue(self, direction: Cell) -> list[Made]:
-        """What the model says after each prompt."""
+        """Continuation of the model after each prompt."""
         config, model, chosen = self.config, self.model, self.chosen
         if model.lm is None:
             return [Made(text, None, len(text.split()), "random") for text in random_words(chosen, config.seed + 1)]
@@ -253,7 +253,7 @@ class Pelm(HalvesBenchmark[PelmConfig]):
         return {system: texts[system] for system in self._systems(direction)}
 
     def _true_half(self, half: Literal["prompt", "continuation"]) -> list[str]:
-        """What the units of a half say, transcribed once for all directions."""
+        """Transcripts of the units of each half, made once for all directions."""
         if half not in self.heard:
             made = [Made(None, getattr(one, half).tokens, 0, "") for one in self.chosen]
             self.heard[half] = self._as_text(made, f"Transcribing true {half}s")

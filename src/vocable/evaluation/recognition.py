@@ -37,7 +37,7 @@ SCORES = {"character": "cer_units", "word": "wer_units"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecognitionConfig(ProbeConfig, TokensConfig):
-    """Whose units are read, and by which network."""
+    """Units to read, and the network that reads them."""
 
     manifest: Path
     """The utterances to train on (JSONL), with text."""

@@ -95,7 +95,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkConfig:
-    """What every benchmark can be told. A subclass adds all inputs and all switches of its benchmark."""
+    """Settings that every benchmark has. A subclass adds all inputs and all switches of its benchmark."""
 
     seed: int = 0
     """Seed of every draw and of the bootstrap."""
@@ -130,7 +130,7 @@ class TokensConfig(SampledConfig):
 
 
 class Run:
-    """What one run reads, and what it reports beside its items."""
+    """Inputs of one run, and its reports beside the items."""
 
     def __init__(self, config: Any, opened: Mapping[str, Any], on_progress: Progress | None) -> None:
         self.excluded: Counter[str] = Counter()
@@ -205,9 +205,9 @@ class Benchmark(ABC, Generic[C]):
     default_out: ClassVar[str | None] = None
     """Field of the config that names the folder for the result, where the command gets no other."""
     counted: ClassVar[str] = "utterances"
-    """What the first interval is over."""
+    """Name of the items that the first interval is over."""
     grouped: ClassVar[str] = "speakers"
-    """What the second interval is over."""
+    """Name of the groups that the second interval is over."""
 
     def __init__(self, config: C, opened: Mapping[str, Any] | None = None, on_progress: Progress | None = None) -> None:
         """Prepare one run.
@@ -238,7 +238,7 @@ class Benchmark(ABC, Generic[C]):
         return {}
 
     def notes(self, items: Items) -> list[str]:
-        """What a reader must know before using the numbers. Asked after the scores."""
+        """Warnings for whoever uses the numbers. Asked after the scores."""
         return []
 
     def page(self, result: EvaluationResult, items: Items) -> str | None:

@@ -1,4 +1,4 @@
-"""What language models offer: rows of segments, their scores and states, and continuations.
+"""The interface of language models: rows of segments, their scores and states, and continuations.
 
     documents -> rows -> score, states               prompts -> continue_ -> replies
 
@@ -46,7 +46,7 @@ UNITS_ONLY = (
 
 
 class Reply(NamedTuple):
-    """What a model generated after one prompt."""
+    """A continuation of one prompt."""
 
     segments: tuple[Segment, ...]
     """New speech and text. Speech is ready for a synthesizer: runs, without durations where it must predict them."""
@@ -71,12 +71,12 @@ class Reply(NamedTuple):
 
 
 class LanguageModel(ABC):
-    """What every language model offers to those who score it or let it continue."""
+    """A language model, as those see it who score it or let it continue."""
 
     model: Any
     """A Hugging Face causal LM."""
     modalities: tuple[Modality, ...]
-    """What it reads and generates."""
+    """Modalities that it reads and generates."""
     collapsed: bool = False
     """Whether runs of equal units are merged."""
     text_form: Literal["text", "words"] = "text"
@@ -84,7 +84,7 @@ class LanguageModel(ABC):
     joins: str
     """How the segments of a row meet, in words, for results."""
     prompt_form: str
-    """What a prompt is made of, in words, for results."""
+    """Make-up of a prompt, in words, for results."""
 
     @property
     def context_tokens(self) -> int | None:

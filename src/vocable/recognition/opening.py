@@ -42,7 +42,7 @@ class AlignerConfig:
     tier: str | None = None
     """Tier of a TextGrid with the words. Without it, "words", else the only interval tier."""
     times_from: Literal["utterance", "file"] = "utterance"
-    """What entries of textgrid, ctm and whisperx are named after and counted from: the utterance (its id), or its whole
+    """Name and zero of time of the entries of textgrid, ctm and whisperx: the utterance (its id), or its whole
     audio file (the file's name without suffix)."""
 
     def __post_init__(self) -> None:

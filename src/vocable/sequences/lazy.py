@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Lazy(Sequence[T], Generic[T]):
-    """What `build` makes of each item, made anew each time."""
+    """The results of `build` for each item, made anew each time."""
 
     def __init__(self, items: Sequence[Any] | np.ndarray, build: Callable[[Any], T]) -> None:
         self.items, self.build = items, build

@@ -1,4 +1,4 @@
-"""What the token ids of a language model mean; here for one that reads nothing but units.
+"""Meaning of the token ids of a language model; here for one that reads nothing but units.
 
     id   0     1         2       3       ...
          pad   bos/eos   unit 0  unit 1  ...
@@ -36,10 +36,10 @@ def check_ids(ids: Int[Tensor, " positions"], size: int, kind: str, among: str) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """What every vocabulary offers. `layouts.VOCABULARIES` lists the kinds, by the name that a model's card has."""
+    """Interface of every vocabulary. `layouts.VOCABULARIES` lists the kinds, by the name that a model's card has."""
 
     modalities: ClassVar[tuple[Modality, ...]] = ()
-    """What a model of this kind reads and generates."""
+    """Modalities that a model of this kind reads and generates."""
 
     kind: str
 

@@ -69,7 +69,7 @@ class TokensStage(Stage):
 
     def __init__(self, by: By = "id") -> None:
         self.by: By = by
-        """What keeps utterances on one side, where the manifest does not say who is held out."""
+        """Key that keeps utterances on one side, where the manifest does not say who is held out."""
 
     def settings(self, config: Any) -> dict[str, Any]:
         """Return what decides who is held out."""

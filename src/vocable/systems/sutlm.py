@@ -172,7 +172,7 @@ def build_examples(shards: TokenShards, texts: Sequence[str] = ()) -> Lazy[Joint
 
 
 class _Mark(NamedTuple):
-    """What decides about the split of an example."""
+    """The fields that decide about the split of an example."""
 
     number: int
     id: str

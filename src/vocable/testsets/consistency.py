@@ -56,7 +56,7 @@ class ConsistencyConfig:
     """How pairs are cut from recordings."""
 
     tasks: tuple[str, ...] = ("speaker", "room", "noise", "loudness")
-    """What changes half way: among speaker, gender, room, noise and loudness."""
+    """Quality that changes half way: among speaker, gender, room, noise and loudness."""
     pairs_per_task: int = 100
     """Pairs of each task, an even number: they come in twos that share their second halves."""
     half_seconds: float = 2.5

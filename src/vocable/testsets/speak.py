@@ -169,7 +169,7 @@ def speak_pairs(
 
 
 class SpokenAll(NamedTuple):
-    """What became of many jobs."""
+    """Outcome of many jobs."""
 
     synthesiser: str
     num_spoken: int

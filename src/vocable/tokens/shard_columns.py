@@ -130,7 +130,7 @@ class TokenRows(Sequence[Pair]):
 
     @property
     def marks(self) -> _Marks:
-        """What a split is decided by."""
+        """The fields that a split is decided by."""
         return _Marks(self)
 
     def divide(self, valid_share: float, by: By = "id") -> tuple[TokenRows, TokenRows]:
@@ -219,7 +219,7 @@ class TokenRows(Sequence[Pair]):
 
 
 class Mark(NamedTuple):
-    """What decides about the split of an utterance."""
+    """The fields that decide about the split of an utterance."""
 
     id: str
     text: str | None

@@ -126,7 +126,7 @@ def fit(task: TrainingTask, config: TrainingConfig, device: str | torch.device) 
 
 
 class _OneProcess:
-    """What the loop asks of accelerate, for a run in memory."""
+    """The part of accelerate that the loop uses, for a run in memory."""
 
     process_index, num_processes, is_main_process = 0, 1, True
 

@@ -25,7 +25,7 @@ _HEAD = struct.Struct("<Iifd")  # checksum of the rest, frames, scale, divisor
 
 
 class Measures(NamedTuple):
-    """What is measured on the whole of a recording."""
+    """Measurements of a whole recording."""
 
     scale: float
     """Factor that brings it to the wanted level."""
@@ -89,7 +89,7 @@ class MeasuresFile:
 
 
 class Kept(Generic[T]):
-    """What was used last, as long as it takes no more than `limit` bytes together."""
+    """Values used last, as long as they take no more than `limit` bytes together."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.num_bytes = limit, 0

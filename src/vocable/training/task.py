@@ -64,7 +64,7 @@ class ValidationSums(NamedTuple):
 
 
 class TrainingTask(ABC):
-    """What the loop needs to know of models, data and losses; a task says where it differs from these defaults."""
+    """Models, data and losses as the loop sees them; a task says where it differs from these defaults."""
 
     learners: Mapping[str, Learner]
     """By name. The first one is the model that is averaged, validated and saved."""

@@ -43,7 +43,7 @@ from vocable.types import SpeechTokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairsConfig(BenchmarkConfig):
-    """What is scored on which pairs, and by which conventions."""
+    """Model, pairs and conventions of a pair benchmark."""
 
     data: Path
     """Folder of the benchmark."""

@@ -64,7 +64,7 @@ class SlueConfig(BenchmarkConfig):
     model: Path
     """Folder of a language model, or of its training run. A model of units only is tested on speech alone."""
     task: Literal["sentiment", "entities"]
-    """What is recognised: sentiment, or entities."""
+    """Labels to recognise: sentiment, or entities."""
     tokenizer: Path | None = None
     """Folder of the tokenizer. Without it, the one beside the model."""
     manifest: Path | None = None
@@ -224,7 +224,7 @@ class Slue(Benchmark[SlueConfig]):
         return [example.row for example in self.splits[split][modality]]
 
     def _features(self, model: Any, modality: Modality, split: str) -> list[Tensor] | None:
-        """What a head reads, where the model is not trained itself."""
+        """Features that a head reads, where the model is not trained itself."""
         if self.config.tune.train != "head":
             return None
         return frozen_features(model, self.task, self._rows(modality, split), self.config.tune.max_tokens)

@@ -1,4 +1,4 @@
-"""What a head reads and says, and how it is trained: one sentiment a row, or one tag a word, in speech and in text.
+"""Heads on a language model and their training: one sentiment a row, or one tag a word, in speech and in text.
 
     hidden states (positions, dim)  ->  pooled (1, dim)              ->  linear  ->  sentiment
                                     ->  positions of words (k, dim)  ->  linear  ->  tag each  ->  vote  ->  tag a word
