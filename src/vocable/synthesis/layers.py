@@ -17,17 +17,30 @@ class ConvNeXtBlock(nn.Module):
     arXiv:2306.00814), section 3.
     """
 
-    def __init__(self, dim: int, hidden_dim: int, kernel_size: int, scale: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        kernel_size: int,
+        scale: float,
+        future: int | None = None,
+        dilation: int = 1,
+        eps: float = 1e-6,
+    ) -> None:
+        """Make a block whose convolution sees `future` frames after its own; None: as many as before it."""
         super().__init__()
-        self.depthwise = nn.Conv1d(dim, dim, kernel_size, padding="same", groups=dim)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        span = dilation * (kernel_size - 1)
+        future = span // 2 if future is None else future
+        self.pad = (span - future, future)
+        self.depthwise = nn.Conv1d(dim, dim, kernel_size, groups=dim, dilation=dilation)
+        self.norm = nn.LayerNorm(dim, eps=eps)
         self.expand = nn.Linear(dim, hidden_dim)
         self.contract = nn.Linear(hidden_dim, dim)
         self.scale = nn.Parameter(torch.full((dim,), scale))
 
     def forward(self, frames: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
         """Return the frames, changed."""
-        mixed = self.norm(self.depthwise(frames.mT).mT)
+        mixed = self.norm(self.depthwise(functional.pad(frames.mT, self.pad)).mT)
         return frames + self.scale * self.contract(functional.gelu(self.expand(mixed)))
 
 
@@ -100,19 +113,23 @@ def frame_signal(
 
 
 def overlap_add(
-    spectra: Complex[Tensor, "batch frames bins"], window: Float[Tensor, " n_fft"], hop_length: int
+    spectra: Complex[Tensor, "batch frames bins"],
+    window: Float[Tensor, " n_fft"],
+    hop_length: int,
+    overhang: int | None = None,
 ) -> Float[Tensor, "batch samples"]:
-    """Invert `frame_signal`: frames x hop_length samples, least squares over the overlapping windows.
+    """Invert short-time spectra: frames x hop_length samples, least squares over the overlapping windows.
 
-    Source: Griffin & Lim (1984), equation 6; the padding that gives frames x hop samples as in Vocos ("same").
+    A window begins `overhang` samples before its frame; None: as many as it ends after it, as in Vocos ("same").
+    Source: Griffin & Lim (1984), equation 6.
     """
     n_fft, num_frames = len(window), spectra.shape[1]
     pieces = torch.fft.irfft(spectra, n=n_fft) * window  # (batch, frames, n_fft)
     total = _add_shifted(pieces, hop_length)
     weight = _add_shifted(window.square().expand(1, num_frames, n_fft), hop_length)
-    overhang = (n_fft - hop_length) // 2
+    overhang = (n_fft - hop_length) // 2 if overhang is None else overhang
     kept = slice(overhang, overhang + num_frames * hop_length)
-    return total[:, kept] / weight[:, kept]
+    return total[:, kept] / weight[:, kept].clamp(min=1e-11)
 
 
 def _add_shifted(pieces: Tensor, hop_length: int) -> Tensor:
