@@ -138,6 +138,16 @@ ASSETS: Mapping[str, Asset] = {
             megabytes=121,
         ),
         Asset(
+            name="hibari",
+            what="hibari 0.2.1 (6.15 M parameters): text-to-speech at 24 kHz, one English voice; int8 values in fp32.",
+            licence="Apache-2.0",
+            commercial_use=True,
+            made_by="Maureese Williams (distilled from Kokoro-82M by hexgrad, Apache-2.0)",
+            archives=(Archive(package="hibari-tts", version="0.2.1", megabytes=14.0),),
+            converter="hibari",
+            megabytes=25,
+        ),
+        Asset(
             name="distillmos",
             what="DistillMOS variant 7 (4.1 M parameters): predicts the quality rating (MOS) of 16 kHz speech.",
             licence="MIT",
@@ -171,7 +181,7 @@ ASSETS: Mapping[str, Asset] = {
 }
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "quickstart": ("whisper-tiny.en", "smollm2-135m", "whisper-base", "distillmos", "resemblyzer"),
+    "quickstart": ("whisper-tiny.en", "smollm2-135m", "whisper-base", "hibari", "distillmos", "resemblyzer"),
     "all": tuple(ASSETS),
 }
 
