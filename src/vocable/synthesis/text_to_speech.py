@@ -30,7 +30,7 @@ from vocable.assets.weights import read_weights
 from vocable.errors import AssetError, ConfigError
 from vocable.files import read_text
 from vocable.synthesis.layers import ConvNeXtBlock, whole_durations
-from vocable.synthesis.source_filter import VOICED_HZ, SourceFilterConfig, SourceFilterDecoder
+from vocable.synthesis.source_filter import SourceFilterConfig, SourceFilterDecoder
 
 SYMBOL_RATE = 40
 """Duration frames per second; pitch, energy and the decoder have two frames in each of them."""
@@ -80,7 +80,7 @@ class Prosody(NamedTuple):
     durations: Int[Tensor, " symbols"]
     """Frames of each symbol, 40 a second, with the two end marks."""
     f0: Float[Tensor, " frames"]
-    """Pitch in Hz, 80 frames a second; 0 where unvoiced."""
+    """Pitch in Hz, 80 frames a second; unvoiced frames are below 40, those that are predicted not always 0."""
     energy: Float[Tensor, " frames"]
     """Energy of the same frames: about 2.9 per neper of amplitude; 2.5 +- 5.8 in speech."""
 
@@ -164,7 +164,7 @@ class ProsodyPredictor(nn.Module):
     def f0_and_energy(
         self, repeated: Float[Tensor, "batch slow_frames dim"]
     ) -> tuple[Float[Tensor, "batch frames"], Float[Tensor, "batch frames"]]:
-        """Return F0 in Hz (below 40: unvoiced) and energy, two frames for every frame of repeated features."""
+        """Return F0 in Hz and energy, two frames for every frame of repeated features."""
         frames = self.embed(repeated)
         for block in self.blocks:
             frames = block(frames)
@@ -198,10 +198,14 @@ class TextToSpeech(nn.Module):
         if not (folder / "vocab.json").is_file():
             raise AssetError(f"{folder}: no vocab.json, so this is no text-to-speech. Name the asset hibari.")
         model = cls(TextToSpeechConfig(), json.loads(read_text(folder / "vocab.json")))
-        try:
-            model.load_state_dict(read_weights(folder))
-        except RuntimeError as error:
-            raise AssetError(f"{folder}: its weights are not those of TextToSpeech. {error}") from error
+        weights, own = read_weights(folder), model.state_dict()
+        unfit = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+        unfit += [name for name in weights if name not in own]
+        if unfit:
+            raise AssetError(
+                f"{folder}: its weights are not those of TextToSpeech; {unfit[0]} and {len(unfit) - 1} others differ."
+            )
+        model.load_state_dict(weights)
         return model.eval().to(device)
 
     @property
@@ -230,7 +234,7 @@ class TextToSpeech(nn.Module):
         return self.text(ids, mask)
 
     def predict_prosody(
-        self, ids: Int[Tensor, " symbols"], durations: Int[Tensor, " symbols"] | None = None, speed: float = 1.0
+        self, ids: Int[Tensor, " symbols"], durations: Int[Tensor, " _"] | None = None, speed: float = 1.0
     ) -> Prosody:
         """Predict how a text is spoken; with `durations`, pitch and energy for these.
 
@@ -244,7 +248,7 @@ class TextToSpeech(nn.Module):
             durations = whole_durations(self.prosody.log_durations(features)[0], 1 / speed)
         durations = self._checked_durations(durations, len(ids))
         f0, energy = self.prosody.f0_and_energy(features.repeat_interleave(durations, 1))
-        return Prosody(durations, torch.where(f0[0] > VOICED_HZ, f0[0], 0.0), energy[0])
+        return Prosody(durations, f0[0].clamp(min=0), energy[0])
 
     def decode(self, content: Float[Tensor, "symbols content_dim"], prosody: Prosody) -> Float[Tensor, " samples"]:
         """Speak symbols' content with a prosody; differentiable in content, energy, and what F0 tells the filter.
@@ -265,9 +269,9 @@ class TextToSpeech(nn.Module):
         self,
         phonemes: str,
         *,
-        durations: Int[Tensor, " symbols"] | None = None,
-        f0: Float[Tensor, " frames"] | None = None,
-        energy: Float[Tensor, " frames"] | None = None,
+        durations: Int[Tensor, " _"] | None = None,
+        f0: Float[Tensor, " _"] | None = None,
+        energy: Float[Tensor, " _"] | None = None,
         speed: float = 1.0,
     ) -> SpokenText:
         """Speak a string of symbols; what is not given is predicted.
@@ -296,7 +300,7 @@ class TextToSpeech(nn.Module):
                 f"There are {len(durations)} durations for {num_symbols} symbols. The end marks before the first "
                 "symbol and after the last have one each, too."
             )
-        if bool((durations < 0).any()) or not bool(durations.any()):
+        if durations.is_floating_point() or bool((durations < 0).any()) or not bool(durations.any()):
             raise ConfigError("Durations are whole frames, 0 or more, and not all of them 0.")
         return durations
 
