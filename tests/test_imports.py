@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "vocable"
-SHARED = {"types", "config", "errors", "registry", "assets", "files", "splits", "devices", "progress"}
+SHARED = {"types", "config", "errors", "registry", "assets", "files", "splits", "devices", "printing", "progress"}
 STAGES = ["audio", "features", "recognition", "tokens", "sequences", "lm", "synthesis"]
 
 SHARED_BY_SYSTEMS = {"stage", "shared", "from_speech"}

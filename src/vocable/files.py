@@ -21,6 +21,7 @@ import yaml
 
 from vocable.errors import ConfigError, ManifestError, OutputError
 
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64"}
 _LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")
 """Temporary names of `replace_file`."""
 
@@ -56,6 +57,11 @@ def write_text(text: str, path: Path) -> None:
     """Write UTF-8 text whole or not at all; raises as `replace_file` does."""
     with replace_file(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def write_json(values: Any, path: Path, indent: int | None = 2) -> None:
+    """Write JSON whole or not at all, letters as they are; raises as `replace_file` does."""
+    write_text(json.dumps(values, indent=indent, ensure_ascii=False) + "\n", path)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -179,7 +185,7 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any], ignored: 
         found: the newer one.
         ignored: dotted names that may differ.
     """
-    old, new = _flatten(expected), _flatten(found)
+    old, new = flatten(expected), flatten(found)
     absent = "(absent)"
     return "; ".join(
         f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}"
@@ -242,11 +248,12 @@ def _read_record(path: Path) -> dict[str, Any]:
     return values
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give nested entries dotted names: {"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[prefix + str(key)] = value
     return flat

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import inspect
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +19,7 @@ import pytest
 
 from vocable import cli
 from vocable.cli.command import Command
+from vocable.cli.evaluate import BenchmarkCommand
 from vocable.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -42,21 +46,9 @@ class Base:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joining(Base):
+class Parting(Base):
     first: Path
     """What stands first."""
-    others: list[Path] = field(default_factory=list)
-    """What follows."""
-    second: int = 2
-    """A number."""
-    names: tuple[str, ...] | None = None
-    """What to call them."""
-    mode: Literal["fast", "slow"] = "fast"
-    """How."""
-    tokens: Path | None = None
-    """A folder."""
-    loud: bool = True
-    """Say so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +60,18 @@ class Drawing(Base):
 calls: list = []
 
 
-def join(config: Joining) -> None:
+def join(
+    first: Path,
+    others: Sequence[Path] = (),
+    second: int = 2,
+    names: tuple[str, ...] | None = None,
+    mode: Literal["fast", "slow"] = "fast",
+    tokens: Path | None = None,
+    voice: str | Path | None = None,
+    loud: bool = True,
+    strict: bool = False,
+    report: Callable[[str], None] = print,
+) -> None:
     """Join things.
 
     One long
@@ -76,13 +79,32 @@ def join(config: Joining) -> None:
 
     vocable things join a b    an example
     vocable things join a      another
+
+    Args:
+        first: what stands first.
+        others: what follows.
+        second: a number.
+        names: what to call them.
+        mode: how.
+        tokens: a folder.
+        voice: who speaks.
+        loud: say
+            so.
+        strict: stop at a problem.
+        report: for Python alone.
     """
-    calls.append(config)
+    calls.append({name: value for name, value in locals().items() if name != "report"})
 
 
-def draw(config: Joining, drawing: Drawing) -> None:
+def joining(first: Path, **given: object) -> dict:
+    """What `join` is called with."""
+    usual = {"others": (), "second": 2, "names": None, "mode": "fast", "tokens": None, "voice": None, "loud": True}
+    return {"first": first, **usual, "strict": False, **given}
+
+
+def draw(config: Parting, drawing: Drawing, second: int = 2) -> None:
     """Draw things."""
-    calls.append((config, drawing))
+    calls.append((config, drawing, second))
 
 
 def change(config: Base, overrides: Sequence[str] = ()) -> None:
@@ -148,14 +170,14 @@ def refused(capsys, *words: str, name: str = "join") -> str:
     ],
 )
 def test_fields_are_words_and_options(commands, words, expected):
-    assert run(*shlex.split(words)) == Joining(first=Path("a"), **expected)
+    assert run(*shlex.split(words)) == joining(Path("a"), **expected)
 
 
 def test_a_file_whose_name_looks_like_a_setting_is_a_file(commands, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run("a", "second=7").second == 7
+    assert run("a", "second=7")["second"] == 7
     (tmp_path / "second=7").touch()
-    assert run("a", "second=7") == Joining(first=Path("a"), others=[Path("second=7")])
+    assert run("a", "second=7") == joining(Path("a"), others=[Path("second=7")])
 
 
 def test_both_spellings_of_an_option(commands):
@@ -164,7 +186,7 @@ def test_both_spellings_of_an_option(commands):
 
 
 def test_several_configs_share_a_setting(commands):
-    config, drawing = run("a", "--strict", name="draw")
+    config, drawing, _ = run("a", "--strict", name="draw")
     assert config.strict and drawing.strict
     assert drawing.shape == Shape(num_sides=4)
 
@@ -172,8 +194,8 @@ def test_several_configs_share_a_setting(commands):
 def test_a_yaml_file_fills_what_the_line_does_not_say(commands, tmp_path, capsys):
     path = tmp_path / "c.yaml"
     path.write_text("second: 9\nshape: {num_sides: 6, start_seconds: 1}\n")
-    config, drawing = run("a", "--config", str(path), "shape.num_sides=7", name="draw")
-    assert config.second == 9
+    _, drawing, second = run("a", "--config", str(path), "shape.num_sides=7", name="draw")
+    assert second == 9
     assert drawing.shape == Shape(num_sides=7, start_seconds=1.0)
     path.write_text("secnd: 9\n")
     calls.clear()
@@ -289,25 +311,63 @@ def test_examples_in_the_help_parse():
     assert num_examples > 40
 
 
+def around(function: Callable[..., None], out: Path, strict: bool = False, **settings: object) -> None:
+    """Call a function.
+
+    Args:
+        out: what to write.
+        strict: stop at any problem.
+    """
+    calls.append((function, out, strict, settings))
+
+
+def test_a_command_may_call_its_function_through_another(monkeypatch):
+    command = Command(join, "FIRST OUT", through=around)
+    monkeypatch.setattr(cli, "find_commands", lambda first=None: {"things join": command})
+    function, out, strict, settings = run("a", "b", "--strict", "--second", "3")
+    assert (function, out, strict, settings) == (join, Path("b"), True, {"first": Path("a"), "second": 3})
+    shown = command.help("things join")
+    assert "  --strict\n      Stop at any problem." in shown and "  --loud  default true\n      Say so.\n" in shown
+    assert "report" not in shown and "Args:" not in shown and "for Python" not in shown
+
+
+def test_a_voice_is_a_name_or_a_path(commands, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("a", "--voice", "anna")["voice"] == "anna"
+    assert run("a", "voice=me.FLAC")["voice"] == Path("me.FLAC")
+    assert run("a", "--voice", "voices/anna")["voice"] == Path("voices/anna")
+    (tmp_path / "anna").mkdir()
+    assert run("a", "--voice", "anna")["voice"] == "anna"  # a folder is no recording
+    (tmp_path / "bert").touch()
+    assert run("a", "--voice", "bert")["voice"] == Path("bert")
+    assert run("a", "--voice", "null")["voice"] is None
+
+
+def test_every_command_with_a_voice_takes_a_recording():
+    voices = [setting for command in cli.find_commands().values() for setting in command.settings.values()]
+    voices = [setting for setting in voices if setting.name == "voice"]
+    assert len(voices) == 7 and {setting.type for setting in voices} == {"text or path"}
+
+
 def test_settings_agree_with_the_configs_themselves():
     """What is read from the source is what Python made of it: names and defaults."""
-    import dataclasses
-    import importlib
-
     seen = set()
     for command in cli.find_commands().values():
-        for parameter in command.parts:
-            kind = command.config_of(parameter)
-            if kind is None or kind in seen:
+        function = inspect.signature(command.through or command.load()).parameters
+        for parameter in command.parameters:
+            if parameter.name in function and not isinstance(command, BenchmarkCommand):  # some need `out`
+                needed = function[parameter.name].default is inspect.Parameter.empty
+                assert (parameter.default is None) == needed, (command, parameter)
+            if not parameter.config or parameter.config in seen:
                 continue
-            seen.add(kind)
-            config = getattr(importlib.import_module(kind[0]), kind[1])
+            seen.add(parameter.config)
+            config = getattr(importlib.import_module(parameter.config[0]), parameter.config[1])
             fields = {f.name: f for f in dataclasses.fields(config)}
-            read = {s.name: s for s in command.parts[parameter] if "." not in s.name}
-            assert set(read) == set(fields), kind
+            read = {s.name: s for s in command.parts[parameter.name] if "." not in s.name}
+            assert set(read) == set(fields), parameter
             for name, setting in read.items():
                 needed = all(d is dataclasses.MISSING for d in (fields[name].default, fields[name].default_factory))
-                assert (setting.default is None) == needed, (kind, name)
+                assert (setting.default is None) == needed, (parameter, name)
     assert len(seen) >= 10
 
 

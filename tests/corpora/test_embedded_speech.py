@@ -47,7 +47,7 @@ def test_held_out_voices_are_not_in_train(utterances):
 
 
 def test_the_recordings_are_those_of_the_default_command(utterances):
-    plan = plan_recordings(read_stories(FOLDER / "stories.txt"), SpokenStoriesConfig())
+    plan = plan_recordings(read_stories(FOLDER / "stories.txt"), SpokenStoriesConfig().settle())
     expected = [(r.story.id, r.voice, r.story.split, text) for r in plan for text in split_utterances(r.story.text)]
     assert [(u.extra["story"], u.speaker, u.split, u.text) for u in utterances] == expected
 

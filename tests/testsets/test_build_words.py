@@ -178,7 +178,7 @@ def test_words_are_drawn_evenly_from_the_bands():
     counts = Counter(pair.group["band"] for pair in pairs)
     assert set(counts) == {"1-5", "6-20", "21-100", ">100"}  # none out of vocabulary
     assert max(counts.values()) - min(counts.values()) <= 1  # though some words have no pseudo-word
-    all_bands = plan_word_pairs(lexicon, WordPairsConfig(num_pairs=20, pseudo_words=loose)).pairs
+    all_bands = plan_word_pairs(lexicon, WordPairsConfig(num_pairs=20, min_count=0, pseudo_words=loose)).pairs
     assert "oov" in {pair.group["band"] for pair in all_bands}
 
 

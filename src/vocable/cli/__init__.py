@@ -1,8 +1,8 @@
 """The `vocable` command: finds the function behind the words, runs it, and prints errors in one line.
 
 Every module of this package offers `COMMANDS`, a table from command words, with the words that follow them in capitals,
-to a function. Its configs are its command line: `vocable.cli.command`. A module is imported when a command begins with
-its name.
+to a function. Its parameters are its command line: `vocable.cli.command`. A module is imported when a command begins
+with its name.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from vocable.errors import VocableError
 from vocable.registry import unknown_name_message
 
 HOMES = {
+    "audio": "manifest",
     "compare": "evaluate",
     "corpus": "manifest",
     "evaluate": "testsets",
-    "quickstart": "train",
+    "generate": "lm",
+    "quickstart": "lm",
     "stories": "testsets",
     "subwords": "sequences",
     "tokenize": "tokenizer",
+    "train": "lm",
 }
 """The module, beside the one of its name, that has commands which begin with a word."""
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from vocable.cli.options import OverwriteOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,19 +13,14 @@ if TYPE_CHECKING:
     from vocable.types import Utterance
 
 
-@dataclass(frozen=True, kw_only=True)
-class AlignCommandConfig(OverwriteOption):
-    """Utterances whose words are timed."""
-
-    manifest: Path
-    """Manifest of utterances with text (JSONL)."""
-    out: Path
-    """The manifest to write."""
-    compare: bool = False
-    """Also print how well the result agrees with the words that the manifest has already."""
-
-
-def align(config: AlignCommandConfig, rules: AlignConfig, aligner: AlignerConfig) -> None:
+def align(
+    manifest: Path,
+    out: Path,
+    rules: AlignConfig,
+    aligner: AlignerConfig,
+    compare: bool = False,
+    overwrite: bool = False,
+) -> None:
     """Find the time of every word of a manifest's texts; writes the manifest with `words`.
 
     Beside OUT: OUT.report.jsonl (words that were read otherwise than written, letters or words that were left out,
@@ -36,6 +28,14 @@ def align(config: AlignCommandConfig, rules: AlignConfig, aligner: AlignerConfig
 
     vocable align corpus.jsonl aligned.jsonl --aligner pocketsphinx
     vocable align corpus.jsonl aligned.jsonl --aligner ctc:facebook/wav2vec2-base-960h --device cuda
+
+    Args:
+        manifest: manifest of utterances with text (JSONL).
+        out: the manifest to write.
+        rules: what does not depend on the aligner.
+        aligner: which aligner to use, and its settings.
+        compare: also print how well the result agrees with the words that the manifest has already.
+        overwrite: replace an earlier result in the same place.
     """
     from vocable.audio.manifest import read_manifest
     from vocable.progress import progress
@@ -43,11 +43,10 @@ def align(config: AlignCommandConfig, rules: AlignConfig, aligner: AlignerConfig
     from vocable.recognition.run import align_manifest
     from vocable.recognition.stamps import StampAligner
 
-    out = config.out
-    utterances = read_manifest(config.manifest, strict=rules.strict)
+    utterances = read_manifest(manifest, strict=rules.strict)
     opened = open_aligner(aligner)
     with progress("Aligning", len(utterances)) as advance:
-        report = align_manifest(utterances, opened, out, rules, config.overwrite, on_progress=advance)
+        report = align_manifest(utterances, opened, out, rules, overwrite, on_progress=advance)
     kept = f", {report.num_kept} of them by an earlier run" if report.num_kept else ""
     words = f"{report.num_words} words, {report.num_interpolated} of them interpolated"
     print(f"{out}: {report.num_aligned} utterances{kept}; {words}")
@@ -57,69 +56,48 @@ def align(config: AlignCommandConfig, rules: AlignConfig, aligner: AlignerConfig
     unasked = opened.unasked() if isinstance(opened, StampAligner) else []
     if unasked:
         print(f"{len(unasked)} of the aligner's entries belong to no utterance, such as {unasked[0]}")
-    if config.compare:
-        print_agreement(utterances, read_manifest(out), str(config.manifest), str(out))
+    if compare:
+        print_agreement(agreement_record(utterances, read_manifest(out)), f"{out} against {manifest}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """Two manifests of the same utterances."""
-
-    first: Path
-    """A manifest with words, taken as the reference."""
-    second: Path
-    """Another one with words of the same utterances."""
-    out: Path | None = None
-    """A file for the numbers, as JSON."""
-
-
-def align_compare(config: CompareConfig) -> None:
+def align_compare(first: Path, second: Path, out: Path | None = None) -> None:
     """Measure how well the word times of two manifests agree; the first one is taken as the reference.
 
     vocable align compare reference.jsonl aligned.jsonl --out agreement.json
-    """
-    import json
 
+    Args:
+        first: a manifest with words, taken as the reference.
+        second: another one with words of the same utterances.
+        out: a file for the numbers, as JSON.
+    """
     from vocable.audio.manifest import read_manifest
-    from vocable.files import write_text
+    from vocable.files import write_json
 
-    first, second = (read_manifest(file) for file in (config.first, config.second))
-    record = print_agreement(first, second, str(config.first), str(config.second))
-    if config.out is not None:
-        write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", config.out)
-        print(f"Results: {config.out}")
+    record = agreement_record(read_manifest(first), read_manifest(second))
+    print_agreement(record, f"{second} against {first}")
+    if out is not None:
+        write_json(record, out)
+        print(f"Results: {out}")
 
 
-def print_agreement(
-    first: Sequence[Utterance], second: Sequence[Utterance], first_name: str, second_name: str
-) -> dict[str, Any]:
-    """Print the agreement of two lists of utterances, with intervals; return the numbers.
+def print_agreement(record: dict[str, Any], compared: str) -> None:
+    """Print the agreement of two lists of utterances, with intervals."""
+    from vocable.printing import print_table
 
-    Raises:
-        AlignmentError: no utterance has words in both.
-    """
-    from rich.console import Console
-    from rich.table import Table
+    def show(values: Sequence[float] | None, is_time: bool) -> str | None:
+        shown = [f"{1000 * value:.1f}" if is_time else f"{value:.3f}" for value in values or ()]
+        return " to ".join(shown) or None
 
-    record = agreement_record(first, second)
-    title = f"{second_name} against {first_name}: {record['num_utterances']} utterances, {record['num_words']} words"
-    table = Table(title=title)
-    for column in ("measure", "value", "95 % over utterances", "over speakers"):
-        table.add_column(column)
+    rows = []
     for measure in record["measures"]:
         is_time = measure["unit"] == "seconds"
-        table.add_row(
-            measure["name"],
-            _show(measure["value"], is_time) + (" ms" if is_time else ""),
-            *(_show_interval(measure[key], is_time) for key in ("interval", "speaker_interval")),
-        )
-    console = Console()
-    console.print(table, markup=False)
+        value = show(None if measure["value"] is None else [measure["value"]], is_time)
+        intervals = [show(measure[key], is_time) for key in ("interval", "speaker_interval")]
+        rows.append((measure["name"], value and value + " ms" * is_time, *intervals))
+    title = f"{compared}: {record['num_utterances']} utterances, {record['num_words']} words"
+    print_table(("measure", "value", "95 % over utterances", "over speakers"), rows, title)
     if record["left_out"]:
-        console.print(
-            f"Left out: {record['left_out']} utterances that only one has, or has without words.", markup=False
-        )
-    return record
+        print(f"Left out: {record['left_out']} utterances that only one has, or has without words.")
 
 
 def agreement_record(first: Sequence[Utterance], second: Sequence[Utterance]) -> dict[str, Any]:
@@ -140,21 +118,15 @@ def agreement_record(first: Sequence[Utterance], second: Sequence[Utterance]) ->
         )
     deviations = [word_deviations(mine, theirs, mine.language or "en") for mine, theirs in pairs]
     speakers = [mine.speaker or mine.id for mine, _ in pairs]
+    has_speakers = any(mine.speaker for mine, _ in pairs)
     measures = []
     for measure in agreement(deviations):
-        sums = measure.numerators, measure.denominators
-        intervals = (
-            [bootstrap_ratio(*sums, clusters) for clusters in (None, speakers)] if sum(sums[1]) else [None, None]
+        over, speaker_over = (
+            bootstrap_ratio(measure.numerators, measure.denominators, clusters) if sum(measure.denominators) else None
+            for clusters in (None, speakers)
         )
-        measures.append(
-            {
-                "name": measure.name,
-                "unit": measure.unit,
-                "value": measure.value,
-                "interval": intervals[0],
-                "speaker_interval": intervals[1] if any(mine.speaker for mine, _ in pairs) else None,
-            }
-        )
+        shown = {"name": measure.name, "unit": measure.unit, "value": measure.value}
+        measures.append({**shown, "interval": over, "speaker_interval": speaker_over if has_speakers else None})
     median = {"name": "median absolute deviation", "unit": "seconds", "value": median_deviation(deviations)}
     measures.insert(4, {**median, "interval": None, "speaker_interval": None})
     return {
@@ -164,16 +136,6 @@ def agreement_record(first: Sequence[Utterance], second: Sequence[Utterance]) ->
         "left_out": len({u.id for u in first} | {u.id for u in second}) - len(pairs),
         "measures": measures,
     }
-
-
-def _show(value: float | None, is_time: bool) -> str:
-    if value is None:
-        return "-"
-    return f"{1000 * value:.1f}" if is_time else f"{value:.3f}"
-
-
-def _show_interval(interval: tuple[float, float] | None, is_time: bool) -> str:
-    return "-" if interval is None else " to ".join(_show(end, is_time) for end in interval)
 
 
 COMMANDS = {"align MANIFEST OUT": align, "align compare FIRST SECOND": align_compare}

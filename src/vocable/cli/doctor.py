@@ -7,7 +7,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -25,11 +26,6 @@ class Finding(NamedTuple):
     status: Literal["ok", "note", "problem"]
     what: str
     text: str
-
-    @classmethod
-    def of(cls, what: str, text: str, advice: str = "", otherwise: Literal["note", "problem"] = "problem") -> Finding:
-        """Find that all is well, or, where there is advice, that it is not."""
-        return cls(otherwise if advice else "ok", what, text + advice)
 
 
 def doctor() -> None:
@@ -51,151 +47,134 @@ def doctor() -> None:
     console.print(f"\n{num_problems} problem(s) found." if num_problems else "\nNo problems found.")
 
 
-def check_python() -> list[Finding]:
+def check_python() -> Iterator[Finding]:
     """Python's version against what the package asks for."""
-    from importlib import metadata
-
     from packaging.specifiers import SpecifierSet
 
     wanted = metadata.metadata("vocable")["Requires-Python"]
-    found = platform.python_version()
-    fits = wanted is None or SpecifierSet(wanted).contains(found, prereleases=True)
-    return [Finding.of("python", f"{found} ({sys.executable})", "" if fits else f"; supported: {wanted}")]
+    found = f"{platform.python_version()} ({sys.executable})"
+    if wanted is None or SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
+        yield Finding("ok", "python", found)
+    else:
+        yield Finding("problem", "python", f"{found}; supported: {wanted}")
 
 
-def check_requirements(requirements: Iterable[Requirement] | None = None) -> list[Finding]:
+def check_requirements(requirements: Iterable[Requirement] | None = None) -> Iterator[Finding]:
     """Base packages: installed, and within the supported versions."""
-    findings = []
+    all_fit = True
     for requirement in requirements if requirements is not None else _requirements(None):
         name, supported, found = requirement.name, requirement.specifier, _version(requirement.name)
-        if found is None:
-            findings.append(Finding("problem", name, f"not installed. Install it: pip install '{requirement}'"))
-        elif not supported.contains(found, prereleases=True):
-            text = f"{found}, but {supported} is supported: pip install '{requirement}'"
-            findings.append(Finding("problem", name, text))
-        elif name in {"torch", "transformers"}:
-            findings.append(Finding("ok", name, f"{found} (supported: {supported})"))
-    if all(finding.status == "ok" for finding in findings):
-        findings.append(Finding("ok", "base packages", "all installed, versions supported"))
-    return findings
+        if found is not None and supported.contains(found, prereleases=True):
+            if name in {"torch", "transformers"}:
+                yield Finding("ok", name, f"{found} (supported: {supported})")
+            continue
+        all_fit = False
+        wrong = "not installed. Install it" if found is None else f"{found}, but {supported} is supported"
+        yield Finding("problem", name, f"{wrong}: pip install '{requirement}'")
+    if all_fit:
+        yield Finding("ok", "base packages", "all installed, versions supported")
 
 
-def check_compute() -> list[Finding]:
+def check_compute() -> Iterator[Finding]:
     """Threads, accelerators, and whether the CPU multiplies bf16 in hardware."""
     import torch
 
-    flags = cpu_flags()
-    bf16 = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
+    bf16 = [name for name in ("amx_bf16", "avx512_bf16") if name in cpu_flags()]
     capability = torch.backends.cpu.get_cpu_capability()
     speed = f"bf16 in hardware ({', '.join(bf16)})" if bf16 else "no bf16 in hardware: train and run in float32"
-    findings = [Finding("ok", "cpu", f"{torch.get_num_threads()} threads, {capability}, {speed}")]
+    yield Finding("ok", "cpu", f"{torch.get_num_threads()} threads, {capability}, {speed}")
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
-        findings.append(Finding("ok", f"cuda:{index}", f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB"))
+        yield Finding("ok", f"cuda:{index}", f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB")
     if not torch.cuda.is_available():
-        findings.append(Finding("note", "gpu", "none: everything runs on the CPU"))
-    return findings
+        yield Finding("note", "gpu", "none: everything runs on the CPU")
 
 
-def check_breakers(names: Iterable[str] = ("torchaudio", "torchcodec")) -> list[Finding]:
+def check_breakers(names: Iterable[str] = ("torchaudio", "torchcodec")) -> Iterator[Finding]:
     """Packages that we do not need, and that break others when they do not fit the installed torch."""
     harms = {"torchaudio": "its presence alone breaks imports in transformers"}
-    findings = []
     for name in names:
         if importlib.util.find_spec(name) is None:
-            findings.append(Finding("ok", name, "not installed (and not needed)"))
+            yield Finding("ok", name, "not installed (and not needed)")
         elif (error := _import_error(name)) is None:
-            findings.append(Finding("ok", name, "installed and works; Vocable does not use it"))
+            yield Finding("ok", name, "installed and works; Vocable does not use it")
         else:
-            harm = harms.get(name, "datasets cannot decode audio with it")
-            text = (
-                f"installed, but cannot be imported ({error}): {harm}. Vocable does not need it: pip uninstall {name}"
-            )
-            findings.append(Finding("problem", name, text))
-    return findings
+            harm = f"({error}): {harms.get(name, 'datasets cannot decode audio with it')}"
+            advice = f"Vocable does not need it: pip uninstall {name}"
+            yield Finding("problem", name, f"installed, but cannot be imported {harm}. {advice}")
 
 
-def check_audio() -> list[Finding]:
+def check_audio() -> Iterator[Finding]:
     """Which audio formats can be read and written, and whether resampling works."""
     import numpy as np
     import soundfile
     import soxr
 
     missing = [name for name in FORMATS if name not in soundfile.available_formats()]
-    if "OPUS" not in soundfile.available_subtypes("OGG"):
-        missing.append("OPUS")
+    missing += [] if "OPUS" in soundfile.available_subtypes("OGG") else ["OPUS"]
     library = f"soundfile {soundfile.__version__} with libsndfile {soundfile.__libsndfile_version__}"
-    text = f"{library}: {', '.join((*FORMATS, 'OPUS'))}"
     if missing:
-        text = f"{library} cannot read {', '.join(missing)}. Install a newer libsndfile: pip install -U soundfile"
+        advice = "Install a newer libsndfile: pip install -U soundfile"
+        yield Finding("problem", "audio files", f"{library} cannot read {', '.join(missing)}. {advice}")
+    else:
+        yield Finding("ok", "audio files", f"{library}: {', '.join((*FORMATS, 'OPUS'))}")
     length = len(soxr.resample(np.zeros(1600, dtype=np.float32), 16000, 8000))
-    wrong = f" gave {length} samples for 800" if length != 800 else ""
-    files = Finding("problem" if missing else "ok", "audio files", text)
-    return [files, Finding.of("resampling", f"soxr {soxr.__version__}", wrong)]
+    wrong = "" if length == 800 else f" gave {length} samples for 800"
+    yield Finding("problem" if wrong else "ok", "resampling", f"soxr {soxr.__version__}{wrong}")
 
 
-def check_disk() -> list[Finding]:
+def check_disk() -> Iterator[Finding]:
     """Room where assets and temporary files go."""
     import tempfile
 
     from vocable.assets import cache_folder
 
-    findings = []
     for what, folder in (("cache folder", cache_folder()), ("temporary files", Path(tempfile.gettempdir()))):
         existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         free = shutil.disk_usage(existing).free / 1e9
         if not os.access(existing, os.W_OK):
-            text = f"{folder} cannot be written. Set VOCABLE_CACHE or TMPDIR to another folder"
-            findings.append(Finding("problem", what, text))
+            advice = "Set VOCABLE_CACHE or TMPDIR to another folder"
+            yield Finding("problem", what, f"{folder} cannot be written. {advice}")
+        elif free < LOW_DISK_GB:
+            yield Finding("problem", what, f"{folder}, {free:.0f} GB free: little")
         else:
-            findings.append(Finding.of(what, f"{folder}, {free:.0f} GB free", ": little" if free < LOW_DISK_GB else ""))
-    return findings
+            yield Finding("ok", what, f"{folder}, {free:.0f} GB free")
 
 
-def check_assets() -> list[Finding]:
+def check_assets() -> Iterator[Finding]:
     """Which assets are cached, and under which licence."""
     from vocable.assets import cached_path, list_assets
 
-    findings = []
     for asset in list_assets():
         use = "commercial use allowed" if asset.commercial_use else "NO commercial use"
         path = cached_path(asset)
-        text = f"{asset.licence}, {use}; " + (str(path) if path else f"not cached: vocable assets fetch {asset.name}")
-        findings.append(Finding("ok" if path else "note", f"asset {asset.name}", text))
-    return findings
+        place = path or f"not cached: vocable assets fetch {asset.name}"
+        yield Finding("ok" if path else "note", f"asset {asset.name}", f"{asset.licence}, {use}; {place}")
 
 
-def check_network_settings() -> list[Finding]:
+def check_network_settings() -> Iterator[Finding]:
     """Settings and programs that decide where weights can come from."""
-    findings = []
     if os.environ.get("HF_HUB_OFFLINE", "0") not in {"0", ""}:
-        findings.append(Finding("note", "HF_HUB_OFFLINE", "set: nothing is downloaded from the Hugging Face hub"))
+        yield Finding("note", "HF_HUB_OFFLINE", "set: nothing is downloaded from the Hugging Face hub")
     programs = {"npm": "fetching the asset kokoro", "espeak-ng": "phonemes for the asset kokoro"}
     for program, purpose in programs.items():
         path = shutil.which(program)
-        text = path or f"not found; needed only for {purpose}"
-        findings.append(Finding("ok" if path else "note", program, text))
+        yield Finding("ok" if path else "note", program, path or f"not found; needed only for {purpose}")
     if importlib.util.find_spec("pip") is None:
-        text = "not in this environment; `vocable assets fetch` needs it: python -m ensurepip"
-        findings.append(Finding("note", "pip", text))
-    return findings
+        advice = "`vocable assets fetch` needs it: python -m ensurepip"
+        yield Finding("note", "pip", f"not in this environment; {advice}")
 
 
-def check_extras() -> list[Finding]:
+def check_extras() -> Iterator[Finding]:
     """Optional packages, by the extra that brings them."""
-    from importlib import metadata
-
-    findings = []
-    extras = metadata.metadata("vocable").get_all("Provides-Extra") or []
-    for extra in extras:
-        requirements = [requirement for requirement in _requirements(extra) if requirement.name != "vocable"]
-        missing = [requirement.name for requirement in requirements if _version(requirement.name) is None]
+    for extra in metadata.metadata("vocable").get_all("Provides-Extra") or []:
+        names = [requirement.name for requirement in _requirements(extra) if requirement.name != "vocable"]
+        missing = [name for name in names if _version(name) is None]
         if missing:
             text = f"{', '.join(missing)} missing. Install: pip install 'vocable[{extra}]'"
-            findings.append(Finding("note", f"extra [{extra}]", text))
-        elif requirements:
-            findings.append(Finding("ok", f"extra [{extra}]", "installed"))
-    return findings
+            yield Finding("note", f"extra [{extra}]", text)
+        elif names:
+            yield Finding("ok", f"extra [{extra}]", "installed")
 
 
 def cpu_flags() -> set[str]:
@@ -207,7 +186,7 @@ def cpu_flags() -> set[str]:
     return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
 
 
-CHECKS: tuple[Callable[[], list[Finding]], ...] = (
+CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
     check_python,
     check_requirements,
     check_compute,
@@ -220,10 +199,10 @@ CHECKS: tuple[Callable[[], list[Finding]], ...] = (
 )
 
 
-def _safely(check: Callable[[], list[Finding]]) -> list[Finding]:
+def _safely(check: Callable[[], Iterable[Finding]]) -> list[Finding]:
     """Run a check; one that fails is itself a finding, and the others still run."""
     try:
-        return check()
+        return list(check())
     except Exception as error:
         what = check.__name__.removeprefix("check_")
         return [Finding("problem", what, f"the check failed: {type(error).__name__}: {error}")]
@@ -231,24 +210,18 @@ def _safely(check: Callable[[], list[Finding]]) -> list[Finding]:
 
 def _requirements(extra: str | None) -> list[Requirement]:
     """The package's own requirements that apply here: the base ones, or those that one extra adds."""
-    from importlib import metadata
-
     from packaging.requirements import Requirement
 
     found = []
-    for line in metadata.requires("vocable") or []:
-        requirement = Requirement(line)
-        marker = requirement.marker
+    for requirement in map(Requirement, metadata.requires("vocable") or []):
+        marker, requirement.marker = requirement.marker, None
         in_base = marker is None or marker.evaluate({"extra": ""})
         if in_base if extra is None else not in_base and marker is not None and marker.evaluate({"extra": extra}):
-            requirement.marker = None
             found.append(requirement)
     return found
 
 
 def _version(package: str) -> str | None:
-    from importlib import metadata
-
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -1,10 +1,11 @@
-"""Read the settings of a config, a dataclass, from its source: name, type, default and docstring of every field.
+"""Read the settings of a config or a function from its source: name, type, default and explanation of each.
 
-    class TokenizeConfig:
+    class ShardsConfig:
         minutes_per_shard: float = 60.0       ->   Setting("minutes_per_shard", "minutes", "60.0", "A file is full ...")
         \"\"\"A file is full when ...\"\"\"
 
-The source is parsed, not imported: configs stand beside code that needs torch, and help must not wait for torch.
+A function's parameters are explained under `Args:` in its docstring. The source is parsed, not imported: much of it
+stands beside code that needs torch, and help must not wait for torch.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ PLAIN = {"Path": "path", "int": "integer", "float": "number", "str": "text", "bo
 MEASURES = ("seconds", "minutes", "hours", "megabytes", "db")
 """Last words of a field's name that say what its number counts."""
 LISTS = ("list", "tuple", "Sequence", "Iterable")
+ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
+"""A parameter under `Args:` in a docstring, and what is said about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ class Setting:
     @property
     def is_text(self) -> bool:
         """Words are taken as they stand; other values may be written as yaml."""
-        return self.type in PLAIN.values() or self.type.startswith("one of") or self.type in (*MEASURES, "hertz")
+        plain = (*PLAIN.values(), *MEASURES, "hertz", "text or path")
+        return self.type in plain or self.type.startswith("one of")
 
 
 def read_settings(
@@ -82,6 +86,20 @@ def read_settings(
         yield from nested.get(key, ())
 
 
+def read_parameters(module: str, name: str) -> Iterator[Setting]:
+    """Yield a setting for each parameter of a function; those of types that cannot be typed are for Python alone."""
+    where, node = find_definition(module, name) or (module, None)
+    assert isinstance(node, ast.FunctionDef), f"{module} has no function {name}."
+    docs = dict(ARGUMENT.findall(ast.get_docstring(node) or ""))
+    arguments = node.args
+    defaults = [None] * (len(arguments.args) - len(arguments.defaults)) + [*arguments.defaults, *arguments.kw_defaults]
+    for argument, default in zip([*arguments.args, *arguments.kwonlyargs], defaults):
+        setting = describe(argument.annotation or ast.Name("str"), where, argument.arg)
+        if setting.type != "value":
+            doc = " ".join(docs.get(argument.arg, "").split())
+            yield replace(setting, default=_shown(default, where), doc=doc[:1].upper() + doc[1:])
+
+
 def describe(node: ast.expr, module: str, name: str) -> Setting:
     """Say in plain words what a type annotation of a module allows."""
     last = name.rsplit("_", 1)[-1].rsplit(".", 1)[-1]
@@ -92,6 +110,8 @@ def describe(node: ast.expr, module: str, name: str) -> Setting:
             if isinstance(right, ast.Constant) and right.value is None:
                 return replace(describe(left, module, name), is_optional=True)
             first, second = describe(left, module, name), describe(right, module, name)
+            if (first.type, second.type) == ("path", "text"):  # a path in either form, which Python's callers like
+                return first
             return replace(first, type=f"{first.type} or {second.type}", is_optional=first.is_optional, config=None)
         case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
             choices = inner.elts if isinstance(inner, ast.Tuple) else [inner]
@@ -99,6 +119,8 @@ def describe(node: ast.expr, module: str, name: str) -> Setting:
         case ast.Subscript(value=ast.Name(id=kind), slice=inner) if kind in LISTS:
             items = inner.elts if isinstance(inner, ast.Tuple) else [inner]
             return replace(describe(items[0], module, name), is_list=True)
+        case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[*_, last_item])):
+            return describe(last_item, module, name)
         case ast.Name(id="int" | "float") if last in MEASURES:
             return Setting(name, last)
         case ast.Name(id="int" | "float") if name.endswith(("sample_rate", "frame_rate")):
@@ -107,7 +129,7 @@ def describe(node: ast.expr, module: str, name: str) -> Setting:
             return Setting(name, PLAIN[kind])
         case ast.Name(id=kind) if found := find_definition(module, kind):
             where, definition = found
-            if not isinstance(definition, ast.ClassDef):
+            if isinstance(definition, ast.expr):
                 return describe(definition, where, name)
             if is_config(definition):
                 return Setting(name, "settings", config=(where, definition.name))
@@ -115,11 +137,11 @@ def describe(node: ast.expr, module: str, name: str) -> Setting:
 
 
 @functools.cache
-def find_definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.expr] | None:
-    """Find the class or value that a module calls `name`, and the module that defines it; None for what is not ours."""
+def find_definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef | ast.expr] | None:
+    """Find what a module calls `name`, and the module that defines it; None for what is not ours."""
     for node in _statements(_parse(module)):
         match node:
-            case ast.ClassDef(name=found) if found == name:
+            case ast.ClassDef(name=found) | ast.FunctionDef(name=found) if found == name:
                 return module, node
             case ast.Assign(targets=[ast.Name(id=found)], value=value) if found == name:
                 return module, value
@@ -145,6 +167,7 @@ def _parse(module: str) -> ast.Module:
     return ast.parse(_source(module))
 
 
+@functools.cache
 def _source(module: str) -> str:
     """Return the source of a module that is loaded, or that is part of this package; "" for others."""
     if module.startswith("vocable."):
@@ -155,9 +178,9 @@ def _source(module: str) -> str:
     return Path(file).read_text(encoding="utf-8") if file else ""
 
 
-def class_summary(module: str, name: str) -> str:
-    """Return the first line of a class's docstring, without parsing the module."""
-    found = re.search(rf'^class {name}\b.*\n    """(.*?)(?:"""|$)', _source(module), re.MULTILINE)
+def read_summary(module: str, name: str) -> str:
+    """Return the first line of the docstring of a class or function, without parsing the module."""
+    found = re.search(rf'^(?:class|def) {name}\b[\s\S]*?:\n    """(.*?)(?:"""|$)', _source(module), re.MULTILINE)
     return found[1] if found else ""
 
 

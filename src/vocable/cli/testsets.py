@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vocable.cli.options import StrictOption
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from vocable.evaluation.pairs import PairSet
     from vocable.testsets.consistency import ConsistencyConfig
     from vocable.testsets.plan import PlannedPair
     from vocable.testsets.recorded_stories import RecordedStoriesConfig
@@ -18,21 +17,15 @@ if TYPE_CHECKING:
     from vocable.testsets.spoken_stories import SpokenStoriesConfig
     from vocable.testsets.words import WordPairsConfig
 
+Version = Literal["spoken", "topic"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class BuildConfig:
-    """A folder, and work to fill it."""
+class SpokenConfig:
+    """How texts become a set of spoken pairs."""
 
     out: Path
     """Folder to write; a run that was stopped goes on where it was."""
-    num_processes: int = 1
-    """Processes that work at once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpokenConfig(BuildConfig):
-    """Pairs that voices speak."""
-
     language: str = "en"
     """Language of the texts, for the manifest."""
     voices: tuple[str, ...] | None = None
@@ -41,6 +34,8 @@ class SpokenConfig(BuildConfig):
     """Voices that speak each pair, in turn."""
     licence: str | None = None
     """Licence of the texts, for card and manifest. Without it, that of the texts that come with Vocable."""
+    num_processes: int = 1
+    """Processes that work at once."""
 
     def chosen_voices(self, command: str | None) -> tuple[str, ...]:
         """Return the voices to use with Kokoro, or with another synthesiser."""
@@ -54,263 +49,246 @@ class SpokenConfig(BuildConfig):
         return DEFAULT_VOICES if command is None else ("default",)
 
 
-@dataclass(frozen=True, kw_only=True)
-class WordsConfig(SpokenConfig):
-    """Words to speak."""
-
-    lexicon: Path | None = None
-    """Lines of word<TAB>phones[<TAB>count], phones with spaces between. Without it, CMUdict, American English."""
-    counts: Path | None = None
-    """Source of word counts, for frequency bands: a manifest (.jsonl), word<TAB>count lines (.tsv) or a text. The text
-    that the language model is trained on makes "oov" mean what it says."""
-    vowels: str | None = None
-    """Phones that are the core of a syllable, with spaces between, without stress. Without it, those of ARPAbet and the
-    IPA."""
-    min_count: int | None = None
-    """Fewest occurrences of a word in the counts. Without it, 1 where there are counts, so that no word is outside of
-    the vocabulary."""
-
-
-def build_words(config: WordsConfig, words: WordPairsConfig, speech: SpeechConfig) -> None:
+def build_words(
+    spoken: SpokenConfig,
+    words: WordPairsConfig,
+    speech: SpeechConfig,
+    lexicon: Path | None = None,
+    counts: Path | None = None,
+    vowels: str | None = None,
+) -> None:
     """Make spoken words against pseudo-words that could be words: pairs like those of sWUGGY, in any language.
 
     vocable evaluate build words pairs/words --counts train/manifest.jsonl
     vocable evaluate build words paare --language de --lexicon lexikon.tsv --voices de --command "espeak-ng ..."
+
+    Args:
+        spoken: how they are spoken.
+        words: which words are taken.
+        speech: the synthesiser and the files.
+        lexicon: lines of word<TAB>phones[<TAB>count], phones with spaces between. Without it, CMUdict, American
+            English.
+        counts: source of word counts, for frequency bands: a manifest (.jsonl), word<TAB>count lines (.tsv) or a text.
+            The text that the language model is trained on makes "oov" mean what it says.
+        vowels: phones that are the core of a syllable, with spaces between, without stress. Without it, those of
+            ARPAbet and the IPA.
     """
     from vocable.testsets.lexicon import read_counts, read_lexicon
     from vocable.testsets.speak import check_folder
     from vocable.testsets.words import plan_word_pairs
 
-    check_folder(config.out)  # planning words takes a while
-    counts = read_counts(config.counts) if config.counts is not None else None
-    lexicon = read_lexicon(config.lexicon, counts, config.vowels.split() if config.vowels is not None else None)
-    if config.min_count is None and lexicon.counts:
-        words = replace(words, min_count=1)
-    planned = plan_word_pairs(lexicon, words)
+    check_folder(spoken.out)  # planning words takes a while
+    found = read_lexicon(lexicon, counts and read_counts(counts), vowels.split() if vowels is not None else None)
+    planned = plan_word_pairs(found, words)
     difference = planned.matching["mean_abs_delta_log_p"]
-    print(f"{len(planned.pairs)} words of {lexicon.name}; mean difference of log p: {difference} nats")
+    print(f"{len(planned.pairs)} words of {found.name}; mean difference of log p: {difference} nats")
     card = {
-        "name": f"words against pseudo-words, {lexicon.name}",
-        "texts": {**asdict(words), "lexicon": lexicon.name, "counts": config.counts and config.counts.name},
+        "name": f"words against pseudo-words, {found.name}",
+        "texts": {**asdict(words), "lexicon": found.name, "counts": counts and counts.name},
         "matching": planned.matching,
-        "num_bad_lexicon_lines": lexicon.num_bad_lines,
+        "num_bad_lexicon_lines": found.num_bad_lines,
     }
-    _speak(planned.pairs, "swuggy", config, speech, card, "BSD-2-Clause" if config.lexicon is None else None)
+    _speak(planned.pairs, "swuggy", spoken, speech, card, "BSD-2-Clause" if lexicon is None else None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SentencesConfig(SpokenConfig, StrictOption):
-    """Sentences to speak."""
-
-    texts: Path | None = None
-    """BLiMP's .jsonl file or folder, or a .tsv of good<TAB>bad[<TAB>phenomenon] in any language. Without it, English
-    sentences from Vocable's own templates, on 12 phenomena."""
-    num_pairs: int = 400
-    """Pairs, drawn evenly from the phenomena."""
-    max_words: int | None = None
-    """Most words of a sentence; pairs with a longer one are left out."""
-    seed: int = 0
-    """Seed of the draw."""
-
-
-def build_sentences(config: SentencesConfig, speech: SpeechConfig) -> None:
+def build_sentences(
+    spoken: SpokenConfig,
+    speech: SpeechConfig,
+    texts: Path | None = None,
+    num_pairs: int = 400,
+    max_words: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
+) -> None:
     """Make spoken sentences, right against wrong: pairs like those of sBLIMP.
 
     vocable evaluate build sentences pairs/sentences
     vocable evaluate build sentences pairs/blimp --texts blimp/data --max-words 8 --num-pairs 670
+
+    Args:
+        spoken: how they are spoken.
+        speech: the synthesiser and the files.
+        texts: BLiMP's .jsonl file or folder, or a .tsv of good<TAB>bad[<TAB>phenomenon] in any language. Without it,
+            English sentences from Vocable's own templates, on 12 phenomena.
+        num_pairs: pairs, drawn evenly from the phenomena.
+        max_words: most words of a sentence; pairs with a longer one are left out.
+        seed: seed of the draw.
+        strict: stop at the first bad line; otherwise it is left out.
     """
     from vocable.testsets.sentence_maker import make_sentence_pairs
     from vocable.testsets.sentences import plan_sentence_pairs, read_sentence_pairs
     from vocable.testsets.speak import check_folder
 
-    check_folder(config.out)
-    if config.texts is not None:
-        pairs, num_bad = read_sentence_pairs(config.texts, config.strict)
-    else:
-        pairs, num_bad = make_sentence_pairs(None, config.seed), 0
-    planned = plan_sentence_pairs(pairs, config.num_pairs, config.seed, config.max_words)
-    card = {"name": "right against wrong sentences", "texts": _source(config), "num_bad_lines": num_bad}
-    _speak(planned, "sblimp", config, speech, card, "Apache-2.0" if config.texts is None else None)
+    check_folder(spoken.out)
+    pairs, num_bad = (make_sentence_pairs(None, seed), 0) if texts is None else read_sentence_pairs(texts, strict)
+    planned = plan_sentence_pairs(pairs, num_pairs, seed, max_words)
+    card = {"name": "right against wrong sentences", "texts": _source(texts, seed), "num_bad_lines": num_bad}
+    _speak(planned, "sblimp", spoken, speech, card, "Apache-2.0" if texts is None else None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoriesConfig(SpokenConfig, StrictOption):
-    """Stories to speak, or recordings to cut."""
-
-    texts: Path | None = None
-    """Stories in the layout of StoryCloze or ROCStories (.csv, .tsv), or lines of {"context", "right", "wrong"}
-    (.jsonl). Without it, stories from Vocable's own templates."""
-    recordings: Path | None = None
-    """A manifest of connected speech, to cut topic pairs from instead of speaking texts."""
-    versions: tuple[Literal["spoken", "topic"], ...] | None = None
-    """spoken (the wrong ending fits the topic), topic (it comes from another story), or both. Without it, both, or
-    topic where stories have no wrong ending."""
-    num_stories: int | None = None
-    """Number of stories; one pair each and version. Without it, 400 of our own, or all of a file or manifest."""
-    seed: int = 0
-    """Seed of the draw, and of the endings that stories lend each other."""
-
-
-def build_stories(config: StoriesConfig, speech: SpeechConfig, cutting: RecordedStoriesConfig) -> None:
+def build_stories(
+    spoken: SpokenConfig,
+    speech: SpeechConfig,
+    cutting: RecordedStoriesConfig,
+    texts: Path | None = None,
+    recordings: Path | None = None,
+    versions: tuple[Version, ...] | None = None,
+    strict: bool = False,
+) -> None:
     """Make spoken stories with a right and a wrong ending: pairs like those of StoryCloze.
 
     vocable evaluate build stories pairs/stories
     vocable evaluate build stories pairs/read --recordings dev/manifest.jsonl --context-utterances 2
+
+    Args:
+        spoken: how they are spoken.
+        speech: the synthesiser and the files.
+        cutting: how many stories, and how they are cut from recordings.
+        texts: stories in the layout of StoryCloze or ROCStories (.csv, .tsv), or lines of {"context", "right", "wrong"}
+            (.jsonl). Without it, stories from Vocable's own templates.
+        recordings: a manifest of connected speech, to cut topic pairs from instead of speaking texts.
+        versions: spoken (the wrong ending fits the topic), topic (it comes from another story), or both. Without it,
+            both, or topic where stories have no wrong ending.
+        strict: stop at the first bad line; otherwise it is left out.
     """
-    from vocable.testsets.speak import check_folder
-    from vocable.testsets.stories import plan_story_pairs, read_story_file, stories_left_out
-    from vocable.testsets.story_maker import make_stories
-
-    check_folder(config.out)
-    if config.recordings is not None:
-        _cut_recordings(config, speech, cutting)
-        return
-    if config.texts is None:
-        stories, bad_lines = make_stories(400 if config.num_stories is None else config.num_stories, config.seed), {}
-    else:
-        stories, bad_lines = read_story_file(config.texts, config.strict)
-    possible = ("spoken", "topic") if any(story.wrong for story in stories) else ("topic",)
-    versions: Any = config.versions or possible
-    num_voices = len(config.chosen_voices(speech.command))
-    planned = plan_story_pairs(stories, versions, config.num_stories, num_voices, config.seed)
-    left_out = bad_lines | stories_left_out(stories, planned, versions, config.num_stories)
-    card = {
-        "name": "right against wrong endings of stories",
-        "texts": _source(config),
-        "stories": {"found": len(stories) + sum(bad_lines.values()), "left_out": left_out},
-    }
-    for reason, count in left_out.items():
-        print(f"Stories left out: {count} ({reason})")
-    _speak(planned, "storycloze", config, speech, card, "Apache-2.0" if config.texts is None else None)
-
-
-def _cut_recordings(config: StoriesConfig, speech: SpeechConfig, cutting: RecordedStoriesConfig) -> None:
     from vocable.audio.manifest import read_manifest
     from vocable.errors import ConfigError
     from vocable.evaluation.pairs import write_pair_set
     from vocable.testsets.recorded_stories import cut_stories
+    from vocable.testsets.speak import check_folder
+    from vocable.testsets.stories import plan_story_pairs, read_story_file, stories_left_out
+    from vocable.testsets.story_maker import make_stories
 
-    assert config.recordings is not None
-    versions = None if config.versions == ("topic",) else config.versions
-    given = {"texts": config.texts, "versions": versions, "voices": config.voices, "command": speech.command}
-    named = ", ".join(f"--{name}" for name, value in given.items() if value is not None)
-    if named:
-        raise ConfigError(f"Topic pairs are cut from --recordings as they are: leave out {named}.")
-    name = "topic pairs cut from recordings"
-    card = {"name": name, "recordings": config.recordings.name, "texts": asdict(cutting)}
-    pair_set = replace(cut_stories(read_manifest(config.recordings, config.strict), cutting), card=card)
-    write_pair_set(pair_set, config.out)
-    _print_set(pair_set, config.out)
+    check_folder(spoken.out)
+    number, seed = cutting.num_stories, cutting.seed
+    if recordings is not None:
+        chosen = None if versions == ("topic",) else versions
+        given = {"texts": texts, "versions": chosen, "voices": spoken.voices, "command": speech.command}
+        named = ", ".join(f"--{name}" for name, value in given.items() if value is not None)
+        if named:
+            raise ConfigError(f"Topic pairs are cut from --recordings as they are: leave out {named}.")
+        card = {"name": "topic pairs cut from recordings", "recordings": recordings.name, "texts": asdict(cutting)}
+        pair_set = replace(cut_stories(read_manifest(recordings, strict), cutting), card=card)
+        write_pair_set(pair_set, spoken.out)
+        _print_set(pair_set, spoken.out)
+        return
+    if texts is None:
+        stories, bad_lines = make_stories(400 if number is None else number, seed), {}
+    else:
+        stories, bad_lines = read_story_file(texts, strict)
+    versions = versions or (("spoken", "topic") if any(story.wrong for story in stories) else ("topic",))
+    planned = plan_story_pairs(stories, versions, number, len(spoken.chosen_voices(speech.command)), seed)
+    left_out = bad_lines | stories_left_out(stories, planned, versions, number)
+    card = {
+        "name": "right against wrong endings of stories",
+        "texts": _source(texts, seed),
+        "stories": {"found": len(stories) + sum(bad_lines.values()), "left_out": left_out},
+    }
+    for reason, count in left_out.items():
+        print(f"Stories left out: {count} ({reason})")
+    _speak(planned, "storycloze", spoken, speech, card, "Apache-2.0" if texts is None else None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CutConfig(BuildConfig, StrictOption):
-    """Recordings to cut."""
-
-    manifest: Path
-    """Recordings (JSONL) with durations; with speakers, and genders, for the tasks that ask for them."""
-    noise: Path | None = None
-    """Folder of recorded noise, two files at least. Without it, generated noise of four colours."""
-
-
-def build_consistency(config: CutConfig, cutting: ConsistencyConfig) -> None:
+def build_consistency(
+    manifest: Path,
+    out: Path,
+    cutting: ConsistencyConfig,
+    noise: Path | None = None,
+    num_processes: int = 1,
+    strict: bool = False,
+) -> None:
     """Cut recordings in which voice, room, noise or loudness changes half way: pairs like those of SALMon.
 
     vocable evaluate build consistency dev/manifest.jsonl pairs/consistency --tasks speaker,room
+
+    Args:
+        manifest: recordings (JSONL) with durations; with speakers, and genders, for the tasks that ask for them.
+        out: folder to write; a run that was stopped goes on where it was.
+        cutting: how pairs are cut.
+        noise: folder of recorded noise, two files at least. Without it, generated noise of four colours.
+        num_processes: processes that work at once.
+        strict: stop at the first bad line; otherwise it is left out.
     """
     from vocable.audio.manifest import read_manifest
     from vocable.testsets import consistency
 
-    if config.noise is not None:
-        cutting = replace(cutting, noise_files=tuple(_noise_files(config.noise)))
-    card = {"name": "consistency of recordings", "recordings": config.manifest.name, "seed": cutting.seed}
-    utterances = read_manifest(config.manifest, config.strict)
-    pair_set = consistency.build_consistency(
-        utterances, config.out, cutting, card, config.num_processes, progress="Cutting recordings"
-    )
-    _print_set(pair_set, config.out)
+    if noise is not None:
+        cutting = replace(cutting, noise_files=tuple(_noise_files(noise)))
+    card = {"name": "consistency of recordings", "recordings": manifest.name, "seed": cutting.seed}
+    utterances = read_manifest(manifest, strict)
+    pair_set = consistency.build_consistency(utterances, out, cutting, card, num_processes, "Cutting recordings")
+    _print_set(pair_set, out)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelledConfig(BuildConfig):
-    """Labelled sentences to speak."""
-
-    num_train: int = 600
-    """Sentences to learn from."""
-    num_dev: int = 100
-    """Sentences to choose the best epoch by."""
-    num_test: int = 200
-    """Sentences to test on; half of them have names, and half of them feelings, that train never has."""
-    voices: tuple[str, ...] | None = None
-    """Voices of train and dev. Without them, four Kokoro voices."""
-    test_voices: tuple[str, ...] | None = None
-    """Voices of test. Without them, two other Kokoro voices."""
-    seed: int = 0
-    """Seed of the sentences."""
-
-
-def build_labelled(config: LabelledConfig, speech: SpeechConfig) -> None:
+def build_labelled(
+    out: Path,
+    speech: SpeechConfig,
+    num_train: int = 600,
+    num_dev: int = 100,
+    num_test: int = 200,
+    voices: tuple[str, ...] | None = None,
+    test_voices: tuple[str, ...] | None = None,
+    seed: int = 0,
+    num_processes: int = 1,
+) -> None:
     """Make spoken English sentences with a known sentiment and known entities, for 'evaluate slue'.
 
     Kokoro gives exact word times; after another synthesiser, make them with 'vocable align'.
 
     vocable evaluate build labelled sets/labelled --num-processes 2
+
+    Args:
+        out: folder to write; a run that was stopped goes on where it was.
+        speech: the synthesiser and the files.
+        num_train: sentences to learn from.
+        num_dev: sentences to choose the best epoch by.
+        num_test: sentences to test on; half of them have names, and half of them feelings, that train never has.
+        voices: voices of train and dev. Without them, four Kokoro voices.
+        test_voices: voices of test. Without them, two other Kokoro voices.
+        seed: seed of the sentences.
+        num_processes: processes that work at once.
     """
     from vocable.errors import ConfigError
     from vocable.testsets.labelled_maker import describe, make_labelled_texts
     from vocable.testsets.labelled_speech import LabelledVoices, speak_labelled
 
-    given = {"train": config.voices, "test": config.test_voices}
+    given = {"train": voices, "test": test_voices}
     if speech.command is not None and "{voice}" not in speech.command:
         given = dict.fromkeys(given, ("default",))
     elif speech.command is not None and None in given.values():
         raise ConfigError("The command has {voice}; name the voices to put there: --voices en-us --test-voices en-gb")
-    labels = make_labelled_texts(config.num_train, config.num_dev, config.num_test, config.seed)
-    card = {"name": "sentences with sentiment and entities", "texts": "templates of Vocable", "seed": config.seed}
-    report = speak_labelled(
-        labels,
-        config.out,
-        LabelledVoices(**{name: voices for name, voices in given.items() if voices is not None}),
-        speech,
-        {**card, **describe(labels)},
-        licence="Apache-2.0",
-        num_processes=config.num_processes,
-        progress="Speaking",
-    )
-    for id, reason in list(report.failures.items())[:5]:
-        print(f"Not spoken: {id}: {reason}")
+    speakers = LabelledVoices(**{name: row for name, row in given.items() if row is not None})
+    labels = make_labelled_texts(num_train, num_dev, num_test, seed)
+    card = {"name": "sentences with sentiment and entities", "texts": "templates of Vocable", "seed": seed}
+    options = {"licence": "Apache-2.0", "num_processes": num_processes, "progress": "Speaking"}
+    report = speak_labelled(labels, out, speakers, speech, {**card, **describe(labels)}, **options)
+    _print_speech(report.speech_seconds, f"{report.num_spoken} sentences spoken now", report.failures)
     sizes = ", ".join(f"{split} {count}" for split, count in describe(report.labelled.labels)["sentences"].items())
-    print(f"{report.speech_seconds / 60:.1f} min of speech; {report.num_spoken} sentences spoken now")
-    print(f"{config.out}: {len(report.labelled.labels)} sentences ({sizes}), {report.num_with_words} with word times")
+    print(f"{out}: {len(report.labelled.labels)} sentences ({sizes}), {report.num_with_words} with word times")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PublishedConfig(StrictOption):
-    """Published tables."""
-
-    source: Path
-    """Folder of slue-voxceleb_fine-tune.tsv or slue-voxpopuli_fine-tune.tsv, and of its audio."""
-    out: Path
-    """Folder to write."""
-    undecided: Literal["neutral", "drop"] = "neutral"
-    """What becomes of mixed sentiment and of disagreement: Neutral, or left out."""
-
-
-def build_slue(config: PublishedConfig) -> None:
+def build_slue(
+    source: Path, out: Path, undecided: Literal["neutral", "drop"] = "neutral", strict: bool = False
+) -> None:
     """Make a labelled set of the published tables of SLUE-VoxCeleb (sentiment) or SLUE-VoxPopuli (entities).
 
     Entities in speech need word times: run 'vocable align' on the manifest that this writes.
 
     vocable evaluate build slue slue-voxceleb sets/voxceleb
+
+    Args:
+        source: folder of slue-voxceleb_fine-tune.tsv or slue-voxpopuli_fine-tune.tsv, and of its audio.
+        out: folder to write.
+        undecided: what becomes of mixed sentiment and of disagreement: Neutral, or left out.
+        strict: stop at the first bad line or unreadable file; otherwise these are left out, and counted.
     """
     from vocable.errors import OutputError
     from vocable.evaluation.slue.labelled_set import LABELS, write_labelled_set
     from vocable.evaluation.slue.published import read_published
 
-    out = config.out
     if (out / LABELS).exists():
         raise OutputError(f"{out / LABELS} exists. Name a new folder.")
-    labelled = read_published(config.source, config.undecided, config.strict)
+    labelled = read_published(source, undecided, strict)
     write_labelled_set(labelled, out)
     sizes = ", ".join(f"{split} {sum(x.split == split for x in labelled.labels)}" for split in ("train", "dev", "test"))
     print(f"{out}: {len(labelled.labels)} utterances ({sizes})")
@@ -318,31 +296,25 @@ def build_slue(config: PublishedConfig) -> None:
         print(f"Left out: {count} ({reason})")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadAloudConfig:
-    """A text to read aloud."""
-
-    out: Path
-    """Folder to write; a run that was stopped goes on where it was."""
-    text: Path | None = None
-    """Text file; a line such as `# Title [valid]` starts a story. Without it, the stories that come with Vocable."""
-    voices: tuple[str, ...] | None = None
-    """Voices, dealt out to the stories in turn. Without them, eight Kokoro voices."""
-    held_out_voices: tuple[str, ...] | None = None
-    """Voices that speak only valid and test stories. Without them, four Kokoro voices, or none beside your own."""
-    corpus: str | None = None
-    """Name of the corpus, for the manifest. Without it, that of the text file."""
-    licence: str | None = None
-    """Licence of the text, for the manifest. Without it, Apache-2.0 for our own stories."""
-    num_threads: int = 2
-    """Processor threads for Kokoro."""
-
-
-def read_aloud(config: ReadAloudConfig, stories: SpokenStoriesConfig, speaker: SynthesizerConfig) -> None:
+def read_aloud(
+    out: Path,
+    stories: SpokenStoriesConfig,
+    speaker: SynthesizerConfig,
+    text: Path | None = None,
+    num_threads: int = 2,
+) -> None:
     """Speak a text file in many voices: Opus files and a manifest with the time of every word.
 
     vocable stories build runs/stories
     vocable stories build runs/notes --text notes.txt --voices af_heart,am_michael
+
+    Args:
+        out: folder to write; a run that was stopped goes on where it was.
+        stories: how stories become recordings.
+        speaker: who speaks.
+        text: text file; a line such as `# Title [valid]` starts a story. Without it, the stories that come with
+            Vocable.
+        num_threads: processor threads for Kokoro.
     """
     from rich.console import Console
 
@@ -351,37 +323,31 @@ def read_aloud(config: ReadAloudConfig, stories: SpokenStoriesConfig, speaker: S
     from vocable.testsets.kokoro_tts import Kokoro
     from vocable.testsets.spoken_stories import build_spoken_stories, plan_recordings, read_stories
 
-    if config.voices is not None and config.held_out_voices is None:
-        stories = replace(stories, held_out_voices=())
-    if config.text is not None:
-        stories = replace(stories, corpus=config.corpus or config.text.stem, licence=config.licence)
-    found = read_stories(config.text or Path(vocable.quickstart.__file__).parent / "speech" / "stories.txt")
+    stories = stories.settle(text)
+    found = read_stories(text or Path(vocable.quickstart.__file__).parent / "speech" / "stories.txt")
     if speaker.command is not None:
         synthesizer = CommandSynthesizer(speaker.command, speaker.timeout_seconds)
     else:
-        synthesizer = Kokoro(speed=speaker.speed, num_threads=config.num_threads)
-    console = Console(soft_wrap=True)
-    total = len(plan_recordings(found, stories))
-    with console.status(f"{total} recordings") as status:
-        utterances = build_spoken_stories(found, config.out, synthesizer, stories, progress=status.update)
-    size = sum(path.stat().st_size for path in config.out.rglob("*.opus"))
+        synthesizer = Kokoro(speed=speaker.speed, num_threads=num_threads)
+    with Console().status(f"{len(plan_recordings(found, stories))} recordings") as status:
+        utterances = build_spoken_stories(found, out, synthesizer, stories, progress=status.update)
+    size = sum(path.stat().st_size for path in out.rglob("*.opus"))
     for split in dict.fromkeys(utterance.split for utterance in utterances):
         chosen = [utterance for utterance in utterances if utterance.split == split]
         minutes = sum(utterance.duration or 0.0 for utterance in chosen) / 60
         speakers = len({utterance.speaker for utterance in chosen})
-        console.print(f"{split}: {len(chosen)} utterances, {minutes:.1f} min of speech, {speakers} voices")
-    console.print(f"{config.out / 'manifest.jsonl'}: {len(utterances)} utterances, {size / 1e6:.1f} MB of Opus")
+        print(f"{split}: {len(chosen)} utterances, {minutes:.1f} min of speech, {speakers} voices")
+    print(f"{out / 'manifest.jsonl'}: {len(utterances)} utterances, {size / 1e6:.1f} MB of Opus")
 
 
-def _source(config: SentencesConfig | StoriesConfig) -> dict[str, Any]:
-    source = "templates of Vocable" if config.texts is None else config.texts.name
-    return {"source": source, "seed": config.seed}
+def _source(texts: Path | None, seed: int) -> dict[str, Any]:
+    return {"source": "templates of Vocable" if texts is None else texts.name, "seed": seed}
 
 
 def _speak(
     pairs: Sequence[PlannedPair],
     benchmark: str,
-    config: SpokenConfig,
+    spoken: SpokenConfig,
     speech: SpeechConfig,
     card: dict[str, Any],
     own_licence: str | None,
@@ -390,26 +356,22 @@ def _speak(
     from vocable.testsets.plan import deal_voices
     from vocable.testsets.speak import speak_pairs
 
-    licence = config.licence or own_licence
-    report = speak_pairs(
-        deal_voices(pairs, config.chosen_voices(speech.command), config.voices_per_item),
-        config.out,
-        benchmark,
-        speech,
-        {**card, "licence": licence},
-        language=config.language,
-        licence=licence,
-        num_processes=config.num_processes,
-        progress="Speaking",
-    )
-    minutes = report.speech_seconds / 60
-    print(f"{report.num_segments} segments, {minutes:.1f} min of speech; {report.num_spoken} of them spoken now")
-    for text, reason in list(report.failures.items())[:5]:
+    dealt = deal_voices(pairs, spoken.chosen_voices(speech.command), spoken.voices_per_item)
+    licence = spoken.licence or own_licence
+    options = {"language": spoken.language, "licence": licence, "num_processes": spoken.num_processes}
+    card = {**card, "licence": licence}
+    report = speak_pairs(dealt, spoken.out, benchmark, speech, card, **options, progress="Speaking")
+    _print_speech(report.speech_seconds, f"{report.num_spoken} of {report.num_segments} segments now", report.failures)
+    _print_set(report.pair_set, spoken.out)
+
+
+def _print_speech(seconds: float, spoken: str, failures: Mapping[str, str]) -> None:
+    print(f"{seconds / 60:.1f} min of speech; {spoken}")
+    for text, reason in list(failures.items())[:5]:
         print(f"Not spoken: {text}: {reason}")
-    _print_set(report.pair_set, config.out)
 
 
-def _print_set(pair_set, out: Path) -> None:
+def _print_set(pair_set: PairSet, out: Path) -> None:
     from collections import Counter
 
     print(f"{out}: {len(pair_set.items)} pairs for the benchmark {pair_set.benchmark}")

@@ -2,199 +2,169 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vocable.cli.command import Command
-from vocable.cli.options import DeviceOption, StrictOption
 
 if TYPE_CHECKING:
     from vocable.tokens.shards import ShardsConfig
     from vocable.tokens.unit_tokenizer import UnitTokenizerConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitConfig(DeviceOption, StrictOption):
-    """Speech to fit on."""
-
-    manifest: Path
-    """Manifest of the speech (JSONL)."""
-    out: Path
-    """Folder for the tokenizer."""
-    work_folder: Path | None = None
-    """Folder for the features, 4 bytes a value. Without it, the system's temporary folder."""
-
-
-def fit(config: FitConfig, tokenizer: UnitTokenizerConfig) -> None:
+def fit(
+    manifest: Path,
+    out: Path,
+    tokenizer: UnitTokenizerConfig,
+    device: str | None = None,
+    strict: bool = False,
+    work_folder: Path | None = None,
+) -> None:
     """Fit a unit tokenizer (encoder and k-means codebook) on the speech of a manifest.
 
     vocable tokenizer fit dev.jsonl units --encoder openai/whisper-tiny.en --layer 2 --clusters 100
     vocable tokenizer fit dev.jsonl units kmeans.max_iterations=50
+
+    Args:
+        manifest: manifest of the speech (JSONL).
+        out: folder for the tokenizer.
+        tokenizer: what is fitted.
+        device: where to compute, such as cpu or cuda:0. Without it, a GPU if there is one.
+        strict: stop at the first bad line or unreadable file; otherwise these are noted in rejected.jsonl and left out.
+        work_folder: folder for the features, 4 bytes a value. Without it, the system's temporary folder.
     """
     from vocable.systems.from_speech import fit_units
 
-    fitted = fit_units(config.manifest, config.out, tokenizer, config.device, config.strict, config.work_folder)
-    print(f"Tokenizer {fitted.fingerprint} is in {config.out}")
+    fitted = fit_units(manifest, out, tokenizer, device, strict, work_folder)
+    print(f"Tokenizer {fitted.fingerprint} is in {out}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CardConfig:
-    """A tokenizer to look at."""
-
-    folder: str
-    """Folder of the tokenizer, or its name on the Hugging Face hub."""
-
-
-def show_card(config: CardConfig) -> None:
+def show_card(folder: str) -> None:
     """Show what a saved tokenizer is, without loading its encoder.
 
     vocable tokenizer card units
-    """
-    from rich.console import Console
-    from rich.table import Table
 
+    Args:
+        folder: folder of the tokenizer, or its name on the Hugging Face hub.
+    """
+    from vocable.files import flatten
+    from vocable.printing import print_table
     from vocable.tokens.streams import streams_of_card
     from vocable.tokens.tokenizer import read_card
 
-    table, card = Table("", "", title=config.folder, show_header=False), read_card(config.folder)
+    card = read_card(folder)
     card["streams"] = {stream.name: stream for stream in streams_of_card(card)}
-    for key, value in _flat(card):
-        table.add_row(key, str(value))
-    Console().print(table)
+    print_table(("", ""), flatten(card).items(), folder)
 
 
-@dataclass(frozen=True, kw_only=True)
-class VerifyConfig(DeviceOption, StrictOption):
-    """A tokenizer, and speech to try it on."""
-
-    folder: str
-    """Folder of the tokenizer, or its name on the Hugging Face hub."""
-    manifest: Path
-    """Manifest of the speech (JSONL)."""
-    num_utterances: int = 50
-    """Utterances to try, spread over the manifest."""
-
-
-def verify(config: VerifyConfig) -> None:
+def verify(
+    folder: str, manifest: Path, num_utterances: int = 50, device: str | None = None, strict: bool = False
+) -> None:
     """Check on your own speech that the units of a clip do not depend on the clips around it.
 
     The exact mode has to agree in every frame; for the faster ones the share of frames that differ is printed.
 
     vocable tokenizer verify units dev.jsonl
+
+    Args:
+        folder: folder of the tokenizer, or its name on the Hugging Face hub.
+        manifest: manifest of the speech (JSONL).
+        num_utterances: utterances to try, spread over the manifest.
+        device: where to compute, such as cpu or cuda:0. Without it, a GPU if there is one.
+        strict: stop at the first bad line or unreadable file; otherwise it is passed over.
     """
     from rich.console import Console
-    from rich.table import Table
 
     from vocable.audio.io import read_clip
     from vocable.audio.manifest import read_manifest
     from vocable.devices import best_device
     from vocable.errors import AudioFormatError, VocableError
+    from vocable.printing import print_table
     from vocable.tokens.agreement import measure_batchings
     from vocable.tokens.tokenizer import load_tokenizer
 
-    console = Console()
-    tokenizer = load_tokenizer(config.folder, best_device(config.device))
-    utterances = read_manifest(config.manifest, strict=config.strict)
-    step = max(len(utterances) // config.num_utterances, 1)
+    tokenizer = load_tokenizer(folder, best_device(device))
+    utterances = read_manifest(manifest, strict=strict)
+    step = max(len(utterances) // num_utterances, 1)
     clips = []
-    for utterance in utterances[::step][: config.num_utterances]:
+    for utterance in utterances[::step][:num_utterances]:
         try:
             clips.append(read_clip(utterance, tokenizer.sample_rate))
         except AudioFormatError as error:
-            if config.strict:
+            if strict:
                 raise
-            console.print(f"passed over: {error}", highlight=False)
+            print(f"passed over: {error}")
     if not clips:
-        raise AudioFormatError(f"{config.manifest}: none of the utterances tried can be read.")
-    with console.status("encoding"):
+        raise AudioFormatError(f"{manifest}: none of the utterances tried can be read.")
+    with Console().status("encoding"):
         results = measure_batchings(tokenizer, clips)
-    table = Table("mode", "frames", "different", "mismatch rate", title=f"{config.folder}: {len(clips)} clips")
-    for mode, agreement in results.items():
-        table.add_row(
-            mode, str(agreement.num_frames), str(agreement.num_different), f"{100 * agreement.mismatch_rate:.3f} %"
-        )
-    console.print(table)
-    if results["exact"].num_different:
+    rows = [(mode, x.num_frames, x.num_different, f"{100 * x.mismatch_rate:.3f} %") for mode, x in results.items()]
+    print_table(("mode", "frames", "different", "mismatch rate"), rows, f"{folder}: {len(clips)} clips")
+    exact = results["exact"]
+    if exact.num_different:
         raise VocableError(
-            f"The exact mode differs in {results['exact'].num_different} of {results['exact'].num_frames} frames "
-            "between clips encoded alone and together. Please report this, with the tokenizer's card and your device."
+            f"The exact mode differs in {exact.num_different} of {exact.num_frames} frames between clips encoded alone "
+            "and together. Please report this, with the tokenizer's card and your device."
         )
-    console.print("exact: every unit is the same, alone or in company.")
+    print("exact: every unit is the same, alone or in company.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportKMeansConfig:
-    """A codebook to take over."""
-
-    file: Path
-    """The pickle or joblib file, or a .npy file with the matrix of centroids."""
-    out: Path
-    """Folder for the tokenizer."""
-    device: str = "cpu"
-    """Where to load the encoder."""
-
-
-def import_kmeans(config: ImportKMeansConfig, tokenizer: UnitTokenizerConfig) -> None:
+def import_kmeans(file: Path, out: Path, tokenizer: UnitTokenizerConfig, device: str = "cpu") -> None:
     """Make a tokenizer of a published scikit-learn k-means file (fairseq, textlesslib), running no code of the file.
 
     vocable tokenizer import-kmeans km500.bin units --encoder facebook/hubert-base-ls960 --layer 9
-    """
-    from dataclasses import replace
 
-    from vocable.features import load_encoder
-    from vocable.tokens.kmeans import KMeans
-    from vocable.tokens.sklearn_kmeans import read_centroids
+    Args:
+        file: the pickle or joblib file, or a .npy file with the matrix of centroids.
+        out: folder for the tokenizer.
+        tokenizer: the encoder whose frames the centroids divide.
+        device: where to load the encoder.
+    """
     from vocable.tokens.unit_tokenizer import UnitTokenizer
 
-    encoder, fitted = tokenizer.encoder, tokenizer.kmeans
-    kmeans = KMeans(read_centroids(config.file), fitted.block_frames)
-    init_frames = max(fitted.init_frames, kmeans.codebook_size)
-    sizes = replace(fitted, num_clusters=kmeans.codebook_size, init_frames=init_frames)
-    units = UnitTokenizer(load_encoder(encoder, config.device), kmeans, replace(tokenizer, kmeans=sizes))
-    units.save_pretrained(config.out)
+    units = UnitTokenizer.from_kmeans_file(tokenizer, file, device)
+    kmeans, encoder = units.kmeans, tokenizer.encoder
+    units.save_pretrained(out)
     print(
         f"{kmeans.codebook_size} centroids of {kmeans.dim} dimensions on {encoder.name} layer {encoder.layer}: "
-        f"tokenizer {units.fingerprint} is in {config.out}"
+        f"tokenizer {units.fingerprint} is in {out}"
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenizeConfig(DeviceOption):
-    """Speech, and the tokenizer that encodes it."""
-
-    manifest: Path
-    """Manifest of the speech (JSONL)."""
-    out: Path
-    """Folder for the shards."""
-    tokenizer: str
-    """Folder of the tokenizer, or its name on the Hugging Face hub. Make one: vocable tokenizer fit MANIFEST FOLDER"""
-    processes: int = 1
-    """Processes that encode, each with its own tokenizer."""
-
-
-def tokenize(config: TokenizeConfig, shards: ShardsConfig) -> None:
+def tokenize(
+    manifest: Path,
+    out: Path,
+    tokenizer: str,
+    shards: ShardsConfig,
+    processes: int = 1,
+    device: str | None = None,
+) -> None:
     """Turn every recording of a manifest into speech tokens, in Parquet shards; run again to go on after a stop.
 
     vocable tokenize dev.jsonl tokens --tokenizer units
-    """
-    from rich.console import Console
 
+    Args:
+        manifest: manifest of the speech (JSONL).
+        out: folder for the shards.
+        tokenizer: folder of the tokenizer, or its name on the Hugging Face hub. Make one: vocable tokenizer fit
+            MANIFEST FOLDER
+        shards: what a shard holds.
+        processes: processes that encode, each with its own tokenizer.
+        device: where to compute, such as cpu or cuda:0. Without it, a GPU if there is one.
+    """
     from vocable.systems.from_speech import tokenize_manifest
 
-    out = config.out
-    summary = tokenize_manifest(config.manifest, out, config.tokenizer, shards, config.processes, config.device)
-    console = Console(highlight=False, soft_wrap=True)
+    summary = tokenize_manifest(manifest, out, tokenizer, shards, processes, device)
     if summary.num_shards_before:
-        console.print(f"{summary.num_shards_before} of {summary.num_shards} shards were there already.")
+        print(f"{summary.num_shards_before} of {summary.num_shards} shards were there already.")
     if summary.num_rejected:
-        console.print(f"{summary.num_rejected} utterances were left out; the reasons are in {out}/rejected.jsonl")
-    if summary.real_time_factor is not None:
-        console.print(
+        print(f"{summary.num_rejected} utterances were left out; the reasons are in {out}/rejected.jsonl")
+    if (factor := summary.real_time_factor) is not None:
+        print(
             f"{summary.audio_seconds / 60:.1f} minutes of audio in {summary.wall_seconds:.1f} s: real-time factor "
-            f"{summary.real_time_factor:.4f} ({1 / summary.real_time_factor:.1f} x real time), loading included."
+            f"{factor:.4f} ({1 / factor:.1f} x real time), loading included."
         )
-    console.print(f"Tokens of {summary.num_utterances} utterances are in {out} ({summary.num_shards} shards).")
+    print(f"Tokens of {summary.num_utterances} utterances are in {out} ({summary.num_shards} shards).")
 
 
 ENCODER = {"encoder": "encoder.name", "layer": "encoder.layer"}
@@ -206,10 +176,3 @@ COMMANDS = {
     "tokenize MANIFEST OUT": tokenize,
     "tokenizer import-kmeans FILE OUT": Command(import_kmeans, short=ENCODER),
 }
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        rows.extend(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)])
-    return rows

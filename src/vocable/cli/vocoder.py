@@ -16,31 +16,18 @@ if TYPE_CHECKING:
     from vocable.types import SpeechTokens, Utterance
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Speech, and the tokenizer whose tokens the vocoder will read."""
-
-    manifest: Path
-    """Utterances to train on (JSONL), or a folder of their token shards."""
-    out: Path
-    """Folder for tokens, logs, checkpoints and the result, `vocoder`."""
-    tokenizer: str
-    """Folder of the tokenizer, or its name on the Hugging Face hub."""
-    stream: str | None = None
-    """Name of the stream that the vocoder will read, where the tokenizer has several."""
-    also: tuple[Path, ...] = ()
-    """Further manifests or folders of token shards."""
-    main_share: float | None = None
-    """Share of the training, 0 to 1, that is on the first manifest. Without it, as much as it has speech."""
-    config: Path | None = None
-    """Yaml with the sections vocoder and training."""
-    start_from: Path | None = None
-    """Folder of a vocoder whose weights are the start; voices are matched by name."""
-    num_processes: int = 1
-    """Processes that tokenize."""
-
-
-def train(config: TrainConfig, overrides: Annotated[tuple[str, ...], VocoderRecipe] = ()) -> None:
+def train(
+    manifest: Path,
+    out: Path,
+    tokenizer: str,
+    stream: str | None = None,
+    also: tuple[Path, ...] = (),
+    main_share: float | None = None,
+    config: Path | None = None,
+    start_from: Path | None = None,
+    num_processes: int = 1,
+    overrides: Annotated[tuple[str, ...], VocoderRecipe] = (),
+) -> None:
     """Train a vocoder for a tokenizer, on any speech in any language.
 
     Every speaker named in the manifests becomes a voice. A run that was stopped continues when the same command is
@@ -48,6 +35,18 @@ def train(config: TrainConfig, overrides: Annotated[tuple[str, ...], VocoderReci
 
     vocable vocoder train all.jsonl runs/vocoder --tokenizer units --config recipes/vocoder/cpu.yaml
     vocable vocoder train all.jsonl runs/vocoder --tokenizer units vocoder.dim=384 training.max_minutes=40
+
+    Args:
+        manifest: utterances to train on (JSONL), or a folder of their token shards.
+        out: folder for tokens, logs, checkpoints and the result, `vocoder`.
+        tokenizer: folder of the tokenizer, or its name on the Hugging Face hub.
+        stream: name of the stream that the vocoder will read, where the tokenizer has several.
+        also: further manifests or folders of token shards.
+        main_share: share of the training, 0 to 1, that is on the first manifest. Without it, as much as it has speech.
+        config: yaml with the sections vocoder and training.
+        start_from: folder of a vocoder whose weights are the start; voices are matched by name.
+        num_processes: processes that tokenize.
+        overrides: settings of the recipe.
     """
     import functools
     import json
@@ -56,17 +55,22 @@ def train(config: TrainConfig, overrides: Annotated[tuple[str, ...], VocoderReci
     from vocable.config import load_config
     from vocable.errors import ConfigError
     from vocable.synthesis.vocoder import UnitVocoder
+    from vocable.tokens.fingerprint import check_fingerprint
+    from vocable.tokens.shards import TokenShards
     from vocable.tokens.tokenizer import load_tokenizer
     from vocable.training.vocoder import VocoderRecipe, train_vocoder
     from vocable.training.vocoder_data import voices_by_speech
 
-    out = config.out
-    units = load_tokenizer(config.tokenizer).stream(config.stream)
+    units = load_tokenizer(tokenizer).stream(stream)
     (read,) = units.streams
     if read.rate is None:
-        raise ConfigError(f"The tokens of {config.tokenizer} follow words, not frames; this vocoder reads frames.")
-    sources = [config.manifest, *config.also]
-    groups = [_read_or_tokenize(source, config, units.fingerprint) for source in sources]
+        raise ConfigError(f"The tokens of {tokenizer} follow words, not frames; this vocoder reads frames.")
+    groups = []
+    for source in (manifest, *also):
+        shards = TokenShards(_tokenized(source, out, tokenizer, num_processes)).stream(stream)
+        name = f"the token shards {shards.folder}"
+        check_fingerprint(units.fingerprint, shards.fingerprint, f"The tokenizer {tokenizer}", name)
+        groups.append(shards)
     pairs = functools.reduce(operator.add, groups)
     physics: dict[str, Any] = {
         "codebook_size": max(read.codebook_sizes),
@@ -79,9 +83,9 @@ def train(config: TrainConfig, overrides: Annotated[tuple[str, ...], VocoderReci
         "tokenizer_fingerprint": units.fingerprint,
     }
     settings = [f"vocoder.{name}={json.dumps(value)}" for name, value in physics.items()]
-    recipe = load_config(VocoderRecipe, config.config, (*settings, *overrides))
-    initial = UnitVocoder.from_pretrained(config.start_from) if config.start_from else None
-    weights = _weights(groups, config.main_share)
+    recipe = load_config(VocoderRecipe, config, (*settings, *overrides))
+    initial = UnitVocoder.from_pretrained(start_from) if start_from else None
+    weights = _weights(groups, main_share)
     vocoder = train_vocoder(pairs, recipe.vocoder, recipe.training, out, start_from=initial, weights=weights)
     parameters = sum(parameter.numel() for parameter in vocoder.parameters()) / 1e6
     print(f"{out / 'vocoder'}: {parameters:.1f} M parameters, {len(vocoder.voices)} voices")
@@ -91,62 +95,49 @@ def train(config: TrainConfig, overrides: Annotated[tuple[str, ...], VocoderReci
 class SpeakingConfig:
     """How tokens are spoken."""
 
-    voice: str | None = None
-    """A voice of the vocoder. Without it, its first."""
+    voice: str | Path | None = None
+    """A voice of the vocoder, or a recording of one to copy. Without it, its first."""
     predict_durations: bool = False
     """Let the vocoder choose how long units last, even where the tokens say it."""
     limit: int | None = None
     """Most utterances; the rest is left out."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SynthesizeConfig(SpeakingConfig):
-    """Tokens to speak."""
-
-    tokens: Path
-    """Folder of token shards."""
-    out: Path
-    """Folder to write."""
-    vocoder: Path
-    """Folder of the vocoder."""
-
-
-def synthesize(config: SynthesizeConfig) -> None:
+def synthesize(tokens: Path, out: Path, vocoder: Path, speaking: SpeakingConfig) -> None:
     """Turn token shards into sound: one WAV file an utterance, and a manifest.
 
     vocable vocoder synthesize tokens spoken --vocoder runs/vocoder
+
+    Args:
+        tokens: folder of token shards.
+        out: folder to write.
+        vocoder: folder of the vocoder.
+        speaking: how tokens are spoken.
     """
     from vocable.synthesis.opening import load_synthesizer
     from vocable.tokens.fingerprint import check_fingerprint
     from vocable.tokens.shards import TokenShards
 
-    speaker = load_synthesizer(config.vocoder)
-    shards = TokenShards(config.tokens).matching(speaker.tokenizer_fingerprint)
+    speaker = load_synthesizer(vocoder)
+    shards = TokenShards(tokens).matching(speaker.tokenizer_fingerprint)
     if speaker.tokenizer_fingerprint is not None:
-        name = f"the tokens {config.tokens}"
-        check_fingerprint(speaker.tokenizer_fingerprint, shards.fingerprint, "The vocoder", name)
-    spoken = ((item, speaker.synthesize([_timed(tokens, config)], config.voice)[0]) for item, tokens in shards)
-    _write_all(spoken, len(shards), config.out, speaker.sample_rate, config)
+        check_fingerprint(speaker.tokenizer_fingerprint, shards.fingerprint, "The vocoder", f"the tokens {tokens}")
+    spoken = ((item, speaker.synthesize([_timed(row, speaking)], speaking.voice)[0]) for item, row in shards)
+    _write_all(spoken, len(shards), out, speaker.sample_rate, speaking)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResynthesizeConfig(SpeakingConfig):
-    """Speech to send through a tokenizer."""
-
-    audio: Path
-    """An audio file, or a manifest (.jsonl)."""
-    out: Path
-    """Folder to write."""
-    tokenizer: str
-    """Folder of the tokenizer, or its name on the Hugging Face hub."""
-    vocoder: Path | None = None
-    """Folder of the vocoder. Without it, the tokenizer's own decoder, else the vocoder that comes with Vocable."""
-
-
-def resynthesize(config: ResynthesizeConfig) -> None:
+def resynthesize(audio: Path, out: Path, tokenizer: str, speaking: SpeakingConfig, vocoder: Path | None = None) -> None:
     """Turn speech into tokens and back: what survives the tokenizer, to listen to.
 
     vocable vocoder resynthesize one.wav heard --tokenizer units --vocoder runs/vocoder
+
+    Args:
+        audio: an audio file, or a manifest (.jsonl).
+        out: folder to write.
+        tokenizer: folder of the tokenizer, or its name on the Hugging Face hub.
+        speaking: how tokens are spoken.
+        vocoder: folder of the vocoder. Without it, the tokenizer's own decoder, else the vocoder that comes with
+            Vocable.
     """
     from vocable.audio.io import read_clip
     from vocable.audio.manifest import read_manifest
@@ -154,37 +145,30 @@ def resynthesize(config: ResynthesizeConfig) -> None:
     from vocable.tokens.tokenizer import load_tokenizer
     from vocable.types import Utterance
 
-    audio = config.audio
     utterances = read_manifest(audio) if audio.suffix == ".jsonl" else [Utterance(id=audio.stem, audio=audio)]
-    units = attach_synthesizer(load_tokenizer(config.tokenizer), config.vocoder)
+    units = attach_synthesizer(load_tokenizer(tokenizer), vocoder)
 
     def spoken() -> Iterable[tuple[Utterance, Tensor]]:
         for utterance in utterances:
             (tokens,) = units.encode([read_clip(utterance, units.sample_rate)])
-            yield utterance, units.decode([_timed(tokens, config)], config.voice)[0]
+            yield utterance, units.decode([_timed(tokens, speaking)], speaking.voice)[0]
 
-    _write_all(spoken(), len(utterances), config.out, units.decode_rate, config)
+    _write_all(spoken(), len(utterances), out, units.decode_rate, speaking)
 
 
-def _read_or_tokenize(source: Path, config: TrainConfig, fingerprint: str) -> TokenRows:
-    """Open token shards, or make them from a manifest, under <out>/tokens."""
+def _tokenized(source: Path, out: Path, tokenizer: str, processes: int) -> Path:
+    """Return the folder of token shards; those of a manifest are made, under <out>/tokens."""
     import hashlib
 
     from vocable.systems.from_speech import tokenize_manifest
-    from vocable.tokens.fingerprint import check_fingerprint
-    from vocable.tokens.shards import TokenShards
 
-    if not source.is_dir():
-        path_hash = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:6]
-        folder = config.out / "tokens" / f"{source.stem}-{path_hash}"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        tokenize_manifest(source, folder, config.tokenizer, processes=config.num_processes)
-        source = folder
-    shards = TokenShards(source).stream(config.stream)
-    check_fingerprint(
-        fingerprint, shards.fingerprint, f"The tokenizer {config.tokenizer}", f"the token shards {source}"
-    )
-    return shards
+    if source.is_dir():
+        return source
+    path_hash = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:6]
+    folder = out / "tokens" / f"{source.stem}-{path_hash}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tokenize_manifest(source, folder, tokenizer, processes=processes)
+    return folder
 
 
 def _weights(groups: Sequence[TokenRows], main_share: float | None) -> np.ndarray | None:
@@ -236,7 +220,8 @@ def _write_all(
         write_audio(path, waveform, sample_rate)
         seconds += len(waveform) / sample_rate
         changed = {"audio": path, "start": 0.0, "duration": len(waveform) / sample_rate, "words": None}
-        written.append(dataclasses.replace(utterance, **changed, speaker=config.voice or utterance.speaker))
+        changed |= {"speaker": str(config.voice)} if config.voice else {}
+        written.append(dataclasses.replace(utterance, **changed))
     write_manifest(written, out / "manifest.jsonl")
     print(f"{out / 'manifest.jsonl'}: {len(written)} utterances, {seconds:.1f} s of speech")
 

@@ -19,13 +19,15 @@ from vocable.types import Utterance
 def import_fairseq_tsv(
     source: Path, *, audio_root: Path | None = None, strict: bool = False, rejections: Rejections | None = None
 ) -> Iterator[Utterance]:
-    """Yield the utterances of a fairseq `.tsv`; the id is the path inside the root, without suffix.
+    """Read a fairseq `.tsv`; the id is the path inside the root, without suffix.
+
+    vocable manifest import-fairseq-tsv train.tsv train.jsonl
 
     Text comes from the file of the same name in `.wrd` (words), or else `.ltr` (letters, `|` between words).
 
     Args:
         source: the `.tsv`.
-        audio_root: the folder that the paths start from; None takes the first line of the file.
+        audio_root: the folder that the paths start from. Without it, the first line of the file.
         strict: raise on the first broken line instead of leaving it out.
         rejections: where lines that are left out are noted.
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from vocable.audio.io import audio_info
 from vocable.audio.manifest import Rejections, absolute, note_rejection
 from vocable.errors import AudioFormatError, ManifestError
-from vocable.files import read_text
+from vocable.files import AUDIO_SUFFIXES, read_text
 from vocable.types import Utterance
 
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64"}
 FOREIGN_SUFFIXES = {".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".mkv", ".amr", ".3gp", ".ape", ".sph"}
 """Audio that cannot be read here; it is reported, since it must not go missing silently."""
 
@@ -29,16 +28,18 @@ def import_folder(
     strict: bool = False,
     rejections: Rejections | None = None,
 ) -> Iterator[Utterance]:
-    """Yield one utterance per audio file in a folder and its sub-folders, in the order of their names.
+    """Read a folder of audio and its sub-folders: one utterance for each file, in the order of their names.
+
+    vocable manifest import-folder my-recordings all.jsonl --language en
 
     The id is the path inside the folder without suffix; files that differ only in their suffix keep it. A file of the
     same name in `.txt` (UTF-8) holds the text. Hidden files and folders are passed over.
 
     Args:
         source: the folder.
-        speaker_from_folder: the first sub-folder is the speaker.
-        language: set for all utterances.
-        licence: set for all utterances.
+        speaker_from_folder: take the name of the first sub-folder as the speaker.
+        language: language of all utterances, such as en.
+        licence: licence of all utterances.
         strict: raise on the first unreadable file instead of leaving it out.
         rejections: where files that are left out are noted.
 

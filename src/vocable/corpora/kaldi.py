@@ -33,11 +33,13 @@ class _Stretch(NamedTuple):
 def import_kaldi(
     source: Path, *, audio_root: Path | None = None, strict: bool = False, rejections: Rejections | None = None
 ) -> Iterator[Utterance]:
-    """Yield the utterances of a Kaldi data folder.
+    """Read a Kaldi data folder (wav.scp, segments, text, utt2spk); commands in wav.scp are refused.
+
+    vocable manifest import-kaldi data/train train.jsonl
 
     Args:
         source: the folder with wav.scp.
-        audio_root: what relative paths in wav.scp start from; None takes the data folder.
+        audio_root: what relative paths in wav.scp start from. Without it, the data folder.
         strict: raise on the first broken utterance instead of leaving it out.
         rejections: where utterances that are left out are noted.
 

@@ -22,11 +22,13 @@ from vocable.types import Utterance, Word
 def import_lhotse_cuts(
     source: Path, *, audio_root: Path | None = None, strict: bool = False, rejections: Rejections | None = None
 ) -> Iterator[Utterance]:
-    """Yield the utterances of a file of lhotse cuts, plain or gzipped.
+    """Read a file of lhotse cuts, plain or gzipped; lhotse need not be installed.
+
+    vocable manifest import-lhotse-cuts cuts.jsonl.gz train.jsonl
 
     Args:
         source: `cuts.jsonl` or `cuts.jsonl.gz`.
-        audio_root: what relative paths of recordings start from; None takes the folder of `source`.
+        audio_root: what relative paths of recordings start from. Without it, the folder of the cuts.
         strict: raise on the first cut that cannot be expressed instead of leaving it out.
         rejections: where cuts that are left out are noted.
 

@@ -119,8 +119,8 @@ class ContinuationConfig(BenchmarkConfig):
     """Open texts with the start symbol (bos), or leave their first token unscored (none)."""
     mos: str | None = None
     """A predictor of opinion scores, such as distillmos; null leaves the score out."""
-    voice: str | None = None
-    """Voice of the vocoder; without it, its first."""
+    voice: str | Path | None = None
+    """Voice of the vocoder, or a recording of one to copy; without it, its first."""
     same_judge: Literal["refuse", "allow"] = "refuse"
     """Refuse or allow a recogniser that is the tokenizer's own encoder."""
     num_resamples: int = 2000
@@ -249,7 +249,7 @@ class ContinuationBenchmark(Benchmark[ContinuationConfig]):
             "num_prompts": config.num_prompts,
             "sampling": sampling,
             "durations": "predicted by the vocoder",
-            "voice": config.voice,
+            "voice": config.voice and str(config.voice),
             "anchors": list(config.anchors),
             "mos": judges.mos.name if judges.mos else None,
             "intervals": f"percentile bootstrap, 95 %, {config.num_resamples} draws, over prompts and over speakers",
@@ -393,7 +393,8 @@ class ContinuationBenchmark(Benchmark[ContinuationConfig]):
         """Units for the vocoder, which predicts durations: the recording's are not a language model's to know."""
         vocoder = vocoder_fingerprint(self.lm.tokenizer).get("vocoder", type(self.lm.tokenizer).__name__)
         key = {"units": units.tolist(), "vocoder": vocoder, "tokenizer": self.lm.tokenizer.fingerprint}
-        return _Sound(fingerprint({**key, "voice": self.config.voice}), tokens=SpeechTokens(codes=units[None].long()))
+        voice = self.config.voice and str(self.config.voice)
+        return _Sound(fingerprint({**key, "voice": voice}), tokens=SpeechTokens(codes=units[None].long()))
 
     def _hear(
         self, sounds: Mapping[Any, _Sound], played: set[Any]

@@ -84,8 +84,8 @@ class PelmConfig(HalvesConfig):
     another joint model that reads the same units."""
     vocoder: Path | None = None
     """Folder of the vocoder of asr. Without it, the small one that comes with Vocable, where it fits."""
-    voice: str | None = None
-    """Voice of the vocoder; without it, its first."""
+    voice: str | Path | None = None
+    """Voice of the vocoder, or a recording of one to copy; without it, its first."""
     transcriber: str = "openai/whisper-base"
     """The recogniser of asr."""
     language: str = "en"

@@ -78,8 +78,8 @@ class ResynthesisConfig(SampledConfig):
     """Language that is spoken. Utterances marked with another are left out, and counted."""
     normaliser: str = "english"
     """Normalisation of texts before they are compared: english, basic or none."""
-    voice: str | None = None
-    """Voice of the vocoder; without it, its first."""
+    voice: str | Path | None = None
+    """Voice of the vocoder, or a recording of one to copy; without it, its first."""
     voice_reference: Path | None = None
     """A recording of the voice that the resynthesis should have; adds a similarity to it."""
     durations: Literal["true", "predicted"] = "true"
@@ -326,7 +326,7 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
             "error_rate": "all edits / all reference words (characters with spaces)",
             "intervals": f"percentile bootstrap, 95 %, {config.num_resamples} draws, over utterances and over speakers",
             "durations": config.durations,
-            "voice": config.voice,
+            "voice": config.voice and str(config.voice),
             "voice_reference": reference.name if reference is not None else None,
             "mos": judges.mos.name if judges.mos else None,
             "speaker_encoder": judges.speaker.name if judges.speaker else None,

@@ -91,7 +91,7 @@ class SpokenUnitsToText(UnitsToText):
         tokenizer: SpeechTokenizer,
         transcriber: Transcriber,
         collapsed: bool,
-        voice: str | None = None,
+        voice: str | Path | None = None,
         same_judge: Literal["refuse", "allow"] = "refuse",
     ) -> None:
         """Take a tokenizer with its vocoder, and a recogniser.

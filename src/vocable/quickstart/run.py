@@ -76,8 +76,9 @@ class QuickstartConfig:
     """Longest continuation; the shortest is a third of it."""
     num_judged: int = 8
     """Utterances that the recogniser hears, original and resynthesised; 0 leaves the judging out."""
-    voice: str | None = None
-    """Voice of the shipped vocoder; None takes the speaker's own where it is known, else the first."""
+    voice: str | Path | None = None
+    """Voice of the shipped vocoder, or a recording to copy; None takes the speaker's own where it is known,
+    else the first."""
     seed: int = 0
     """Seed of all draws."""
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from vocable.errors import ConfigError
 from vocable.files import replace_file
+from vocable.printing import print_table
 from vocable.sequences.joint_rows import JointSequence, Segment
 from vocable.sequences.joint_vocabulary import JointVocabulary
 from vocable.sequences.spans import Modality
@@ -183,14 +184,9 @@ def _text(x: float | int, y: float | int, content: str, size: int = 13) -> str:
 
 def print_sequence(sequence: JointSequence, vocabulary: JointVocabulary, frame_rate: float | None, title: str) -> None:
     """Print a row of speech and text as a table, one line a segment."""
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     colours = {"speech": "cyan", "text": "yellow", "": "dim"}
-    table = Table(title=Text(title))
-    for name in COLUMNS:
-        table.add_column(name)
-    for line in sequence_lines(sequence, vocabulary, frame_rate):
-        table.add_row(*(Text(cell, style=colours[line.modality or ""]) for cell in line_cells(line)))
-    Console().print(table)
+    lines = sequence_lines(sequence, vocabulary, frame_rate)
+    rows = [[Text(cell, style=colours[line.modality or ""]) for cell in line_cells(line)] for line in lines]
+    print_table(COLUMNS, rows, title)

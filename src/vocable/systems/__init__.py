@@ -59,24 +59,40 @@ def train(
     overrides: Sequence[str] = (),
     report: Callable[[str], None] = print,
 ) -> Path:
-    """Train what a recipe describes, stage by stage; what an earlier call finished is kept. Return the run's folder.
+    """Train what a recipe describes: a tokenizer, a language model, or one after the other.
+
+    The recipe's key `system` says which: twist (units), sutlm (units and text; alternating rows need word times in the
+    manifest: vocable align), or last (a tokenizer that learns through a frozen text model; OUT/tokenizer).
+
+    A system is a chain of stages, such as tokenizer, tokens, lm. Run the same command again after an interruption:
+    finished stages are skipped, the one that was stopped goes on. What is given takes the place of the stage that
+    makes it. Stages that fit units or tokenize run in one process (--stage tokens), training in as many as accelerate
+    launches. Any setting of the recipe can be changed behind the command: lm.warm=false training.max_steps=1000.
+
+    vocable train recipes/twist/cpu.yaml --manifest dev.jsonl --out runs/mine
+    vocable train recipes/twist/cpu.yaml --manifest dev.jsonl --out runs/mine --stage tokens --processes 4
+    accelerate launch --num_processes 2 -m vocable train RECIPE --manifest dev.jsonl --out runs/mine
 
     Args:
         recipe: a yaml such as recipes/twist/cpu.yaml.
-        out: folder of the run.
+        out: folder of the run: tokenizer/, tokens/, valid-tokens/, lm/best and lm/last, config.yaml.
         manifest: speech to train on.
-        valid_manifest: speech to validate on.
+        valid_manifest: speech to validate on. Without it, what the manifest marks `valid`, or a share chosen by id or
+            text.
         tokens: token shards to train on, in place of a manifest.
         valid_tokens: token shards to validate on.
-        tokenizer: folder of a tokenizer, in place of one that is made from the manifest.
+        tokenizer: folder of a tokenizer. Without it, one is made from the manifest.
         text: a file with a text on each line, without speech, for a system that reads text.
         processes: local processes that tokenize.
-        device: where encoders run; None takes a GPU if there is one.
-        strict: whether an unreadable recording is an error instead of a line in rejected.jsonl.
-        stage: name of the only stage to run.
-        dry: only say how far each stage is.
+        device: where encoders run, such as cpu or cuda:0. Without it, a GPU if there is one.
+        strict: stop at the first unreadable recording; otherwise these are noted in rejected.jsonl and left out.
+        stage: run this stage only.
+        dry: say how far each stage is, and do nothing.
         overrides: settings of the recipe, such as "training.max_steps=100".
         report: told how far each stage is, and what came out.
+
+    Returns:
+        The run's folder.
 
     Raises:
         ConfigError: a setting is wrong, or a stage lacks something.

@@ -48,8 +48,6 @@ def fit_units(
     Raises:
         ManifestError: all utterances are held out.
     """
-    from rich.console import Console
-
     rejections = Rejections(out)
     utterances = training_items(read_manifest(manifest, strict=strict, rejections=rejections))
     with progress_bars("Features", "K-means") as (extracting, clustering):
@@ -65,7 +63,7 @@ def fit_units(
         )
     tokenizer.save_pretrained(out)
     if tokenizer.report is not None:
-        Console().print(tokenizer.report.table(settings.kmeans.num_clusters))
+        tokenizer.report.print(settings.kmeans.num_clusters)
     if rejections.count:
         print(f"{rejections.count} utterances were left out; the reasons are in {rejections.path}")
     return tokenizer

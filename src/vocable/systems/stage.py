@@ -19,7 +19,7 @@ from typing import Any
 
 from vocable.config import config_to_dict
 from vocable.errors import ConfigError
-from vocable.files import write_text
+from vocable.files import write_json
 from vocable.registry import look_up
 
 RECORD = "stages.json"
@@ -193,7 +193,7 @@ def _write_record(stage: Stage, run: Run, result: str) -> None:
     record = read_record(run.out) | {
         stage.name: {"writes": writes, "made_from": _made_from(stage, run), "result": result}
     }
-    write_text(json.dumps(record, indent=1) + "\n", run.out / RECORD)
+    write_json(record, run.out / RECORD, indent=1)
 
 
 def _made_from(stage: Stage, run: Run) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,8 @@ from vocable.testsets.kokoro_tts import Speech, Synthesizer
 from vocable.types import Phone, Utterance, Word
 
 SPLITS = ("train", "valid", "test")
+VOICES = ("af_heart", "am_michael", "bf_emma", "am_fenrir", "af_bella", "bm_george", "af_aoede", "am_puck")
+HELD_OUT_VOICES = ("af_sarah", "am_eric", "bf_isabella", "bm_fable")
 TITLE = re.compile(r"#\s*(?P<title>.*?)\s*(\[(?P<split>[^\]]*)\])?\s*")
 SENTENCE_END = re.compile(r"""(?<=[.!?…])(?P<quote>["”’']?)\s+(?=["“‘']?[A-Z0-9])""")
 
@@ -38,19 +40,10 @@ SENTENCE_END = re.compile(r"""(?<=[.!?…])(?P<quote>["”’']?)\s+(?=["“‘'
 class SpokenStoriesConfig:
     """How stories become recordings."""
 
-    voices: tuple[str, ...] = (
-        "af_heart",
-        "am_michael",
-        "bf_emma",
-        "am_fenrir",
-        "af_bella",
-        "bm_george",
-        "af_aoede",
-        "am_puck",
-    )
+    voices: tuple[str, ...] = VOICES
     """Voices that speak the train stories in turn, and every other story once."""
-    held_out_voices: tuple[str, ...] = ("af_sarah", "am_eric", "bf_isabella", "bm_fable")
-    """Voices that speak valid and test stories only."""
+    held_out_voices: tuple[str, ...] | None = None
+    """Voices that speak valid and test stories only. Without them, four Kokoro voices, or none beside your own."""
     sample_rate: int = 24_000
     """Sample rate of the files; Opus allows 8, 12, 16, 24 and 48 kHz."""
     bits_per_second: int = 28_000
@@ -63,23 +56,33 @@ class SpokenStoriesConfig:
     """Longest pause between two utterances."""
     max_words: int = 22
     """Two sentences are joined into one utterance up to this many words; a sentence of over 1.6 times that is cut."""
-    corpus: str = "vocable-stories"
-    """Name of the corpus, for the manifest."""
-    licence: str | None = "Apache-2.0"
-    """Licence of text and speech; None leaves it out of the manifest."""
+    corpus: str | None = None
+    """Name of the corpus, for the manifest. Without it, that of the text file."""
+    licence: str | None = None
+    """Licence of text and speech, for the manifest. Without it, Apache-2.0 for the stories that come with Vocable."""
     seed: int = 0
     """Seed of the pauses; the voices are dealt out in order."""
 
     def __post_init__(self) -> None:
         if not self.voices:
             raise ConfigError("stories.voices is empty; name at least one voice.")
-        both = sorted(set(self.voices) & set(self.held_out_voices))
+        both = sorted(set(self.voices) & set(self.held_out_voices or ()))
         if both:
             raise ConfigError(f"stories.held_out_voices holds {', '.join(both)}, which stories.voices holds too.")
         if self.sample_rate not in (8_000, 12_000, 16_000, 24_000, 48_000):
             raise ConfigError(f"stories.sample_rate is {self.sample_rate}; Opus allows 8, 12, 16, 24 and 48 kHz.")
         if not 6_000 <= self.bits_per_second <= 256_000:
             raise ConfigError(f"stories.bits_per_second is {self.bits_per_second}; Opus takes 6,000 to 256,000.")
+
+    def settle(self, text: Path | None = None) -> SpokenStoriesConfig:
+        """Decide what was left open, for a text file or for the stories that come with Vocable."""
+        held_out = self.held_out_voices
+        return replace(
+            self,
+            held_out_voices=(HELD_OUT_VOICES if self.voices == VOICES else ()) if held_out is None else held_out,
+            corpus=self.corpus or ("vocable-stories" if text is None else text.stem),
+            licence="Apache-2.0" if self.licence is None and text is None else self.licence,
+        )
 
 
 class Story(NamedTuple):

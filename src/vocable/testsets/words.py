@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from vocable.errors import ConfigError
@@ -32,8 +32,9 @@ class WordPairsConfig:
     """Fewest phones of a word."""
     max_phones: int = 9
     """Most phones of a word."""
-    min_count: int = 0
-    """Fewest occurrences of a word in the counts; with 1, no word is outside of the vocabulary."""
+    min_count: int | None = None
+    """Fewest occurrences of a word in the counts. Without it, 1 where there are counts, so that no word is outside of
+    the vocabulary."""
     seed: int = 0
     """Seed of the drawing of words and pseudo-words."""
     pseudo_words: PseudoWordConfig = field(default_factory=PseudoWordConfig)
@@ -65,6 +66,8 @@ def plan_word_pairs(lexicon: Lexicon, config: WordPairsConfig) -> PlannedWords:
             f"min_count is {config.min_count}, but the lexicon {lexicon.name} has no counts. Give a text to count "
             "words in: --counts FILE"
         )
+    if config.min_count is None:
+        config = replace(config, min_count=1 if lexicon.counts else 0)
     words = [word for word in lexicon.pronunciations if _is_eligible(word, lexicon, config)]
     maker, speller = PseudoWordMaker(lexicon, config.pseudo_words), Speller(lexicon, seed=config.seed)
     generator = random.Random(config.seed)
@@ -92,6 +95,7 @@ def plan_word_pairs(lexicon: Lexicon, config: WordPairsConfig) -> PlannedWords:
             f"{config.max_phones} phones and a count of {config.min_count} or more, {skipped} of them no pseudo-word."
         )
     matching = {
+        "min_count": config.min_count,
         "phone_model": "interpolated trigram, trained on the lexicon's pronunciations",
         "mean_abs_delta_log_p": round(statistics.fmean(map(abs, deltas)), 4),
         "mean_delta_log_p": round(statistics.fmean(deltas), 4),
@@ -136,7 +140,7 @@ def _is_eligible(word: str, lexicon: Lexicon, config: WordPairsConfig) -> bool:
         len(word) > 1
         and not any(char.isspace() or char.isdigit() or char in "'.-_" for char in word)
         and config.min_phones <= len(phones) <= config.max_phones
-        and lexicon.counts.get(word, 0) >= config.min_count
+        and lexicon.counts.get(word, 0) >= (config.min_count or 0)
     )
 
 

@@ -1,16 +1,15 @@
 """How a k-means fit went, and how evenly a codebook is used: numbers to look at before training anything on it."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from vocable.files import write_text
+from vocable.files import write_json
+from vocable.printing import print_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +37,8 @@ class KMeansReport:
     """Whether the last move changed the inertia by less than the tolerance."""
     seconds: float
 
-    def table(self, num_clusters: int) -> Any:
-        """Return the report as a table of rich."""
-        from rich.table import Table
-
-        table = Table("k-means", "", show_header=False)
+    def print(self, num_clusters: int) -> None:
+        """Print the report as a table."""
         rows = {
             "frames": f"{self.num_frames:,}",
             "iterations": f"{self.iterations} ({'converged' if self.converged else 'stopped at the limit'})",
@@ -54,13 +50,11 @@ class KMeansReport:
             "revived": str(self.num_revived),
             "seconds": f"{self.seconds:.1f}",
         }
-        for name, value in rows.items():
-            table.add_row(name, value)
-        return table
+        print_table(("", ""), rows.items(), "k-means")
 
     def save(self, path: Path) -> None:
         """Write the report as JSON."""
-        write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", path)
+        write_json(dataclasses.asdict(self), path, indent=1)
 
 
 def make_report(

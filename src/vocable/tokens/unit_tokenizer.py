@@ -30,7 +30,7 @@ from vocable.tokens.fingerprint import encoder_fingerprint, fingerprint, tensor_
 from vocable.tokens.kmeans import KMeans, KMeansConfig, fit_kmeans
 from vocable.tokens.kmeans_report import KMeansReport
 from vocable.tokens.runs import collapse_runs
-from vocable.tokens.sklearn_kmeans import read_sklearn_centroids
+from vocable.tokens.sklearn_kmeans import read_centroids
 from vocable.tokens.streaming import read_features
 from vocable.tokens.tokenizer import SpeechTokenizer, UnitVectors, register_tokenizer
 from vocable.types import Clip, SpeechTokens, Stream, Utterance, Word
@@ -192,7 +192,7 @@ class UnitTokenizer(FrameTokenizer):
 
     @classmethod
     def from_kmeans_file(cls, config: UnitTokenizerConfig, path: Path | str, device: str = "cpu") -> "UnitTokenizer":
-        """Take a published scikit-learn k-means file, which is read without unpickling, in place of fitting.
+        """Take a published scikit-learn k-means file, read without unpickling, or a .npy, in place of fitting.
 
         The tokenizer's config then says how many clusters the file holds.
 
@@ -200,7 +200,7 @@ class UnitTokenizer(FrameTokenizer):
             ConfigError: `kmeans.num_clusters` is set, that is, not left at its default, and the file holds another
                 number of clusters.
         """
-        centroids = read_sklearn_centroids(Path(path))
+        centroids = read_centroids(Path(path))
         size, kmeans = len(centroids), config.kmeans
         if kmeans.num_clusters not in (size, KMeansConfig().num_clusters):
             raise ConfigError(
@@ -208,7 +208,9 @@ class UnitTokenizer(FrameTokenizer):
                 f"tokenizer.kmeans.num_clusters={size}, or leave it out; or name another kmeans_file."
             )
         kmeans = replace(kmeans, num_clusters=size, init_frames=max(kmeans.init_frames, size))
-        return cls(load_encoder(config.encoder, device), KMeans(centroids), replace(config, kmeans=kmeans))
+        return cls(
+            load_encoder(config.encoder, device), KMeans(centroids, kmeans.block_frames), replace(config, kmeans=kmeans)
+        )
 
     def frame_units(self, pieces: Iterable[Float[Tensor, "_frames dim"]]) -> Int[Tensor, " frames"]:
         """Return the nearest centroids, in the blocks of frames that `KMeans.assign` would cut the whole into."""
