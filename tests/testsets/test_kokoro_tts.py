@@ -1,4 +1,4 @@
-"""Word times from durations, the added ONNX output, and the real model where it is cached."""
+"""The added ONNX output, what is refused, and the real model where it is cached."""
 
 import shutil
 
@@ -6,32 +6,7 @@ import numpy as np
 import pytest
 
 from vocable.errors import AssetError, ConfigError, UnknownNameError
-from vocable.testsets.english_phonemes import WordPhonemes
-from vocable.testsets.kokoro_tts import Kokoro, phone_times, phoneme_string, voice_accent, with_output, word_times
-
-
-def test_words_and_pauses_become_one_string_with_spans():
-    text, spans = phoneme_string([WordPhonemes("oh", "ˈO", ","), WordPhonemes("no", "nˈO", "")])
-    assert text == "ˈO, nˈO"
-    assert [text[first:last] for first, last in spans] == ["ˈO", "nˈO"]
-
-
-def test_word_times_add_up_durations_and_share_the_space():
-    spans = [(0, 2), (3, 5), (7, 8)]  # "ab cd, e"
-    durations = np.array([1, 2, 2, 1, 1, 4, 3, 5])
-    words = word_times(["ab", "cd", "e"], spans, durations, first_frame=10)
-    frame = 0.025
-    # the space (2 frames) is shared; the comma and the space after it (7 frames) are silence
-    expected = [(10, 14), (14, 17), (24, 29)]
-    assert [(round(w.start / frame), round(w.end / frame)) for w in words] == expected
-
-
-def test_phone_times_give_marks_and_spaces_to_their_neighbours():
-    #                     a  b  space ˈ  c  ː  ,  space d  .
-    durations = np.array([1, 2, 2, 1, 3, 1, 4, 2, 5, 6])
-    phones = phone_times("ab ˈcː, d.", durations, first_frame=10)
-    expected = [("a", 10, 11), ("b", 11, 14), ("c", 14, 20), ("sil", 20, 26), ("d", 26, 31), ("sil", 31, 37)]
-    assert [(p.phone, round(p.start / 0.025), round(p.end / 0.025)) for p in phones] == expected
+from vocable.testsets.kokoro_tts import Kokoro, voice_accent, with_output
 
 
 def test_british_voices_speak_british():

@@ -15,11 +15,11 @@ from vocable.cli import main
 from vocable.errors import ConfigError, OutputError
 from vocable.evaluation.slue.labelled_set import SENTIMENTS, read_labelled_set
 from vocable.testsets import labelled_maker, speak
-from vocable.testsets.kokoro_tts import Speech
 from vocable.testsets.labelled_maker import Templates, load_templates, make_labelled_texts
 from vocable.testsets.labelled_speech import LabelledVoices, plan_jobs, speak_labelled
 from vocable.testsets.plan import SpokenText
 from vocable.testsets.speak import SegmentJob, SpeechConfig, read_word_times, speak_segment
+from vocable.testsets.speech import Speech
 from vocable.types import Word
 
 ALL = make_labelled_texts(600, 100, 200)
@@ -171,7 +171,7 @@ def test_word_times_of_a_synthesiser_are_kept_and_moved_with_the_trimming(tmp_pa
         def speak(self, text, voice):
             return Speech(sound, rate, (Word(word=text, start=0.5, end=1.0),))
 
-    monkeypatch.setattr(speak, "synthesizer", lambda *_: Speaker())
+    monkeypatch.setattr(speak, "open_synthesizer", lambda *_: Speaker())
     job = SegmentJob(SpokenText(text="loud"), "v", tmp_path / "a.flac")
     assert speak_segment(job, SpeechConfig(), keep_words=True).failure is None
     words = read_word_times(job.path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vocable.audio.io import read_utterance
 from vocable.audio.manifest import read_manifest
 from vocable.errors import ConfigError, OutputError
-from vocable.testsets.kokoro_tts import Speech
+from vocable.testsets.speech import Speech
 from vocable.testsets.spoken_stories import (
     SpokenStoriesConfig,
     build_spoken_stories,

@@ -156,7 +156,7 @@ def check_network_settings() -> Iterator[Finding]:
     """Settings and programs that decide where weights can come from."""
     if os.environ.get("HF_HUB_OFFLINE", "0") not in {"0", ""}:
         yield Finding("note", "HF_HUB_OFFLINE", "set: nothing is downloaded from the Hugging Face hub")
-    programs = {"npm": "fetching the asset kokoro", "espeak-ng": "phonemes for the asset kokoro"}
+    programs = {"npm": "fetching the asset kokoro", "espeak-ng": "phonemes of text without the extra [voice]"}
     for program, purpose in programs.items():
         path = shutil.which(program)
         yield Finding("ok" if path else "note", program, path or f"not found; needed only for {purpose}")

@@ -29,7 +29,7 @@ class SpokenConfig:
     language: str = "en"
     """Language of the texts, for the manifest."""
     voices: tuple[str, ...] | None = None
-    """Names of voices. Without them, four Kokoro voices."""
+    """Names of voices. Without them, four of Kokoro's, or hibari's one."""
     voices_per_item: int = 1
     """Voices that speak each pair, in turn."""
     licence: str | None = None
@@ -37,16 +37,19 @@ class SpokenConfig:
     num_processes: int = 1
     """Processes that work at once."""
 
-    def chosen_voices(self, command: str | None) -> tuple[str, ...]:
-        """Return the voices to use with Kokoro, or with another synthesiser."""
+    def chosen_voices(self, speech: SpeechConfig) -> tuple[str, ...]:
+        """Return the voices to use with a synthesiser that is settled."""
         from vocable.errors import ConfigError
+        from vocable.testsets.hibari_tts import VOICES
         from vocable.testsets.speak import DEFAULT_VOICES
 
         if self.voices is not None:
             return self.voices
-        if command is not None and "{voice}" in command:
+        if speech.command is not None and "{voice}" in speech.command:
             raise ConfigError("The command has {voice}; name the voices to put there: --voices en-us,en-gb")
-        return DEFAULT_VOICES if command is None else ("default",)
+        if speech.command is not None:
+            return ("default",)
+        return VOICES if speech.synthesizer == "hibari" else DEFAULT_VOICES
 
 
 def build_words(
@@ -177,7 +180,8 @@ def build_stories(
     else:
         stories, bad_lines = read_story_file(texts, strict)
     versions = versions or (("spoken", "topic") if any(story.wrong for story in stories) else ("topic",))
-    planned = plan_story_pairs(stories, versions, number, len(spoken.chosen_voices(speech.command)), seed)
+    speech = speech.settle(spoken.voices or ())
+    planned = plan_story_pairs(stories, versions, number, len(spoken.chosen_voices(speech)), seed)
     left_out = bad_lines | stories_left_out(stories, planned, versions, number)
     card = {
         "name": "right against wrong endings of stories",
@@ -233,7 +237,7 @@ def build_labelled(
 ) -> None:
     """Make spoken English sentences with a known sentiment and known entities, for 'evaluate slue'.
 
-    Kokoro gives exact word times; after another synthesiser, make them with 'vocable align'.
+    Kokoro and hibari give exact word times; after another synthesiser, make them with 'vocable align'.
 
     vocable evaluate build labelled sets/labelled --num-processes 2
 
@@ -243,17 +247,21 @@ def build_labelled(
         num_train: sentences to learn from.
         num_dev: sentences to choose the best epoch by.
         num_test: sentences to test on; half of them have names, and half of them feelings, that train never has.
-        voices: voices of train and dev. Without them, four Kokoro voices.
-        test_voices: voices of test. Without them, two other Kokoro voices.
+        voices: voices of train and dev. Without them, four of Kokoro's, or hibari's one.
+        test_voices: voices of test. Without them, two others of Kokoro's, or hibari's one.
         seed: seed of the sentences.
         num_processes: processes that work at once.
     """
     from vocable.errors import ConfigError
+    from vocable.testsets.hibari_tts import VOICES
     from vocable.testsets.labelled_maker import describe, make_labelled_texts
     from vocable.testsets.labelled_speech import LabelledVoices, speak_labelled
 
     given = {"train": voices, "test": test_voices}
-    if speech.command is not None and "{voice}" not in speech.command:
+    speech = speech.settle([*(voices or ()), *(test_voices or ())])
+    if speech.synthesizer == "hibari":
+        given = {split: row or VOICES for split, row in given.items()}
+    elif speech.command is not None and "{voice}" not in speech.command:
         given = dict.fromkeys(given, ("default",))
     elif speech.command is not None and None in given.values():
         raise ConfigError("The command has {voice}; name the voices to put there: --voices en-us --test-voices en-gb")
@@ -314,21 +322,23 @@ def read_aloud(
         speaker: who speaks.
         text: text file; a line such as `# Title [valid]` starts a story. Without it, the stories that come with
             Vocable.
-        num_threads: processor threads for Kokoro.
+        num_threads: processor threads for Kokoro or hibari.
     """
+    import torch
     from rich.console import Console
 
     import vocable.quickstart
-    from vocable.testsets.command_tts import CommandSynthesizer
-    from vocable.testsets.kokoro_tts import Kokoro
-    from vocable.testsets.spoken_stories import build_spoken_stories, plan_recordings, read_stories
+    from vocable.testsets import hibari_tts
+    from vocable.testsets.speak import open_synthesizer
+    from vocable.testsets.spoken_stories import VOICES, build_spoken_stories, plan_recordings, read_stories
 
+    speaker = speaker.settle(() if stories.voices == VOICES else stories.voices)
+    if speaker.synthesizer == "hibari" and stories.voices == VOICES:
+        stories = replace(stories, voices=hibari_tts.VOICES)
     stories = stories.settle(text)
     found = read_stories(text or Path(vocable.quickstart.__file__).parent / "speech" / "stories.txt")
-    if speaker.command is not None:
-        synthesizer = CommandSynthesizer(speaker.command, speaker.timeout_seconds)
-    else:
-        synthesizer = Kokoro(speed=speaker.speed, num_threads=num_threads)
+    torch.set_num_threads(num_threads)
+    synthesizer = open_synthesizer(speaker, num_threads)
     with Console().status(f"{len(plan_recordings(found, stories))} recordings") as status:
         utterances = build_spoken_stories(found, out, synthesizer, stories, progress=status.update)
     size = sum(path.stat().st_size for path in out.rglob("*.opus"))
@@ -356,7 +366,8 @@ def _speak(
     from vocable.testsets.plan import deal_voices
     from vocable.testsets.speak import speak_pairs
 
-    dealt = deal_voices(pairs, spoken.chosen_voices(speech.command), spoken.voices_per_item)
+    speech = speech.settle(spoken.voices or ())
+    dealt = deal_voices(pairs, spoken.chosen_voices(speech), spoken.voices_per_item)
     licence = spoken.licence or own_licence
     options = {"language": spoken.language, "licence": licence, "num_processes": spoken.num_processes}
     card = {**card, "licence": licence}

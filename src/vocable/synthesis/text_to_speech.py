@@ -6,7 +6,8 @@
     content repeated twice a frame, F0, energy (80 a second)      -> source-filter decoder -> 24 kHz samples
 
 Durations, F0 and energy can be given instead of predicted, so that other models, edits by the word (word_prosody.py)
-and recordings decide how the text is spoken. Content is what front ends of other tokens learn to predict.
+and recordings decide how the text is spoken. Content is what front ends of other tokens learn to predict. A symbol is
+heard about 50 ms (two frames of durations) before its place; pitch and energy are heard where they are given.
 
 Architecture and weights (asset `hibari`): the Apache-2.0 package hibari-tts 0.2.1, distilled from one voice of
 Kokoro-82M; durations and prosody as in FastSpeech 2 (Ren et al., 2020, arXiv:2006.04558). The symbols are Kokoro's.
@@ -30,12 +31,9 @@ from vocable.assets.weights import read_weights
 from vocable.errors import AssetError, ConfigError
 from vocable.files import read_text
 from vocable.synthesis.layers import ConvNeXtBlock, whole_durations
+from vocable.synthesis.phonemes import SYMBOL_RATE
 from vocable.synthesis.source_filter import SourceFilterConfig, SourceFilterDecoder
 
-SYMBOL_RATE = 40
-"""Duration frames per second; pitch, energy and the decoder have two frames in each of them."""
-LEAD_FRAMES = 2
-"""A symbol is heard about 50 ms, so many duration frames, before its place in the sum of durations."""
 ENERGY_PER_NEPER = 2.9
 """What one neper of amplitude (8.7 dB) is on the scale of the energy. Measured: +6 dB asked by it were +5.5 dB."""
 END_ID = 0

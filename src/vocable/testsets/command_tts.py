@@ -21,7 +21,7 @@ from pathlib import Path
 import soundfile
 
 from vocable.errors import ConfigError, MissingDependencyError
-from vocable.testsets.kokoro_tts import Speech
+from vocable.testsets.speech import Speech
 
 TIMEOUT_SECONDS = 120.0
 """How long a program may take over one text, unless the user says otherwise."""

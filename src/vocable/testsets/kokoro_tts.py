@@ -1,6 +1,6 @@
 """Speech from text with the Kokoro synthesiser (82 M parameters, Apache-2.0), with the time of every word.
 
-    text -> words, phonemes (english_phonemes) -> Kokoro (ONNX) -> 24 kHz waveform, frames per phoneme -> word and
+    text -> words, phonemes (synthesis/phonemes.py) -> Kokoro (ONNX) -> 24 kHz waveform, frames per phoneme -> word and
     phone times
 
 Made for corpora whose word times are known rather than estimated: the times are the durations that the model itself
@@ -12,52 +12,28 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from vocable.errors import AssetError, ConfigError, missing_extra
 from vocable.registry import look_up
-from vocable.testsets.english_phonemes import PAUSES, Accent, WordPhonemes, phonemize
-from vocable.types import Phone, Word
+from vocable.synthesis.phonemes import (
+    LEAD_FRAMES,
+    Accent,
+    PhonemizerName,
+    default_phonemizer,
+    join_words,
+    open_phonemizer,
+    phone_times,
+    word_times,
+)
+from vocable.testsets.speech import Speech
 
 SAMPLE_RATE = 24_000
-FRAME_SAMPLES = 600
-"""One duration frame of the model; the sum of all durations times this is the exact length of the audio."""
-LEAD_FRAMES = 2
-"""The sound of a symbol comes about 50 ms before its place in the sum of durations. Measured: units of Whisper tiny.en
-know most about phones that are moved by 48 ms, and after pauses the sound begins 45 ms before the phone (median)."""
 MAX_PHONEMES = 510
 STYLE_DIM = 256
-STRESS_MARKS = "ˈˌ"
-LENGTH_MARKS = "ːʰʲ"
-PAUSE_PHONE = "sil"
 DURATIONS_OUTPUT = "/encoder/Clip_output_0"
 """The tensor inside the ONNX graph that holds frames per phoneme."""
-
-
-class Speech(NamedTuple):
-    """A spoken text: float32 samples, and the words with their times in seconds (empty when nobody knows them)."""
-
-    waveform: np.ndarray
-    sample_rate: int
-    words: tuple[Word, ...]
-    phones: tuple[Phone, ...] = ()
-    """With their times in seconds; empty when nobody knows them."""
-
-
-class Synthesizer(Protocol):
-    """Anything that speaks a text in a named voice."""
-
-    name: str
-
-    def check_voices(self, voices: list[str]) -> None:
-        """Raise when a voice is unknown."""
-        ...
-
-    def speak(self, text: str, voice: str) -> Speech:
-        """Speak one short text."""
-        ...
 
 
 class Kokoro:
@@ -68,13 +44,19 @@ class Kokoro:
         MissingDependencyError: onnxruntime is not installed.
     """
 
-    name = "Kokoro-82M v1.0, int8 ONNX"
-
-    def __init__(self, folder: Path | None = None, speed: float = 1.0, num_threads: int = 1):
+    def __init__(
+        self,
+        folder: Path | None = None,
+        speed: float = 1.0,
+        num_threads: int = 1,
+        phonemizer: PhonemizerName | None = None,
+    ):
         if not 0.5 <= speed <= 2.0:
             raise ConfigError(f"speed is {speed}; Kokoro speaks between 0.5 (slow) and 2 (fast).")
         self.folder = Path(folder) if folder is not None else _asset_folder()
         self.speed = speed
+        self.phonemizer: PhonemizerName = phonemizer or default_phonemizer()
+        self.name = f"Kokoro-82M v1.0, int8 ONNX, phonemes by {self.phonemizer}"
         for part in ("model.onnx", "vocab.json", "voices"):
             if not (self.folder / part).exists():
                 raise AssetError(f"{self.folder / part} is missing. Fetch it again: vocable assets fetch kokoro")
@@ -102,8 +84,8 @@ class Kokoro:
             ConfigError: the text holds no word, a phoneme that the model lacks, or more than 510 phonemes.
         """
         look_up("voice", voice, self.voice_files)
-        words = phonemize(text, voice_accent(voice))
-        symbols, spans = phoneme_string(words)
+        words = open_phonemizer(self.phonemizer, voice_accent(voice))(text)
+        symbols, spans = join_words(words)
         waveform, frames = self._run(symbols, voice, text)
         first_frame = max(0, int(frames[0]) - LEAD_FRAMES)
         times = word_times([word.word for word in words], spans, frames[1:-1], first_frame)
@@ -111,7 +93,7 @@ class Kokoro:
         return Speech(waveform, SAMPLE_RATE, times, phones)
 
     def speak_symbols(self, symbols: str, voice: str) -> Speech:
-        """Speak phonemes in Kokoro's own symbols, stress marks before the vowels: `kˈæt`. Needs no espeak-ng.
+        """Speak phonemes in Kokoro's own symbols, stress marks before the vowels: `kˈæt`. Needs no phonemizer.
 
         Raises:
             UnknownNameError: no such voice.
@@ -157,59 +139,6 @@ class Kokoro:
 def voice_accent(voice: str) -> Accent:
     """British for voices that begin with b, American for all others."""
     return "en-gb" if voice.startswith("b") else "en-us"
-
-
-def phoneme_string(words: list[WordPhonemes]) -> tuple[str, list[tuple[int, int]]]:
-    """Join the words as the model reads them; return the string, and (first, one past the last) symbol per word."""
-    text, spans = "", []
-    for word in words:
-        text += " " if text else ""
-        spans.append((len(text), len(text) + len(word.phonemes)))
-        text += word.phonemes + word.pause
-    return text, spans
-
-
-def word_times(
-    words: list[str], spans: list[tuple[int, int]], durations: np.ndarray, first_frame: int = 0
-) -> tuple[Word, ...]:
-    """Turn frames per symbol into word times in seconds.
-
-    A space with no pause mark before it is no silence: both neighbours get half of it.
-    """
-    edges = first_frame + np.concatenate([[0], np.cumsum(durations)])
-    starts = [float(edges[first]) for first, _ in spans]
-    ends = [float(edges[last]) for _, last in spans]
-    for index in range(len(spans) - 1):
-        if spans[index + 1][0] - spans[index][1] == 1:
-            starts[index + 1] = ends[index] = (starts[index + 1] + ends[index]) / 2
-    seconds = FRAME_SAMPLES / SAMPLE_RATE
-    return tuple(Word(word=w, start=s * seconds, end=e * seconds) for w, s, e in zip(words, starts, ends))
-
-
-def phone_times(symbols: str, durations: np.ndarray, first_frame: int = 0) -> tuple[Phone, ...]:
-    """Turn frames per symbol into phone times in seconds.
-
-    The frames of a stress mark go to the phone after it, those of a length mark to the phone before it, and a space
-    with no pause mark beside it is shared by its neighbours as in `word_times`. A pause mark, with the space after it,
-    is the phone `PAUSE_PHONE`. What lies before the first symbol and after the last has no phone.
-    """
-    phones: list[list] = []  # phone, first frame, one past the last
-    position, waiting, shared = float(first_frame), None, 0.0
-    for symbol, frames in zip(symbols, durations.tolist()):
-        start, position = position, position + frames
-        if symbol in STRESS_MARKS:
-            waiting = start if waiting is None else waiting
-        elif symbol in LENGTH_MARKS and phones:
-            phones[-1][2] = position
-        elif symbol == " " and phones:
-            shared = 0.0 if phones[-1][0] == PAUSE_PHONE else frames / 2
-            phones[-1][2] = position - shared
-        else:
-            begin = (start if waiting is None else waiting) - shared
-            phones.append([PAUSE_PHONE if symbol in PAUSES else symbol, begin, position])
-            waiting, shared = None, 0.0
-    seconds = FRAME_SAMPLES / SAMPLE_RATE
-    return tuple(Phone(phone=phone, start=start * seconds, end=end * seconds) for phone, start, end in phones)
 
 
 def with_output(model: bytes, tensor: str) -> bytes:

@@ -12,13 +12,14 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 
+from vocable.assets import is_available
 from vocable.audio.io import audio_info
 from vocable.audio.manifest import Rejections
 from vocable.audio.waveforms import resample
@@ -29,9 +30,13 @@ from vocable.errors import AudioFormatError, ConfigError, OutputError, VocableEr
 from vocable.evaluation.pairs import PairItem, PairSet, Segment, write_pair_set
 from vocable.evaluation.pairs.items import PAIRS
 from vocable.files import read_text, replace_file
+from vocable.synthesis.phonemes import default_phonemizer
 from vocable.testsets.command_tts import TIMEOUT_SECONDS, CommandSynthesizer, check_timeout
-from vocable.testsets.kokoro_tts import Kokoro, Speech
+from vocable.testsets.hibari_tts import VOICES as HIBARI_VOICES
+from vocable.testsets.hibari_tts import Hibari
+from vocable.testsets.kokoro_tts import Kokoro
 from vocable.testsets.plan import PlannedPair, SpokenText
+from vocable.testsets.speech import Speech
 from vocable.testsets.spoken_stories import level_and_trim
 from vocable.types import Utterance, Word
 
@@ -47,13 +52,33 @@ WORD_TIMES = ".words.json"
 class SynthesizerConfig:
     """Who speaks."""
 
+    synthesizer: Literal["kokoro", "hibari"] | None = None
+    """kokoro (54 voices) or hibari (one voice, `heart`, much faster). Without it and without a command: kokoro, or
+    hibari where only that is fetched and no other voices are named."""
+    phonemizer: Literal["hibari", "espeak-ng"] | None = None
+    """Who turns English text into phonemes for them. Without it: hibari (`pip install 'vocable[voice]'`) where it is
+    installed, else the program espeak-ng."""
     command: str | None = None
-    """Another synthesiser than Kokoro, such as "espeak-ng -v {voice} -w {wav} {text}"; {phones} in place of {text}
+    """Another synthesiser, such as "espeak-ng -v {voice} -w {wav} {text}"; {phones} in place of {text}
     gives it phones, where a lexicon has them."""
     timeout_seconds: float = TIMEOUT_SECONDS
     """Longest time that the command may take over one segment."""
     speed: float = 1.0
-    """Speaking rate of Kokoro: 1 is normal, 2 twice as fast; a command sets its own."""
+    """Speaking rate: 1 is normal, 2 twice as fast; a command sets its own."""
+
+    def __post_init__(self) -> None:
+        if self.command is not None and (self.synthesizer or self.phonemizer):
+            raise ConfigError("Name a synthesizer and its phonemizer, or a command that speaks; not both.")
+        check_timeout(self.timeout_seconds)
+
+    def settle(self, voices: Sequence[str] = ()) -> Self:
+        """Decide what was left open, by what is fetched and installed, and by the voices that were named, if any."""
+        if self.command is not None:
+            return self
+        only_hibari = not is_available("kokoro") and is_available("hibari")
+        name = "hibari" if only_hibari and set(voices) <= set(HIBARI_VOICES) else "kokoro"
+        phonemizer = self.phonemizer or default_phonemizer()
+        return replace(self, synthesizer=self.synthesizer or name, phonemizer=phonemizer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +95,13 @@ class SpeechConfig(SynthesizerConfig):
     """Silence kept at both ends of a segment; twice this separates a context from its ending."""
 
     def __post_init__(self) -> None:
+        SynthesizerConfig.__post_init__(self)
         if self.format not in ("flac", "opus"):
             raise ConfigError(f"format is {self.format!r}; it is flac or opus.")
         if self.format == "opus" and self.sample_rate not in (8_000, 12_000, 16_000, 24_000, 48_000):
             raise ConfigError(f"sample_rate is {self.sample_rate}; Opus allows 8, 12, 16, 24 and 48 kHz.")
         if self.sample_rate < 8_000:
             raise ConfigError(f"sample_rate is {self.sample_rate} Hz; speech needs 8,000 at least.")
-        check_timeout(self.timeout_seconds)
 
 
 class SegmentJob(NamedTuple):
@@ -191,7 +216,7 @@ def speak_all(
         UnknownNameError: the synthesiser lacks a voice.
     """
     jobs = list(jobs)
-    speaker = synthesizer(config.command, config.speed, config.timeout_seconds)
+    speaker = open_synthesizer(config)
     speaker.check_voices(sorted({job.voice for job in jobs}))
     waiting = list({job.path: job for job in jobs if not job.path.is_file()}.values())
     speak = functools.partial(speak_segment, config=config, keep_words=keep_words)
@@ -267,15 +292,15 @@ def say(said: SpokenText, voice: str, config: SpeechConfig) -> Speech:
     Raises:
         ConfigError: the synthesiser cannot speak it.
     """
-    speaker = synthesizer(config.command, config.speed, config.timeout_seconds)
+    speaker = open_synthesizer(config)
     if isinstance(speaker, CommandSynthesizer):
         return speaker.speak(said.text, voice, said.phones)
     if said.phones is None:
         return speaker.speak(said.text, voice)
     if not arpabet.is_arpabet(said.phones):
         raise ConfigError(
-            f"{' '.join(said.phones)} are not phones of ARPAbet, the ones that Kokoro can be given here. Use a "
-            "synthesiser of that language: --command 'PROGRAM ... {phones} {wav}', or {text}."
+            f"{' '.join(said.phones)} are not phones of ARPAbet, the ones that Kokoro and hibari can be given here. "
+            "Use a synthesiser of that language: --command 'PROGRAM ... {phones} {wav}', or {text}."
         )
     return speaker.speak_symbols(arpabet.to_kokoro(said.phones), voice)
 
@@ -291,11 +316,14 @@ def _finished(speech: Speech, config: SpeechConfig) -> Speech:
 
 
 @functools.lru_cache(maxsize=2)
-def synthesizer(
-    command: str | None, speed: float, timeout_seconds: float = TIMEOUT_SECONDS
-) -> Kokoro | CommandSynthesizer:
-    """Return Kokoro, or the program of a command line: one synthesiser a process."""
-    return Kokoro(speed=speed) if command is None else CommandSynthesizer(command, timeout_seconds)
+def open_synthesizer(config: SynthesizerConfig, num_threads: int = 1) -> Kokoro | Hibari | CommandSynthesizer:
+    """Return the synthesiser of a config, opened once a process."""
+    if config.command is not None:
+        return CommandSynthesizer(config.command, config.timeout_seconds)
+    config = config.settle()
+    if config.synthesizer == "hibari":
+        return Hibari(speed=config.speed, phonemizer=config.phonemizer)
+    return Kokoro(speed=config.speed, num_threads=num_threads, phonemizer=config.phonemizer)
 
 
 def utterance_of(job: SegmentJob, name: str, language: str | None, licence: str | None, **known: Any) -> Utterance:

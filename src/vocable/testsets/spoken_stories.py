@@ -26,7 +26,7 @@ from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.errors import ConfigError
 from vocable.files import claim_folder, replace_file
 from vocable.splits import split_named
-from vocable.testsets.kokoro_tts import Speech, Synthesizer
+from vocable.testsets.speech import Speech, Synthesizer
 from vocable.types import Phone, Utterance, Word
 
 SPLITS = ("train", "valid", "test")

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vocable.errors import ConfigError, MissingDependencyError
-from vocable.testsets import english_phonemes
-from vocable.testsets.english_phonemes import align_words, phonemize, split_clauses, to_kokoro
+from vocable.synthesis import espeak_phonemes
+from vocable.synthesis.espeak_phonemes import align_words, phonemize, split_clauses, to_kokoro
 
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 
@@ -79,6 +79,6 @@ def test_text_without_a_word_is_refused():
 
 
 def test_missing_espeak_is_named_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(english_phonemes.shutil, "which", lambda program: None)
+    monkeypatch.setattr(espeak_phonemes.shutil, "which", lambda program: None)
     with pytest.raises(MissingDependencyError, match="apt install espeak-ng"):
         phonemize("a word that no other test has spoken")

@@ -1,9 +1,9 @@
-"""English text to the phonemes that the Kokoro speech synthesiser reads, word by word.
+"""English text to phonemes with the program espeak-ng, word by word, in the symbols of Kokoro and hibari.
 
     "on the hill"  ->  espeak-ng "ɔnðə hˈɪl"  ->  (on, "ɔn") (the, "ðə") (hill, "hˈɪl")
 
 espeak-ng runs as a separate program. It writes some neighbouring words as one ("on the" becomes ɔnðə); the phonemes
-of each word alone, aligned to those of the clause, tell where one ends. Next: kokoro_tts.
+of each word alone, aligned to those of the clause, tell where one ends. Other phonemizers: phonemes.py.
 """
 
 from __future__ import annotations
@@ -13,22 +13,15 @@ import re
 import shutil
 import subprocess
 import unicodedata
-from typing import Literal, NamedTuple
 
-from vocable.corpora.arpabet import symbol_table
 from vocable.errors import ConfigError, MissingDependencyError
-
-Accent = Literal["en-us", "en-gb"]
-
-PAUSES = ",.;:!?…—"
-"""Punctuation that the synthesiser reads as a pause; one mark at most follows a word."""
+from vocable.synthesis.phonemes import PAUSES, Accent, WordPhonemes
 
 # Kokoro writes a diphthong or an affricate as one symbol (Kokoro-82M model card; phoneme inventory of the misaki
 # project). espeak-ng joins the two halves with the tie ^ that we ask for.
-SHARED_SYMBOLS = symbol_table(
-    "ʔˌn̩ ʔn̩  ʔn  e^ɪ a^ɪ a^ʊ ɔ^ɪ d^ʒ t^ʃ ə^l n̩  ɚ  ɐ r x ç ɬ ʔ e",
-    "tᵊn tᵊn tᵊn A   I   W   Y   ʤ   ʧ   ᵊl  ᵊn əɹ ə ɹ k k l t A",
-) | {"ʲ": ""}
+IPA = "ʔˌn̩ ʔn̩  ʔn  e^ɪ a^ɪ a^ʊ ɔ^ɪ d^ʒ t^ʃ ə^l n̩  ɚ  ɐ r x ç ɬ ʔ e"
+KOKORO = "tᵊn tᵊn tᵊn A   I   W   Y   ʤ   ʧ   ᵊl  ᵊn əɹ ə ɹ k k l t A"
+SHARED_SYMBOLS = dict(zip(IPA.split(), KOKORO.split(), strict=True)) | {"ʲ": ""}
 ACCENT_SYMBOLS: dict[str, dict[str, str]] = {
     "en-us": {"o^ʊ": "O", "ɜːɹ": "ɜɹ", "ɜː": "ɜɹ", "ɪ^ə": "iə", "i^ə": "iə", "ɾ": "T", "ː": ""},
     "en-gb": {"ə^ʊ": "Q", "o^ʊ": "Q", "e^ə": "ɛː", "i^ə": "ɪə", "ɪ^ə": "ɪə", "ɾ": "t"},
@@ -37,14 +30,6 @@ ACCENT_SYMBOLS: dict[str, dict[str, str]] = {
 STRESSED = {"I": "ˌI"}
 """Words that espeak-ng leaves without stress and that Kokoro then swallows: of five "I" that Whisper base missed, it
 heard all five once they had secondary stress."""
-
-
-class WordPhonemes(NamedTuple):
-    """A word, its phonemes in Kokoro's symbols, and the pause mark after it ("" for none)."""
-
-    word: str
-    phonemes: str
-    pause: str
 
 
 def phonemize(text: str, accent: Accent = "en-us") -> list[WordPhonemes]:
@@ -148,7 +133,8 @@ def _espeak(text: str, accent: Accent) -> str:
     if program is None:
         raise MissingDependencyError(
             "Turning English text into phonemes needs the program espeak-ng, which is not on the path. "
-            "Install it: apt install espeak-ng (Debian, Ubuntu), brew install espeak-ng (macOS)."
+            "Install it: apt install espeak-ng (Debian, Ubuntu), brew install espeak-ng (macOS). Or do without it: "
+            "pip install 'vocable[voice]', and name the phonemizer hibari or none."
         )
     command = [program, "-q", "--ipa", "--tie=^", "-v", accent, "--stdin"]
     result = subprocess.run(command, input=text, capture_output=True, encoding="utf-8", check=False)

@@ -1,0 +1,124 @@
+"""Speech from text with hibari (6 M parameters, Apache-2.0): one voice, with the time of every word, fast.
+
+    text -> words, phonemes (synthesis/phonemes.py) -> TextToSpeech -> 24 kHz waveform, frames per phoneme -> word and
+    phone times
+
+For sets that need one voice only; kokoro_tts.py has many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vocable.errors import ConfigError
+from vocable.registry import look_up
+from vocable.synthesis.phonemes import (
+    LEAD_FRAMES,
+    PhonemizerName,
+    WordPhonemes,
+    default_phonemizer,
+    join_words,
+    open_phonemizer,
+    phone_times,
+    split_long,
+    word_times,
+)
+from vocable.synthesis.text_to_speech import TextToSpeech
+from vocable.testsets.speech import Speech
+
+VOICES = ("heart",)
+MAX_SYMBOLS = 400
+"""Longer texts are spoken in parts, as in the package hibari-tts."""
+
+
+class Hibari:
+    """hibari's voice, American English (asset "hibari").
+
+    Raises:
+        AssetError: the weights are not there.
+        ConfigError: the speed is out of range.
+    """
+
+    voices = VOICES
+
+    def __init__(self, folder: Path | None = None, speed: float = 1.0, phonemizer: PhonemizerName | None = None):
+        if not 0.5 <= speed <= 2.0:
+            raise ConfigError(f"speed is {speed}; hibari speaks between 0.5 (slow) and 2 (fast).")
+        self.model = TextToSpeech.from_pretrained(folder or "hibari")
+        self.speed = speed
+        phonemizer = phonemizer or default_phonemizer()
+        self.name = f"hibari 0.2.1, phonemes by {phonemizer}"
+        self.phonemize = open_phonemizer(phonemizer, "en-us")
+        self.autocasts = has_bfloat16()
+
+    def check_voices(self, voices: list[str]) -> None:
+        """Raise UnknownNameError for another voice than hibari's."""
+        for voice in voices:
+            look_up("voice", voice, dict.fromkeys(VOICES))
+
+    def speak(self, text: str, voice: str = VOICES[0]) -> Speech:
+        """Speak an English text of any length.
+
+        Raises:
+            UnknownNameError: no such voice.
+            ConfigError: the text holds no word, or a symbol that the model lacks.
+        """
+        return self.speak_words(self.phonemize(text), voice)
+
+    def speak_symbols(self, symbols: str, voice: str = VOICES[0]) -> Speech:
+        """Speak phonemes in Kokoro's symbols, stress marks before the vowels: `kˈæt`. Needs no phonemizer.
+
+        Raises:
+            UnknownNameError: no such voice.
+            ConfigError: no phoneme at all, or one that the model lacks.
+        """
+        return self.speak_words(open_phonemizer("given")(symbols), voice)
+
+    def speak_words(self, words: list[WordPhonemes], voice: str = VOICES[0]) -> Speech:
+        """Speak words whose phonemes are known; raises as `speak` does."""
+        self.check_voices([voice])
+        parts = [self._speak_part(part) for part in split_long(words, MAX_SYMBOLS)]
+        if len(parts) == 1:
+            return parts[0]
+        spoken: list[Speech] = []
+        for part in parts:
+            start = sum(len(before.waveform) for before in spoken) / part.sample_rate
+            spoken.append(part._replace(words=_shifted(part.words, start), phones=_shifted(part.phones, start)))
+        return Speech(
+            np.concatenate([part.waveform for part in spoken]),
+            self.model.sample_rate,
+            tuple(word for part in spoken for word in part.words),
+            tuple(phone for part in spoken for phone in part.phones),
+        )
+
+    @torch.inference_mode()
+    def _speak_part(self, words: list[WordPhonemes]) -> Speech:
+        symbols, spans = join_words(words)
+        ids = self.model.ids(symbols)
+        prosody = self.model.predict_prosody(ids, speed=self.speed)
+        content = self.model.content(ids[None])[0]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.autocasts):
+            waveform = self.model.decode(content, prosody)
+        frames = prosody.durations.numpy()
+        first = max(0, int(frames[0]) - LEAD_FRAMES)
+        times = word_times([word.word for word in words], spans, frames[1:-1], first)
+        phones = phone_times(symbols, frames[1:-1], first)
+        return Speech(waveform.float().numpy(), self.model.sample_rate, times, phones)
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies matrices in bfloat16 itself; then that is twice as fast.
+
+    What rounding to it changes in the decoder's spectra is a quarter of what the published graph's rounding to 8 bits
+    does. Durations and pitch are predicted in float32 everywhere.
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _shifted(marks: tuple, seconds: float) -> tuple:
+    return tuple(replace(mark, start=mark.start + seconds, end=mark.end + seconds) for mark in marks)
