@@ -22,7 +22,7 @@ from vocable.audio.writing import write_audio
 from vocable.evaluation.once import encode_once
 from vocable.features import EncoderConfig, load_encoder
 from vocable.lm.packed import enable_packing
-from vocable.lm.rows import Row, score_rows, scored_from
+from vocable.lm.rows import Row, join_parts, score_rows
 from vocable.lm.shapes import SHAPES, shape_config
 from vocable.lm.surgery import cold_start
 from vocable.sequences import UnitVocabulary
@@ -76,7 +76,7 @@ def make_pairs(count: int, context: float, shortest: float, longest: float) -> l
     for _ in range(count):
         shared = torch.cat([torch.tensor([1]), units(0.6 * context, 1.4 * context)])
         right, wrong = units(shortest, longest), units(shortest, longest)
-        pairs.append((scored_from(torch.cat([shared, right]), 1), scored_from(torch.cat([shared, wrong]), 1)))
+        pairs.append(tuple(join_parts(shared, [(shared[:0], ending)], shared[:0]) for ending in (right, wrong)))
     return pairs
 
 

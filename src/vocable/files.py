@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -62,6 +62,26 @@ def write_text(text: str, path: Path) -> None:
 def write_json(values: Any, path: Path, indent: int | None = 2) -> None:
     """Write JSON whole or not at all, letters as they are; raises as `replace_file` does."""
     write_text(json.dumps(values, indent=indent, ensure_ascii=False) + "\n", path)
+
+
+def write_json_lines(rows: Iterable[Any], path: Path) -> None:
+    """Write each row as one line of JSON, the file whole or not at all; raises as `replace_file` does."""
+    write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), path)
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of a file of JSON lines, each after the number of its line; empty lines are passed over.
+
+    Raises:
+        ManifestError: the file cannot be read, or a line is not JSON.
+    """
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                where = f"{path}, line {number}"
+                raise ManifestError(f"{where}: not JSON ({error.msg} at column {error.colno}).") from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -198,9 +218,12 @@ def read_text(path: Path) -> str:
     """Read UTF-8 text, with or without a byte order mark.
 
     Raises:
-        ManifestError: the file is not UTF-8.
+        ManifestError: the file is not UTF-8, or cannot be read at all.
     """
-    content = Path(path).read_bytes()
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror}).") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -21,7 +21,6 @@ from vocable.evaluation.abx_items import (
     items_from_manifest,
     plan_cells,
     read_item_file,
-    write_item_file,
 )
 from vocable.evaluation.metrics.abx import (
     DISTANCES,
@@ -281,15 +280,19 @@ def test_frames_of_an_item_have_their_centres_inside():
     assert cut(2.0, 3.0) is None
 
 
-def test_items_survive_the_file(tmp_path):
+HEADER = "#file onset offset #phone prev-phone next-phone speaker\n"
+
+
+def write_item_file(items, path):
+    path.write_text(
+        HEADER + "".join(f"{item.file} {item.onset:.4f} {item.offset:.4f} {' '.join(item[3:])}\n" for item in items)
+    )
+
+
+def test_items_are_read(tmp_path):
     items = make_items()
     write_item_file(items, tmp_path / "a.item")
     assert read_item_file(tmp_path / "a.item") == items
-    with pytest.raises(ConfigError, match="hold no space"):
-        write_item_file([AbxItem("f", 0, 1, "a b", "x", "y", "s")], tmp_path / "b.item")
-
-
-HEADER = "#file onset offset #phone prev-phone next-phone speaker\n"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vocable.errors import ConfigError
-from vocable.evaluation.bootstrap import bootstrap_mean, bootstrap_ratio
+from vocable.evaluation.bootstrap import bootstrap_ratio
+
+
+def bootstrap_mean(values, clusters=None, **settings):
+    return bootstrap_ratio(values, [1.0] * len(values), clusters, **settings)
 
 
 def test_the_mean_of_coins_has_binomial_quantiles():
@@ -27,8 +31,8 @@ def test_the_mean_of_coins_has_binomial_quantiles():
 def test_a_ratio_matches_every_possible_draw():
     errors, words = np.array([3, 0, 1, 5]), np.array([4, 9, 2, 6])
     rates = [errors[list(draw)].sum() / words[list(draw)].sum() for draw in itertools.product(range(4), repeat=4)]
-    exact = np.quantile(rates, [0.1, 0.9])
-    found = bootstrap_ratio(errors.tolist(), words.tolist(), num_resamples=40_000, level=0.8)
+    exact = np.quantile(rates, [0.025, 0.975])
+    found = bootstrap_ratio(errors.tolist(), words.tolist(), num_resamples=40_000)
     assert found is not None
     # 256 draws are possible, so the quantiles jump; 0.02 is the largest gap between neighbouring rates near them
     np.testing.assert_allclose(found, exact, atol=0.02)
@@ -78,6 +82,6 @@ def test_bad_numbers_are_refused(arguments, message: str):
         bootstrap_ratio(*arguments)
 
 
-def test_a_level_out_of_range_is_refused():
-    with pytest.raises(ConfigError, match="level is 95"):
-        bootstrap_mean([1.0, 2.0], level=95)
+def test_no_draws_are_refused():
+    with pytest.raises(ConfigError, match="num_resamples is 0"):
+        bootstrap_mean([1.0, 2.0], num_resamples=0)

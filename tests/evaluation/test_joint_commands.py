@@ -102,10 +102,14 @@ def test_errors_are_one_line(manifest, tmp_path, tiny_tokenizer, capsys):
     run = save_tiny_joint_run(tmp_path / "run", tiny_tokenizer)
     cases = [
         (("--model", "randon"), "Did you mean 'random'"),
+        (
+            ("--model", "nofolder"),
+            "nofolder: no such folder of a trained model. Unknown control 'nofolder'. Known:",
+        ),
         (("--model", str(tmp_path / "run" / "tokenizer")), "no language model is here"),
         (("--model", str(run), "--pool-size", "1"), "pool_size is 1"),
         (("--model", str(run), "--pool-size", "30"), "30 are needed"),
-        (("--model", str(run), "--share", "1.5"), "cut.share is 1.5"),
+        (("--model", str(run), "--share", "1.5"), "share is 1.5"),
     ]
     for words, message in cases:
         assert cra(manifest, tmp_path / "out", *words) == 2

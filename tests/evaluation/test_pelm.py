@@ -21,8 +21,7 @@ from vocable.evaluation.halves import (
     cut_utterance,
     random_words,
 )
-from vocable.evaluation.pelm import Pelm, PelmConfig, directions_of
-from vocable.evaluation.pelm_summary import measure
+from vocable.evaluation.pelm import Pelm, PelmConfig, directions_of, measure
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.runner import run_benchmark
 from vocable.evaluation.units_to_text import JointUnitsToText, SpokenUnitsToText, load_joint_units_to_text

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.audio.writing import write_audio
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.metrics.phones import phone_unit_statistics
 from vocable.evaluation.phone_labels import frame_labels, read_phones, utterance_phones
-from vocable.evaluation.phones import Phones, PhonesConfig
+from vocable.evaluation.phones import Phones, PhonesConfig, phone_unit_statistics
 from vocable.evaluation.recount import Described, bootstrap_counts, count_scores, gather_counts
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.runner import run_benchmark
@@ -116,9 +115,10 @@ def test_phones_from_files(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.ctm", "u1 1 0.1 b\n", "line 1: .*expected: id channel start duration phone"),
-        ("a.ctm", "u1 1 x 0.1 b\n", "'x' is not a number of seconds"),
-        ("a.ctm", "", "holds no phone"),
+        ("a.ctm", "u1 1 0.1 b\n", "line 1: .*expected: name channel start duration label"),
+        ("a.ctm", "u1 1 x 0.1 b\n", "line 1: 'u1 1 x 0.1 b'; expected"),
+        ("a.ctm", "", "holds no word or phone"),
+        ("a.tsv", "id\tstart\tend\tphone\nu1\tx\t1\ta\n", "'x' is not a number of seconds"),
         ("a.tsv", "u1\t0\t1\ta\n", "expected id start end phone, with tabs"),
         ("a.tsv", "id\tstart\tend\tphone\nu1\t0\t1\n", "line 2: 3 columns"),
         ("a.txt", "", r"read from \.ctm and \.tsv"),

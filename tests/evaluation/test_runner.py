@@ -100,6 +100,15 @@ def test_without_items_the_reasons_are_said():
         run_benchmark(length(UTTERANCES[2:]))
 
 
+def test_broken_lines_of_the_manifest_are_noted_and_counted(tmp_path):
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"id": "a", "audio": "a.wav", "duration": 1.0, "speaker": "s"}\n{"id": "b"}\n')
+    result = run_benchmark(Length(Length.Config(manifest=manifest)), tmp_path / "out")
+    assert result.excluded == {"a broken line of the manifest": 1}
+    (row,) = map(json.loads, (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
+    assert (row["id"], row["line"]) == ("b", 2) and "no 'audio'" in row["reason"]
+
+
 def test_a_benchmark_by_name():
     with pytest.raises(UnknownNameError, match="Did you mean 'phones'"):
         find_benchmark("phnoes")

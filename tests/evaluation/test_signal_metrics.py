@@ -8,7 +8,6 @@ import torch
 
 from vocable.errors import AudioFormatError, ConfigError, MissingDependencyError
 from vocable.evaluation.metrics import signal
-from vocable.evaluation.metrics.durations import compare_durations
 from vocable.types import Word
 
 RATE = signal.SAMPLE_RATE
@@ -139,9 +138,9 @@ def words(*rows: tuple[str, float]) -> list[Word]:
 def test_durations_by_hand():
     original = words(("The", 0.1), ("cat,", 0.3), ("sat.", 0.4), ("…", 0.1), ("down", 0.2))
     copy = words(("the", 0.15), ("cat", 0.36), ("mat", 0.4), ("sat", 0.38), ("dawn", 0.2))
-    found = compare_durations(original, copy)
+    found = signal.compare_durations(original, copy)
     # the +50 ms (just right), cat +60 ms, sat -20 ms; down was not said again; "…" is no word
     assert (found.num_consistent, found.num_matched, found.num_words) == (2, 3, 4)
     assert found.mean_difference == pytest.approx((0.05 + 0.06 + 0.02) / 3)
-    assert compare_durations(original, copy, 0.025).num_consistent == 1
-    assert compare_durations(original, []) == (0, 0, 4, None)
+    assert signal.compare_durations(original, copy, 0.025).num_consistent == 1
+    assert signal.compare_durations(original, []) == (0, 0, 4, None)

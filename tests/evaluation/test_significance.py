@@ -149,5 +149,5 @@ def test_unusable_numbers_are_refused():
         paired_permutation_test(means([]), means([]))
     with pytest.raises(ConfigError, match="num_permutations is 0"):
         paired_permutation_test(means([1.0]), means([0.0]), num_permutations=0)
-    with pytest.raises(ConfigError, match="level is 2"):
-        bootstrap_difference(means([1.0]), means([0.0]), level=2)
+    with pytest.raises(ConfigError, match="num_resamples is 0"):
+        bootstrap_difference(means([1.0, 1.0]), means([0.0, 1.0]), num_resamples=0)

@@ -113,7 +113,7 @@ def test_plain_text_is_cut_at_blank_lines(tmp_path):
     with pytest.raises(ManifestError, match="holds no text"):
         read_plain_text(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ManifestError, match="not readable as UTF-8"):
+    with pytest.raises(ManifestError, match="not UTF-8 text"):
         read_plain_text(path)
 
 
@@ -129,7 +129,7 @@ def test_questions_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: not a question"),
+        ("{", "line 2: not JSON"),
         ('{"question": "q", "choices": ["a", "b"]}', "line 2: not a question.*answer"),
         (json.dumps({**GOOD, "choices": ["a"]}), "at least two texts"),
         (json.dumps({**GOOD, "question": " "}), "question must be text"),

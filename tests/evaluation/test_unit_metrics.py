@@ -9,8 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vocable.errors import ConfigError, FingerprintError
-from vocable.evaluation.units import unit_statistics
+from vocable.evaluation.units import UnitCounter
 from vocable.types import SpeechTokens
+
+
+def unit_statistics(tokens, codebook_sizes, **settings):
+    counter = UnitCounter(codebook_sizes)
+    for item in tokens:
+        counter.add(item)
+    return counter.statistics(**settings)
 
 
 def units(*ids: int, durations: list[int] | None = None) -> SpeechTokens:

@@ -7,10 +7,11 @@ from typing import ClassVar
 import pytest
 import torch
 
+from evaluation.test_unit_metrics import unit_statistics
 from vocable.errors import ConfigError
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.runner import run_benchmark
-from vocable.evaluation.units import Units, UnitsConfig, unit_statistics
+from vocable.evaluation.units import Units, UnitsConfig
 from vocable.types import SpeechTokens, Utterance
 
 

@@ -163,11 +163,10 @@ def test_a_full_context_ends_generation(unit_model):
 
 
 @pytest.mark.parametrize("name", ["opt", "llama_tied"])  # learned positions, and rotated ones
-@pytest.mark.parametrize("cache", ["growing", "static"])
-def test_a_row_that_fills_the_context_stops_alone(unit_model, name, cache):
+def test_a_row_that_fills_the_context_stops_alone(unit_model, name):
     model = unit_model(name)  # 64 positions
     starts = prompts(60, 5, 30)
-    config = GenerationConfig(temperature=0.0, max_seconds=3.0, min_seconds=3.0, batch_size=3, cache=cache, **NO_GUARDS)
+    config = GenerationConfig(temperature=0.0, max_seconds=3.0, min_seconds=3.0, batch_size=3, **NO_GUARDS)
     together = generate_units(model, starts, config, VOCABULARY, 0.1)
     alone = [generate_units(model, [start], config, VOCABULARY, 0.1)[0] for start in starts]
     assert [row.stopped for row in together] == ["context", "max_seconds", "max_seconds"]
@@ -213,24 +212,3 @@ def test_wrong_calls_are_explained(unit_model):
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         GenerationConfig(**settings)
-
-
-@pytest.mark.parametrize("name", ["opt", "llama_tied", "qwen2", "gpt_neox_untied"])
-def test_a_static_cache_gives_the_same_units(unit_model, name):
-    model = unit_model(name)
-    starts = prompts(3, 8, 1, 8)
-    config = {"max_seconds": 1.0, "min_seconds": 1.0, "batch_size": 3, "seed": 5, **NO_GUARDS}
-    growing = generate_units(model, starts, GenerationConfig(**config), VOCABULARY, 0.1)
-    static = generate_units(model, starts, GenerationConfig(cache="static", **config), VOCABULARY, 0.1)
-    assert [r.units.tolist() for r in static] == [r.units.tolist() for r in growing]
-
-
-def test_a_static_cache_ends_where_the_context_does(unit_model):
-    model = unit_model("llama_tied")  # 64 positions
-    config = GenerationConfig(max_seconds=100.0, min_seconds=100.0, cache="static", **NO_GUARDS)
-    (result,) = generate_units(model, prompts(10), config, VOCABULARY, 0.1)
-    assert result.stopped == "context"
-    (growing,) = generate_units(
-        model, prompts(10), GenerationConfig(max_seconds=100.0, min_seconds=100.0, **NO_GUARDS), VOCABULARY, 0.1
-    )
-    assert len(result.units) == len(growing.units)

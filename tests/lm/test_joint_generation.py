@@ -10,7 +10,7 @@ from sequences.joint_examples import random_example, text_tokenizer
 from vocable.errors import ConfigError
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.generation import GenerationConfig, continue_rows, start_rows
-from vocable.lm.joint_generation import joint_rules, speech_seconds
+from vocable.lm.joint_lm import joint_rules, speech_seconds
 from vocable.lm.spoken import Segment, open_lm
 from vocable.sequences.joint_layouts import JOINT_LAYOUTS, make_layout
 from vocable.sequences.joint_rows import JointExample
@@ -134,15 +134,6 @@ def test_rows_do_not_depend_on_their_batch(model):
         assert alone.stopped == together[index].stopped
     assert together[2].stopped == "context"
     assert "context" not in {together[0].stopped, together[1].stopped}
-
-
-@pytest.mark.parametrize("to", ["speech", "text", "both"])
-def test_a_static_cache_gives_the_same_tokens(model, to):
-    found, starts = [], prompts(3, 110, 6)
-    for cache in ("growing", "static"):
-        config = GenerationConfig(max_seconds=2.0, cache=cache, batch_size=3, loop_repeats=None)
-        found.append(generate(model, starts, config, to, max_text_tokens=9, seeds=[4, 5, 6]))
-    assert [row.tokens for row in found[0]] == [row.tokens for row in found[1]]
 
 
 def test_text_is_limited_in_tokens_and_not_held_to_seconds(model):

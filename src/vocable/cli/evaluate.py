@@ -122,7 +122,7 @@ def compare(
 
 
 def _print_differences(comparison: Comparison) -> None:
-    from vocable.evaluation.comparison.page import interval, show
+    from vocable.evaluation.pages import interval, show
     from vocable.printing import print_table
 
     pair = comparison.models if len(comparison.models) == 2 else None

@@ -20,7 +20,7 @@ import numpy as np
 from vocable.errors import ConfigError
 from vocable.evaluation.metrics.abx import AbxCell
 from vocable.evaluation.phone_labels import utterance_phones
-from vocable.files import write_text
+from vocable.files import read_text
 from vocable.types import Utterance
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ COLUMNS = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "sp
 ADJOINING_SECONDS = 0.025
 """Phones further apart than this are not neighbours."""
 SILENCES = ("sil", "SIL", "sp", "SP", "spn", "SPN", "<eps>", "", "pau", "<p:>", "silence")
-"""Usual names of what is no phone."""
+"""Usual names of what is no phone, and no neighbour either."""
 
 
 class AbxItem(NamedTuple):
@@ -57,10 +57,7 @@ def read_item_file(path: Path) -> list[AbxItem]:
         ConfigError: the file is missing, has another header, a line with other columns, or no item.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable item file: {error}") from error
+    lines = read_text(path).splitlines()
     header = tuple(lines[0].split()) if lines else ()
     if set(header) != set(COLUMNS) or len(header) != len(COLUMNS):
         raise ConfigError(f"{path}: the first line is {' '.join(header)!r}; expected {' '.join(COLUMNS)!r}.")
@@ -84,32 +81,12 @@ def read_item_file(path: Path) -> list[AbxItem]:
     return items
 
 
-def write_item_file(items: Iterable[AbxItem], path: Path) -> None:
-    """Write items in the same layout.
-
-    Raises:
-        ConfigError: a name is empty or holds a space, which the layout has no way to write.
-    """
-    lines = [" ".join(COLUMNS)]
-    for item in items:
-        names = (item.file, item.phone, item.previous, item.following, item.speaker)
-        if any(len(name.split()) != 1 for name in names):
-            raise ConfigError(f"{item}: names in an item file are not empty and hold no space.")
-        lines.append(f"{item.file} {item.onset:.4f} {item.offset:.4f} {' '.join(names[1:])}")
-    write_text("\n".join(lines) + "\n", path)
-
-
-def items_from_manifest(
-    utterances: Iterable[Utterance],
-    span: Span = "triphone",
-    silences: Sequence[str] = SILENCES,
-) -> list[AbxItem]:
+def items_from_manifest(utterances: Iterable[Utterance], span: Span = "triphone") -> list[AbxItem]:
     """Make items of all phones that have a phone on both sides, of utterances with phones and a speaker.
 
     Args:
         utterances: manifest lines with `phones` (see `phone_labels`); others give no item.
         span: what is compared, the phone with both neighbours (as in ZeroSpeech 2021) or the phone alone.
-        silences: labels that are no phones; they are no neighbours either.
 
     Raises:
         ManifestError: phones are not as described.
@@ -121,7 +98,7 @@ def items_from_manifest(
             continue
         for before, here, after in zip(phones, phones[1:], phones[2:]):
             gaps = here.start - before.end, after.start - here.end
-            if max(gaps) > ADJOINING_SECONDS or {before.phone, here.phone, after.phone} & set(silences):
+            if max(gaps) > ADJOINING_SECONDS or {before.phone, here.phone, after.phone} & set(SILENCES):
                 continue
             first, last = (before, after) if span == "triphone" else (here, here)
             items.append(

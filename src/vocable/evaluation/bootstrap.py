@@ -21,6 +21,9 @@ BLOCK_RESAMPLES = 256
 """Resamples held in memory at once, times the number of utterances."""
 
 
+MIDDLE = ((1 - 0.95) / 2, (1 + 0.95) / 2)
+"""Quantiles between which 95 % lie."""
+
 Statistic = Callable[[np.ndarray], np.ndarray]
 """From how often each thing was drawn, (draws, things), to one value, or one row of values, a draw."""
 
@@ -46,7 +49,12 @@ def resample(
 
     Returns:
         The values of all draws, in order.
+
+    Raises:
+        ConfigError: `num_resamples` is below 1.
     """
+    if num_resamples < 1:
+        raise ConfigError(f"num_resamples is {num_resamples}; it must be at least 1.")
     generator = np.random.default_rng(seed)
     shares = np.full(num_things, 1 / num_things)
     sizes = [min(block, num_resamples - start) for start in range(0, num_resamples, block)]
@@ -57,11 +65,10 @@ def bootstrap(
     statistic: Statistic,
     num_things: int,
     num_resamples: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
     block: int = BLOCK_RESAMPLES,
 ) -> Interval | None:
-    """Percentile interval of a statistic, over the things it is computed from.
+    """95 % percentile interval of a statistic, over the things it is computed from.
 
     A draw for which the statistic is undefined (NaN or infinite) is left out. Arguments as in `resample`.
 
@@ -69,25 +76,21 @@ def bootstrap(
         None where there are fewer than two things to draw from, or no draw has a value: the spread is unknown, not 0.
 
     Raises:
-        ConfigError: `level` or `num_resamples` is out of range.
+        ConfigError: `num_resamples` is below 1.
     """
-    if not 0 < level < 1 or num_resamples < 1:
-        raise ConfigError(f"level is {level} (between 0 and 1), num_resamples {num_resamples} (at least 1).")
-    if num_things < 2:
-        return None
-    return percentiles(resample(statistic, num_things, num_resamples, seed, block), level)
+    return None if num_things < 2 else percentiles(resample(statistic, num_things, num_resamples, seed, block))
 
 
-def percentiles(values: np.ndarray, level: float = 0.95) -> Interval | None:
-    """The interval that holds the middle `level` of the finite values; None where none is finite."""
+def percentiles(values: np.ndarray) -> Interval | None:
+    """The interval that holds the middle 95 % of the finite values; None where none is finite."""
     values = values[np.isfinite(values)]
     if not values.size:
         return None
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, MIDDLE)
     return Interval(float(low), float(high))
 
 
-def bootstrap_strata(strata: Sequence[Sequence[float]], num_resamples: int = 2000, seed: int = 0) -> Interval | None:
+def bootstrap_strata(strata: Sequence[Sequence[float]], num_resamples: int = 2000) -> Interval | None:
     """95 % interval of the mean over strata of the mean of each; values are drawn within strata, which all stay.
 
     Returns:
@@ -97,7 +100,7 @@ def bootstrap_strata(strata: Sequence[Sequence[float]], num_resamples: int = 200
     """
     if any(len(values) < 2 for values in strata):
         return None
-    generator, drawn = np.random.default_rng(seed), np.zeros(num_resamples)
+    generator, drawn = np.random.default_rng(0), np.zeros(num_resamples)
     for values in strata:
         picks = generator.integers(0, len(values), (num_resamples, len(values)))
         drawn += np.asarray(values)[picks].mean(axis=1) / len(strata)
@@ -109,43 +112,30 @@ def bootstrap_ratio(
     denominators: Sequence[float],
     clusters: Sequence[Hashable] | None = None,
     num_resamples: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Interval | None:
-    """Interval of sum(numerators) / sum(denominators), from the percentiles of its bootstrap distribution.
+    """95 % interval of sum(numerators) / sum(denominators), from the percentiles of its bootstrap distribution.
 
     Args:
         numerators: one per utterance, e.g. word errors (or a difference of errors, for a paired comparison).
         denominators: one per utterance, e.g. reference words; not negative.
         clusters: one label per utterance; whole clusters are then drawn, e.g. speakers.
         num_resamples: how often to draw.
-        level: share of the distribution inside the interval.
         seed: seed of the draws.
 
     Returns:
         None where there are fewer than two things to draw from: their spread is unknown, not zero.
 
     Raises:
-        ConfigError: the lengths differ, a number is not finite, or `level` or `num_resamples` is out of range.
+        ConfigError: the lengths differ, a number is not finite, or `num_resamples` is below 1.
     """
     sums = cluster_sums([numerators, denominators], clusters)  # (things drawn, 2)
-    return bootstrap(lambda draws: ratio(*(draws @ sums).T), len(sums), num_resamples, level, seed)
+    return bootstrap(lambda draws: ratio(*(draws @ sums).T), len(sums), num_resamples, seed)
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Divide; NaN where there is nothing to divide by, as in a draw without a single reference word."""
     return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
-
-
-def bootstrap_mean(
-    values: Sequence[float],
-    clusters: Sequence[Hashable] | None = None,
-    num_resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval | None:
-    """Interval of the mean of `values`; arguments and result as in `bootstrap_ratio`."""
-    return bootstrap_ratio(values, [1.0] * len(values), clusters, num_resamples, level, seed)
 
 
 def cluster_sums(columns: Sequence[Sequence[float]], clusters: Sequence[Hashable] | None = None) -> np.ndarray:

@@ -16,7 +16,7 @@ and treatment of runs at the cut are not known to us from the paper; they are se
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -34,11 +34,11 @@ from vocable.evaluation.halves import (
     HalvesBenchmark,
     HalvesConfig,
     continues_run,
-    reasons,
     without_last_run,
 )
 from vocable.evaluation.results import EvaluationResult, Score, column_mean
 from vocable.evaluation.runner import Item, Items
+from vocable.evaluation.unusable import reasons
 from vocable.lm.branches import Tree
 
 WAYS = {
@@ -139,7 +139,7 @@ class Retrieval(HalvesBenchmark[RetrievalConfig]):
         return {
             "pool_size": config.pool_size,
             "chance": 1 / config.pool_size,
-            "cut": asdict(config.cut),
+            "cut": config.cut_conventions(),
             "logits": config.logits,
             "seam": config.seam if lm is not None and lm.collapsed and "u2u" in self.model.cells else None,
             "scored": "tokens of the continuation; switch symbol and openers are read only",

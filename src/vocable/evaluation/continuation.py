@@ -18,14 +18,12 @@ the recording; the recogniser must not be the tokenizer's encoder.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
+import functools
 import hashlib
 import random
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -39,9 +37,14 @@ from vocable.audio.io import audio_info, read_utterance
 from vocable.audio.waveforms import resample
 from vocable.audio.writing import encode_audio
 from vocable.errors import AudioFormatError, ConfigError, ManifestError
-from vocable.evaluation import judges as judging
-from vocable.evaluation.judges import JUDGE_RATE, check_judge, encoder_name
-from vocable.evaluation.keyed_store import KeyedStore, tokens_as_json, tokens_from_json
+from vocable.evaluation.judges import (
+    JUDGE_RATE,
+    ListeningBenchmark,
+    ListeningConfig,
+    transcribe_audible,
+    vocoder_fingerprint,
+)
+from vocable.evaluation.keyed_store import in_blocks, open_kept, tokens_as_json, tokens_from_json
 from vocable.evaluation.metrics.continuations import (
     TEXT_CONVENTIONS,
     column,
@@ -52,15 +55,16 @@ from vocable.evaluation.metrics.continuations import (
 )
 from vocable.evaluation.pages import page_template
 from vocable.evaluation.results import EvaluationResult, Score
-from vocable.evaluation.resynthesis import choose_utterances, same_language, vocoder_fingerprint
-from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Items, score_table, systems_of
+from vocable.evaluation.resynthesis import choose_utterances, same_language
+from vocable.evaluation.runner import Items, score_table, systems_of
+from vocable.evaluation.token_sources import encode_all
+from vocable.evaluation.unusable import reasons
 from vocable.lm.generation import GenerationConfig
 from vocable.lm.spoken import Segment, SpokenLM, load_lm
 from vocable.lm.text_lm import TextLM, load_text_lm
 from vocable.registry import look_up
 from vocable.synthesis.opening import load_synthesizer
 from vocable.tokens.fingerprint import fingerprint, tensor_sha256
-from vocable.tokens.tokenizer import SpeechTokenizer
 from vocable.types import SpeechTokens, Utterance
 
 ANCHORS = ("true", "resynthesised", "shuffled", "copy", "random")
@@ -79,6 +83,10 @@ TITLES = {
 """Sounds that the page plays."""
 
 
+MADE = {"continuations": "continuations generated", "transcripts": "sounds transcribed"}
+"""Steps kept on disk, and the name in a result for the number that this run made."""
+
+
 class Continued(NamedTuple):
     """Units that the model generated after one prompt, their expected length, and why they end."""
 
@@ -88,7 +96,7 @@ class Continued(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ContinuationConfig(BenchmarkConfig):
+class ContinuationConfig(ListeningConfig):
     """Which prompts are continued, by what, and what stands beside the model."""
 
     model: Path
@@ -109,28 +117,17 @@ class ContinuationConfig(BenchmarkConfig):
     """Sampling; its `max_seconds` also bounds the true continuation. Its seed is not used: see `seed`."""
     anchors: tuple[str, ...] = ANCHORS
     """Which of true, resynthesised, shuffled, copy and random stand beside the model."""
-    transcriber: str = "openai/whisper-base"
-    """The recogniser that listens; a Whisper name or folder."""
-    language: str = "en"
-    """Language that is spoken. Utterances marked with another are left out, and counted."""
     text_model: str | None = "HuggingFaceTB/SmolLM2-135M"
     """The text model of the perplexities; null leaves them out."""
     text_opening: Literal["bos", "none"] = "bos"
     """Open texts with the start symbol (bos), or leave their first token unscored (none)."""
     mos: str | None = None
     """A predictor of opinion scores, such as distillmos; null leaves the score out."""
-    voice: str | Path | None = None
-    """Voice of the vocoder, or a recording of one to copy; without it, its first."""
-    same_judge: Literal["refuse", "allow"] = "refuse"
-    """Refuse or allow a recogniser that is the tokenizer's own encoder."""
-    num_resamples: int = 2000
-    """Resamples of the bootstrap."""
     num_examples: int = 8
     """Prompts on the page."""
-    device: str | None = None
-    """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
 
     def __post_init__(self) -> None:
+        ListeningConfig.__post_init__(self)
         for anchor in self.anchors:
             look_up("anchor", anchor, dict.fromkeys(ANCHORS))
         if self.num_prompts is not None and self.num_prompts < 1:
@@ -140,8 +137,6 @@ class ContinuationConfig(BenchmarkConfig):
                 f"prompt_seconds is {self.prompt_seconds}, min_seconds {self.min_seconds}: the prompt must be above 0 "
                 "and shorter than the shortest utterance, or there is nothing to continue."
             )
-        if self.num_examples < 0 or self.num_resamples < 1:
-            raise ConfigError("num_examples must not be negative, and num_resamples at least 1.")
 
 
 class Prompt(NamedTuple):
@@ -166,7 +161,7 @@ class _Sound:
     is_prompt: bool = False
 
 
-class ContinuationBenchmark(Benchmark[ContinuationConfig]):
+class ContinuationBenchmark(ListeningBenchmark[ContinuationConfig]):
     """Let a language model continue recordings, and measure what it says beside what others would say.
 
     Prompt -> units -> language model -> new units -> vocoder -> recogniser -> text. Of the texts: generative
@@ -189,37 +184,38 @@ class ContinuationBenchmark(Benchmark[ContinuationConfig]):
         """Continue the prompts, listen to all systems, and measure the texts."""
         config, run = self.config, self.run
         self.lm = run.open("lm", self._load_lm)
-        self.judges = run.open("judges", self._load_judges)
         self.text_lm = run.open("text_lm", self._load_text_lm)
         tokenizer = self.lm.tokenizer
-        self.relation = check_judge(self.judges.transcriber.name, tokenizer, config.same_judge)
+        self.open_judges(tokenizer, config.mos)
         if tokenizer.num_codebooks != 1:
             raise ConfigError(f"{tokenizer.name!r} has {tokenizer.num_codebooks} codebooks; units have one.")
         if self.lm.card.unit_seconds is None:
             raise ConfigError(f"{self.lm.name}: its card has no unit durations, so lengths in seconds cannot be kept.")
-        self.lm_fingerprint = self.lm.fingerprint[:16]
-        run.fingerprints |= {"tokenizer": tokenizer.fingerprint, "lm": self.lm_fingerprint}
-        run.fingerprints |= vocoder_fingerprint(tokenizer)
-        run.weights |= {**self.judges.weights(), **({"text_lm": dict(self.text_lm.weights)} if self.text_lm else {})}
-        kept = None if run.folder is None else run.folder / "kept"
-        self.units = KeyedStore(None if kept is None else kept / "units.jsonl")
-        self.heard = KeyedStore(None if kept is None else kept / "heard.jsonl")
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.num_made = Counter[str]()
+        run.fingerprints["lm"] = self.lm.fingerprint[:16]
+        if self.text_lm is not None:
+            run.weights["text_lm"] = dict(self.text_lm.weights)
+        judge = self.judges.transcriber
+        settings = {
+            "tokens": {"tokenizer": tokenizer.fingerprint},
+            "continuations": {"lm": run.fingerprints["lm"], "sampling": config.generation.sampling()},
+            "transcripts": {"weights": weights_key(judge.weights), "conventions": dict(judge.conventions)},
+            "mos": {"mos": weights_key(self.judges.mos.weights) if self.judges.mos else None},
+        }
+        self.kept = open_kept(run.folder, settings)
         chosen, left_out = choose_prompts(
             run.utterances(), config.num_prompts, config.min_seconds, config.language, config.seed
         )
         run.excluded.update(left_out)
-        with self._timed("encode"):
+        with run.timed("encode"):
             prompts = self._read(chosen)
-        with self._timed("generate"):
+        with run.timed("generate"):
             made = self._continue(prompts)
-        with self._timed("listen"):
+        with run.timed("listen"):
             items = self._listen(prompts, made)
         self.systems = [s for s in ("model", *config.anchors) if column(s, "transcript") in items[0]]
         texts = [item["prompt_transcript"] for item in items]
         for system in self.systems:
-            with self._timed("score"):
+            with run.timed("score"):
                 found = [item[column(system, "transcript")] for item in items]
                 rows = measure_transcripts(texts, found, self.text_lm)
             for item, row in zip(items, rows, strict=True):
@@ -234,34 +230,28 @@ class ContinuationBenchmark(Benchmark[ContinuationConfig]):
 
     def conventions(self) -> dict[str, Any]:
         """See `Benchmark`."""
-        config, judges = self.config, self.judges
-        sampling = dataclasses.asdict(config.generation)
-        del sampling["seed"], sampling["batch_size"], sampling["cache"]
+        config = self.config
         return {
-            **judges.transcriber.conventions,
+            **self.judge_conventions(self.lm.tokenizer),
             **(self.text_lm.conventions if self.text_lm else {"text_lm": None}),
             **TEXT_CONVENTIONS,
             "lm": self.lm.name,
-            "judge_and_tokenizer_encoder": self.relation,
-            "tokenizer_encoder": encoder_name(self.lm.tokenizer),
             "prompt_seconds": config.prompt_seconds,
             "min_seconds": config.min_seconds,
             "num_prompts": config.num_prompts,
-            "sampling": sampling,
+            "sampling": config.generation.sampling(),
             "durations": "predicted by the vocoder",
-            "voice": config.voice and str(config.voice),
             "anchors": list(config.anchors),
-            "mos": judges.mos.name if judges.mos else None,
             "intervals": f"percentile bootstrap, 95 %, {config.num_resamples} draws, over prompts and over speakers",
         }
 
     def measurements(self, items: Items) -> dict[str, Any]:
         """See `Benchmark`."""
         return {
-            "made_in_this_run": dict(self.num_made),
+            "made_in_this_run": {MADE[name]: self.kept[name].num_made for name in MADE},
             "stopped": dict(Counter(item["stopped"] for item in items)),
             "generated_seconds": sum(item["seconds"] for item in items),
-            "compute_seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "compute_seconds": {name: round(value, 3) for name, value in self.run.seconds.items()},
         }
 
     def notes(self, items: Items) -> list[str]:
@@ -279,8 +269,6 @@ class ContinuationBenchmark(Benchmark[ContinuationConfig]):
             systems=systems_of(result),
             table=score_table(result),
             items=[_shown(item) for item in items if "_sounds" in item],
-            show=_show,
-            interval=lambda low, high: "-" if low is None or high is None else f"{low:.3g} to {high:.3g}",
         )
 
     def _load_lm(self) -> SpokenLM:
@@ -289,59 +277,70 @@ class ContinuationBenchmark(Benchmark[ContinuationConfig]):
         lm.tokenizer.synthesizer = load_synthesizer(config.vocoder, lm.tokenizer, self.run.device)
         return lm
 
-    def _load_judges(self) -> judging.Judges:
-        config = self.config
-        return judging.load_judges(config.transcriber, config.language, config.mos, None, self.run.device)
-
     def _load_text_lm(self) -> TextLM | None:
         name, opening = self.config.text_model, self.config.text_opening
         return None if name is None else load_text_lm(name, opening=opening, device=self.run.device)
 
-    @contextmanager
-    def _timed(self, step: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[step] += time.perf_counter() - started
-
     def _read(self, chosen: Sequence[Utterance]) -> list[Prompt]:
-        config = self.config
+        """Read, cut and encode; what cannot be read or encoded is counted.
 
-        def advance(count: int) -> None:
-            self.run.advance("Encoding prompts", count, len(chosen))
+        Raises:
+            ManifestError: nothing is left.
+        """
+        config, run, tokenizer = self.config, self.run, self.lm.tokenizer
+        samples = round(config.prompt_seconds * tokenizer.sample_rate)
+        longest = config.prompt_seconds + config.generation.max_seconds
+        prompts = []
+        for start in range(0, len(chosen), BLOCK_UTTERANCES):
+            readable: list[Utterance] = []
+            halves: list[Tensor] = []
+            for utterance in chosen[start : start + BLOCK_UTTERANCES]:
+                utterance = dataclasses.replace(utterance, duration=min(utterance.duration or longest, longest))
+                try:
+                    halves += read_utterance(utterance, tokenizer.sample_rate).tensor_split([samples])
+                    readable.append(utterance)
+                except AudioFormatError:
+                    run.excluded["unreadable audio"] += 1
+            tokens, keys = self._encode(halves)
+            for place, utterance in enumerate(readable):
+                first, rest = tokens[2 * place : 2 * place + 2]
+                if first is None or rest is None or not first.num_frames or not rest.num_frames:
+                    run.excluded["no tokens: audio too short or refused"] += 1
+                    continue
+                prompts.append(Prompt(utterance, first, rest, *keys[2 * place : 2 * place + 2]))
+            run.advance("Encoding prompts", min(BLOCK_UTTERANCES, len(chosen) - start), len(chosen))
+        if not prompts:
+            raise ManifestError(f"No prompt could be read ({reasons(run.excluded)}).")
+        return prompts
 
-        longest = config.generation.max_seconds
-        return read_prompts(
-            chosen, self.lm.tokenizer, config.prompt_seconds, longest, self.units, self.run.excluded, advance
-        )
+    def _encode(self, waveforms: Sequence[Tensor]) -> tuple[list[SpeechTokens | None], list[str]]:
+        """Tokens of each waveform (None where the tokenizer refuses), and the name of its samples."""
+
+        def make(places: list[int]) -> Iterator[dict[int, Any]]:
+            made = encode_all(self.lm.tokenizer, [waveforms[place] for place in places])
+            yield {place: tokens and tokens_as_json(tokens) for place, tokens in zip(places, made, strict=True)}
+
+        keys = [tensor_sha256(waveform)[:16] for waveform in waveforms]
+        found = self.kept["tokens"].get([{"samples": key} for key in keys], make)
+        return [value and tokens_from_json(value) for value in found], keys
 
     def _continue(self, prompts: Sequence[Prompt]) -> list[Continued]:
         """The model's continuations, from disk where they were made before."""
-        settings = dataclasses.asdict(self.config.generation)
-        for not_of_the_units in ("batch_size", "cache", "seed"):
-            del settings[not_of_the_units]
+        config, lm = self.config.generation, self.lm
         seeds = [stable_seed(self.config.seed, prompt.utterance.id) for prompt in prompts]
-        keys = [
-            fingerprint(
-                {"lm": self.lm_fingerprint, "prompt": p.prompt.units.tolist(), "sampling": settings, "seed": seed}
-            )
-            for p, seed in zip(prompts, seeds)
-        ]
-        missing = [index for index, key in enumerate(keys) if key not in self.units]
-        self.run.advance("Generating", len(prompts) - len(missing), len(prompts))
-        missing.sort(key=lambda index: len(prompts[index].prompt.units))  # like lengths waste least in a batch
-        size = self.config.generation.batch_size
-        for start in range(0, len(missing), size):
-            batch = missing[start : start + size]
-            made = self.lm.continue_(
-                [[Segment(tokens=prompts[index].prompt)] for index in batch],
-                self.config.generation,
-                seeds=[seeds[index] for index in batch],
-            )
-            for index, one in zip(batch, made, strict=True):
-                self.units.put(keys[index], [one.tokens.units.tolist(), one.seconds, one.stopped])
-                self.num_made["continuations generated"] += 1
-            self.run.advance("Generating", len(batch), len(prompts))
-        found = [self.units[key] for key in keys]
+
+        def generate(block: Sequence[int]) -> list[list[Any]]:
+            starts = [[Segment(tokens=prompts[place].prompt)] for place in block]
+            replies = lm.continue_(starts, config, seeds=[seeds[place] for place in block])
+            return [[reply.tokens.units.tolist(), reply.seconds, reply.stopped] for reply in replies]
+
+        def make(places: list[int]) -> Iterator[dict[int, Any]]:
+            by_length = sorted(places, key=lambda place: len(prompts[place].prompt.units))  # wastes least in a batch
+            return in_blocks(by_length, config.batch_size, generate)
+
+        described = [{"prompt": p.prompt.units.tolist(), "seed": seed} for p, seed in zip(prompts, seeds)]
+        watch = functools.partial(self.run.advance, "Generating", total=len(prompts))
+        found = self.kept["continuations"].get(described, make, watch)
         return [Continued(torch.tensor(units, dtype=torch.long), *rest) for units, *rest in found]
 
     def _listen(self, prompts: Sequence[Prompt], made: Sequence[Continued]) -> list[dict[str, Any]]:
@@ -400,30 +399,26 @@ class ContinuationBenchmark(Benchmark[ContinuationConfig]):
         self, sounds: Mapping[Any, _Sound], played: set[Any]
     ) -> tuple[dict[Any, dict[str, Any]], dict[Any, Tensor]]:
         """Text, length and opinion score of each sound; waveforms of those that are to be played."""
-        judge = self.judges.transcriber
-        by_text = {"transcriber": weights_key(judge.weights), "conventions": dict(judge.conventions)}
-        text_keys = {place: fingerprint({"text of": sound.key, **by_text}) for place, sound in sounds.items()}
-        waveforms = {place: self._waveform(sounds[place]) for place in played}
-        missing = [place for place in sounds if text_keys[place] not in self.heard]
-        new = {place: waveforms[place] if place in waveforms else self._waveform(sounds[place]) for place in missing}
-        audible = [place for place in missing if new[place].numel()]
-        texts = dict(zip(audible, judge.transcribe([new[place] for place in audible]) if audible else [], strict=True))
-        self.num_made["sounds transcribed"] += len(audible)
-        for place in missing:
-            self.heard.put(text_keys[place], [texts.get(place, ""), new[place].numel() / JUDGE_RATE])
-        heard: dict[Any, dict[str, Any]] = {}
-        for place, key in text_keys.items():
-            text, seconds = self.heard[key]
-            heard[place] = {"transcript": text, "seconds": seconds}
-        if self.judges.mos is not None:
-            for place, sound in sounds.items():
-                key = fingerprint({"mos of": sound.key, "mos": weights_key(self.judges.mos.weights)})
-                if key not in self.heard:
-                    waveform = new.get(place, waveforms.get(place))
-                    waveform = self._waveform(sound) if waveform is None else waveform
-                    self.heard.put(key, self.judges.mos.predict([waveform])[0] if waveform.numel() else None)
-                heard[place]["mos"] = self.heard[key]
-        return heard, {place: waveform for place, waveform in waveforms.items() if waveform.numel()}
+        judges, names = self.judges, list(sounds)
+        waveform = functools.cache(lambda place: self._waveform(sounds[names[place]]))
+        described = [{"sound": sound.key} for sound in sounds.values()]
+
+        def transcribe(places: Sequence[int]) -> list[list[Any]]:
+            texts = transcribe_audible(judges.transcriber, [waveform(place) for place in places])
+            return [[text, waveform(place).numel() / JUDGE_RATE] for place, text in zip(places, texts, strict=True)]
+
+        def rate(places: Sequence[int]) -> list[float | None]:
+            assert judges.mos is not None
+            return [judges.mos.predict([waveform(p)])[0] if waveform(p).numel() else None for p in places]
+
+        found = self.kept["transcripts"].get(described, lambda places: in_blocks(places, len(names), transcribe))
+        heard = {name: {"transcript": text, "seconds": seconds} for name, (text, seconds) in zip(names, found)}
+        if judges.mos is not None:
+            scores = self.kept["mos"].get(described, lambda places: in_blocks(places, 1, rate))
+            for name, score in zip(names, scores, strict=True):
+                heard[name]["mos"] = score
+        waveforms = {name: waveform(place) for place, name in enumerate(names) if name in played}
+        return heard, {name: sound for name, sound in waveforms.items() if sound.numel()}
 
     def _waveform(self, sound: _Sound) -> Float[Tensor, " samples"]:
         """The sound at the judges' rate; nothing where there are no units."""
@@ -495,59 +490,11 @@ def choose_prompts(
         else:
             kept.append(dataclasses.replace(utterance, duration=seconds))
     if not kept:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
         raise ManifestError(
-            f"None of {len(utterances)} utterances can be a prompt ({reasons or 'there are none'}). Give longer "
+            f"None of {len(utterances)} utterances can be a prompt ({reasons(left_out)}). Give longer "
             "recordings, or a smaller min_seconds."
         )
     return choose_utterances(kept, num_prompts, seed), left_out
-
-
-def read_prompts(
-    utterances: Sequence[Utterance],
-    tokenizer: SpeechTokenizer,
-    prompt_seconds: float,
-    max_seconds: float,
-    store: KeyedStore,
-    left_out: Counter[str],
-    on_progress: Callable[[int], None],
-) -> list[Prompt]:
-    """Read, cut and encode; what cannot be read or encoded is counted in `left_out`.
-
-    Raises:
-        ManifestError: nothing is left.
-    """
-    prompts = []
-    for start in range(0, len(utterances), BLOCK_UTTERANCES):
-        block = utterances[start : start + BLOCK_UTTERANCES]
-        cut: list[tuple[Utterance, Tensor, Tensor]] = []
-        for utterance in block:
-            longest = min(utterance.duration or prompt_seconds, prompt_seconds + max_seconds)
-            short = dataclasses.replace(utterance, duration=longest)
-            try:
-                cut.append(
-                    (short, *cut_prompt(read_utterance(short, tokenizer.sample_rate), tokenizer, prompt_seconds))
-                )
-            except AudioFormatError:
-                left_out["unreadable audio"] += 1
-        tokens = _encode([part for _, *parts in cut for part in parts], tokenizer, store)
-        for index, (utterance, first, rest) in enumerate(cut):
-            halves = tokens[2 * index], tokens[2 * index + 1]
-            if None in halves or not all(half.num_frames for half in halves if half):
-                left_out["no tokens: audio too short or refused"] += 1
-                continue
-            prompts.append(Prompt(utterance, *halves, _sound_key(first), _sound_key(rest)))  # type: ignore[arg-type]
-        on_progress(len(block))
-    if not prompts:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
-        raise ManifestError(f"No prompt could be read ({reasons}).")
-    return prompts
-
-
-def cut_prompt(waveform: Tensor, tokenizer: SpeechTokenizer, prompt_seconds: float) -> tuple[Tensor, Tensor]:
-    """Cut a waveform at `tokenizer.sample_rate` into prompt and rest."""
-    samples = round(prompt_seconds * tokenizer.sample_rate)
-    return waveform[:samples], waveform[samples:]
 
 
 def derangement(count: int, seed: int) -> list[int]:
@@ -574,31 +521,6 @@ def _row(prompt: Prompt, made: Continued, heard: Mapping[str, Mapping[str, Any]]
     return row
 
 
-def _encode(waveforms: Sequence[Tensor], tokenizer: SpeechTokenizer, store: KeyedStore) -> list[SpeechTokens | None]:
-    """Tokens of each waveform, from disk where they are known; None where the tokenizer refuses."""
-    keys = [fingerprint({"tokens of": _sound_key(w), "tokenizer": tokenizer.fingerprint}) for w in waveforms]
-    missing = [index for index, key in enumerate(keys) if key not in store]
-    try:
-        made = tokenizer.encode([waveforms[index] for index in missing]) if missing else []
-    except AudioFormatError:
-        made = [_encode_one(waveforms[index], tokenizer) for index in missing]
-    for index, tokens in zip(missing, made):
-        if tokens is not None:
-            store.put(keys[index], tokens_as_json(tokens))
-    return [tokens_from_json(store[key]) if key in store else None for key in keys]
-
-
-def _encode_one(waveform: Tensor, tokenizer: SpeechTokenizer) -> SpeechTokens | None:
-    try:
-        return tokenizer.encode([waveform])[0]
-    except AudioFormatError:
-        return None
-
-
-def _sound_key(waveform: Tensor) -> str:
-    return tensor_sha256(waveform)[:16]
-
-
 def _shown(item: Mapping[str, Any]) -> dict[str, Any]:
     texts = {"prompt": item["prompt_transcript"]}
     texts |= {s: item.get(column(s, "transcript")) for s in TITLES if s != "prompt"}
@@ -609,16 +531,10 @@ def _shown(item: Mapping[str, Any]) -> dict[str, Any]:
             {
                 "title": title,
                 "text": texts[system],
-                "sound": base64.b64encode(item["_sounds"].get(system, b"")).decode("ascii"),
+                "sound": item["_sounds"].get(system, b""),
                 "mos": item.get(column(system, "mos")) if system != "prompt" else None,
             }
             for system, title in TITLES.items()
             if texts[system] is not None
         ],
     }
-
-
-def _show(value: float | int | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,8 +10,8 @@ units at a border is that of sequences/word_slices.py.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
@@ -23,12 +23,12 @@ from vocable.assets.cache import cache_folder
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.continuation import stable_seed
 from vocable.evaluation.once import Progress, encode_once
+from vocable.evaluation.pairs.models import find_control
 from vocable.evaluation.runner import Benchmark, SampledConfig
-from vocable.evaluation.unusable import UnusableError
+from vocable.evaluation.unusable import UnusableError, reasons
 from vocable.lm.generation import GenerationConfig
 from vocable.lm.spoken import LanguageModel, Reply, Segment, load_lm
 from vocable.lm.text_lm import load_text_lm
-from vocable.registry import look_up
 from vocable.sequences.spans import Modality
 from vocable.sequences.word_slices import Pause, slice_frames, word_borders, word_texts
 from vocable.types import SpeechTokens, Utterance
@@ -39,7 +39,7 @@ CELLS: tuple[Cell, ...] = get_args(Cell)
 MODALITIES: dict[str, Modality] = {"u": "speech", "t": "text"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CutConfig:
     """Where utterances are cut."""
 
@@ -52,9 +52,13 @@ class CutConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
-            raise ConfigError(f"cut.share is {self.share}; it must be above 0 and below 1.")
+            raise ConfigError(f"share is {self.share}; it must be above 0 and below 1.")
         if self.min_words < 1:
-            raise ConfigError(f"cut.min_words is {self.min_words}; a half needs at least 1 word.")
+            raise ConfigError(f"min_words is {self.min_words}; a half needs at least 1 word.")
+
+    def cut_conventions(self) -> dict[str, Any]:
+        """Where utterances are cut, for results."""
+        return {setting.name: getattr(self, setting.name) for setting in fields(CutConfig)}
 
 
 class Half(NamedTuple):
@@ -160,11 +164,6 @@ def cut_all(
     return found, left_out
 
 
-def reasons(left_out: Mapping[str, int]) -> str:
-    """Write counts of reasons for an error message."""
-    return ", ".join(f"{reason}: {count}" for reason, count in left_out.items()) or "there are none"
-
-
 class HalfModel(NamedTuple):
     """A model, and how it reads halves:
 
@@ -223,7 +222,7 @@ def load_half_model(
         lm = load_lm(model, tokenizer=tokenizer, dtype=dtype, device=device)
         found = HalfModel(lm, {"tokenizer": lm.tokenizer.fingerprint}, {})
         return found._replace(weights={"model": {**lm.record(), "rows": found.description()}})
-    if look_up("model folder or control", model, {"text": "text", "random": "random"}) == "random":
+    if find_control(model, {"text": "text", "random": "random"}) == "random":
         return HalfModel(None, {}, {"model": {"control": "random"}})
     weight_type: Any = dtype or "float32"
     text = load_text_lm(text_model, opening="none", dtype=weight_type, device=device)
@@ -310,7 +309,7 @@ def without_last_run(half: Half) -> Half:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HalvesConfig(SampledConfig):
+class HalvesConfig(CutConfig, SampledConfig):
     """The settings of a benchmark over utterances in halves."""
 
     manifest: Path
@@ -319,12 +318,6 @@ class HalvesConfig(SampledConfig):
     """Folder of a language model, or of its training run; or a control: text (a text model, t2t), random."""
     tokenizer: Path | None = None
     """Folder of the speech tokenizer; without it, the one beside the model."""
-    share: float = 0.5
-    """Share of the words that the prompt gets."""
-    min_words: int = 2
-    """Fewest words of each half; shorter utterances are left out."""
-    pause: Literal["middle", "before", "after"] = "middle"
-    """Which half gets the pause at the cut: both (middle), the prompt (before) or the continuation (after)."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Type of the model's weights. Without it, as saved."""
     cache: Path = field(default_factory=cache_folder)
@@ -332,12 +325,7 @@ class HalvesConfig(SampledConfig):
 
     def __post_init__(self) -> None:
         SampledConfig.__post_init__(self)
-        self.cut  # noqa: B018  # checks its settings
-
-    @property
-    def cut(self) -> CutConfig:
-        """Where utterances are cut."""
-        return CutConfig(share=self.share, min_words=self.min_words, pause=self.pause)
+        CutConfig.__post_init__(self)
 
 
 H = TypeVar("H", bound=HalvesConfig)
@@ -363,7 +351,7 @@ class HalvesBenchmark(Benchmark[H], Generic[H]):
 
         def cut() -> list[CutUtterance]:
             watch = lambda count, total: run.advance("Encoding speech", count, total)  # noqa: E731
-            return cut_for(model, run.utterances(), config.cut, config.cache, run.excluded, watch)
+            return cut_for(model, run.utterances(), config, config.cache, run.excluded, watch)
 
         return readable(model, run.open("cut", cut), run.excluded)
 

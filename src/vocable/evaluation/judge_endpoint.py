@@ -8,15 +8,14 @@ disk nor into messages. Redirects are not followed, since they would carry it el
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from typing import Any
+
+import requests
 
 from vocable.errors import ConfigError, ServiceError
 
@@ -63,11 +62,6 @@ class EndpointConfig:
                 raise ConfigError(f"judge.{name} is {getattr(self, name)}; it must be {want}.")
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 def ask(config: EndpointConfig, model: str, message: str) -> dict[str, Any]:
     """Send one message to a model and return the service's answer, as JSON.
 
@@ -84,23 +78,32 @@ def ask(config: EndpointConfig, model: str, message: str) -> dict[str, Any]:
     }
     url = f"{config.base_url.rstrip('/')}/chat/completions"
     key = _api_key(config)
-    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-    request = urllib.request.Request(url, json.dumps(body).encode("utf-8"), headers, method="POST")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     problem = ""
     for attempt in range(config.num_retries + 1):
         if attempt:
             time.sleep(config.backoff_seconds * 2 ** (attempt - 1))
         try:
-            return _checked(_send(request, config.timeout_seconds), url)
-        except urllib.error.HTTPError as error:
-            problem = f"HTTP {error.code} {error.reason}{_detail(error, key)}"
-            if error.code not in RETRIED:
-                raise ServiceError(f"{url} refused the request for {model!r}: {problem}") from None
-        except TimeoutError:
+            answer = requests.post(
+                url,
+                json=body,
+                headers=headers,
+                auth=lambda request: request,  # else requests would put a password from ~/.netrc there
+                timeout=config.timeout_seconds,
+                allow_redirects=False,
+            )
+        except requests.Timeout:
             problem = f"no answer within {config.timeout_seconds:g} s"
-        except (OSError, http.client.HTTPException) as error:
-            late = isinstance(getattr(error, "reason", None), TimeoutError)
-            problem = f"no answer within {config.timeout_seconds:g} s" if late else f"not reachable: {error}"
+            continue
+        except requests.RequestException as error:
+            problem = f"not reachable: {error}"
+            continue
+        if answer.status_code == requests.codes.ok:
+            return _checked(answer.content, url)
+        said = answer.text[:400].strip()
+        problem = f"HTTP {answer.status_code} {answer.reason}: {said.replace(key, '***') if key else said}"
+        if answer.status_code not in RETRIED:
+            raise ServiceError(f"{url} refused the request for {model!r}: {problem}")
     raise ServiceError(
         f"{url} did not answer for {model!r} in {config.num_retries + 1} attempts; the last: {problem}. Replies "
         "so far are kept: run the same command again to go on, with a longer timeout if it was too slow."
@@ -110,11 +113,6 @@ def ask(config: EndpointConfig, model: str, message: str) -> dict[str, Any]:
 def reply_text(answer: dict[str, Any]) -> str:
     """The text of the reply in a service's answer; "" where the model said nothing."""
     return answer["choices"][0]["message"].get("content") or ""
-
-
-def _send(request: urllib.request.Request, timeout: float) -> bytes:
-    with urllib.request.build_opener(_NoRedirects).open(request, timeout=timeout) as response:
-        return response.read()
 
 
 def _checked(content: bytes, url: str) -> dict[str, Any]:
@@ -136,12 +134,3 @@ def _api_key(config: EndpointConfig) -> str | None:
     if not key:
         raise ConfigError(f"The environment variable {config.api_key_env} is not set; the judge's key is read from it.")
     return key
-
-
-def _detail(error: urllib.error.HTTPError, key: str | None) -> str:
-    """The first words of an error's body, without the key, should the service repeat it."""
-    try:
-        text = error.read(400).decode("utf-8", "replace").strip()
-    except OSError:
-        return ""
-    return f": {text.replace(key, '***') if key else text}" if text else ""

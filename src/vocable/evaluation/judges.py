@@ -6,9 +6,17 @@ and its error rates are too good. Each judge carries the name and hash of its we
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
 
 from vocable.errors import ConfigError
+from vocable.evaluation.runner import Benchmark, SampledConfig
+from vocable.tokens.fingerprint import tensor_sha256
 
 if TYPE_CHECKING:
     from vocable.evaluation.metrics.mos import MosPredictor
@@ -60,6 +68,13 @@ def load_judges(
     )
 
 
+def transcribe_audible(transcriber: Transcriber, waveforms: Sequence[Tensor]) -> list[str]:
+    """Transcribe; "" where a waveform has no sample."""
+    audible = [waveform for waveform in waveforms if waveform.numel()]
+    texts = iter(transcriber.transcribe(audible) if audible else [])
+    return [next(texts) if waveform.numel() else "" for waveform in waveforms]
+
+
 def judge_relation(transcriber: str, encoder: str | None) -> JudgeRelation:
     """Say how the recogniser `transcriber` relates to the `encoder` of the tokenizer under test, by their names.
 
@@ -96,3 +111,58 @@ def encoder_name(tokenizer: SpeechTokenizer) -> str | None:
     encoder = tokenizer.card().get("encoder")
     name = encoder.get("name") if isinstance(encoder, dict) else encoder
     return name if isinstance(name, str) else None
+
+
+def vocoder_fingerprint(tokenizer: SpeechTokenizer) -> dict[str, str]:
+    """Hash of the synthesizer's weights, where it has any."""
+    synthesizer = tokenizer.synthesizer
+    if not isinstance(synthesizer, torch.nn.Module):
+        return {}
+    return {"vocoder": tensor_sha256(synthesizer.state_dict())[:16]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListeningConfig(SampledConfig):
+    """The settings of a benchmark that speaks tokens and listens to them."""
+
+    transcriber: str = "openai/whisper-base"
+    """The recogniser that listens; a Whisper name or folder."""
+    language: str = "en"
+    """Language that is spoken. Utterances marked with another are left out, and counted."""
+    voice: str | Path | None = None
+    """Voice of the vocoder, or a recording of one to copy; without it, its first."""
+    same_judge: Literal["refuse", "allow"] = "refuse"
+    """Refuse or allow a recogniser that is the tokenizer's own encoder; error rates are then too good."""
+    num_examples: int = 8
+    """Utterances on the page."""
+
+    def __post_init__(self) -> None:
+        SampledConfig.__post_init__(self)
+        if self.num_examples < 0:
+            raise ConfigError(f"num_examples is {self.num_examples}; it must not be negative.")
+
+
+L = TypeVar("L", bound=ListeningConfig)
+
+
+class ListeningBenchmark(Benchmark[L], Generic[L]):
+    """A benchmark that speaks tokens and listens to them."""
+
+    def open_judges(self, tokenizer: SpeechTokenizer, mos: str | None, speaker: str | None = None) -> None:
+        """Load the judges, check that the recogniser is independent, and record who speaks and who listens."""
+        config, run = self.config, self.run
+        names = (config.transcriber, config.language, mos, speaker)
+        self.judges: Judges = run.open("judges", lambda: load_judges(*names, run.device))
+        self.relation = check_judge(self.judges.transcriber.name, tokenizer, config.same_judge)
+        run.fingerprints |= {"tokenizer": tokenizer.fingerprint, **vocoder_fingerprint(tokenizer)}
+        run.weights |= self.judges.weights()
+
+    def judge_conventions(self, tokenizer: SpeechTokenizer) -> dict[str, Any]:
+        """Say who listens to which voice."""
+        return {
+            **self.judges.transcriber.conventions,
+            "judge_and_tokenizer_encoder": self.relation,
+            "tokenizer_encoder": encoder_name(tokenizer),
+            "voice": self.config.voice and str(self.config.voice),
+            "mos": self.judges.mos.name if self.judges.mos else None,
+        }

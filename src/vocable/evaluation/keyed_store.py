@@ -84,7 +84,7 @@ class Kept:
         self,
         descriptions: Sequence[Mapping[str, Any]],
         make: Callable[[list[int]], Iterable[Mapping[int, Any]]],
-        on_progress: Callable[[int], None],
+        on_progress: Callable[[int], None] = lambda count: None,
     ) -> list[Any]:
         """Return the value of each description; each is on disk as soon as it is made.
 
@@ -103,6 +103,12 @@ class Kept:
             self.num_made += len(made)
             on_progress(len(made))
         return [self.store[key] for key in keys]
+
+
+def open_kept(folder: Path | None, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Kept]:
+    """Open what a run keeps in `<folder>/kept`: a file for each step, by name, and what decides its values."""
+    paths = {name: None if folder is None else folder / "kept" / f"{name}.jsonl" for name in settings}
+    return {name: Kept(paths[name], known) for name, known in settings.items()}
 
 
 def in_blocks(

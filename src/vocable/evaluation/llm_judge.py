@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from vocable.evaluation.judge_endpoint import EndpointConfig, ask, reply_text
 from vocable.evaluation.keyed_store import KeyedStore
 from vocable.evaluation.metrics.continuations import column, score_name
 from vocable.evaluation.results import EvaluationResult, Score, column_mean, load_result
-from vocable.evaluation.runner import Benchmark, BenchmarkConfig, Item, Items
+from vocable.evaluation.runner import Benchmark, Item, Items, SampledConfig
 from vocable.files import read_text
 from vocable.lm.text_lm import TextLM, load_text_lm
 
@@ -81,7 +81,7 @@ PLACES = re.compile(r"\{(prompt|continuation)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeConfig(BenchmarkConfig):
+class JudgeConfig(SampledConfig):
     """Continuations, and who rates them."""
 
     continuations: Path
@@ -94,10 +94,6 @@ class JudgeConfig(BenchmarkConfig):
     """A text file to ask with instead of the built-in question, with {prompt} and {continuation} in it."""
     systems: tuple[str, ...] | None = None
     """The systems to rate: model, true, resynthesised, shuffled, copy, random. Without it, all there are."""
-    num_resamples: int = 2000
-    """Resamples of the bootstrap."""
-    device: str | None = None
-    """Where to compute, such as cpu or cuda. Without it, a GPU if there is one."""
 
 
 class Rating(NamedTuple):
@@ -110,19 +106,6 @@ class Rating(NamedTuple):
     """A local judge's probability that a rating comes next at all; far below 1, it does not understand the question."""
     left_out: str = NO_SCORE
     """Why there is no value, where there is none."""
-
-
-class ContinuationJudge(Protocol):
-    """Rates a continuation of a prompt, both as text."""
-
-    name: str
-    conventions: Mapping[str, Any]
-    """Every switch that changes a rating, the question's hash among them."""
-    weights: Mapping[str, str]
-
-    def rate(self, prompt: str, continuation: str) -> Rating:
-        """Return the rating; a reply without one gives a `value` of None."""
-        ...
 
 
 class EndpointJudge:
@@ -213,6 +196,10 @@ class LocalJudge:
 
     def _is_too_long(self, row: Tensor) -> bool:
         return self.lm.context_tokens is not None and row.shape[1] > self.lm.context_tokens
+
+
+ContinuationJudge = EndpointJudge | LocalJudge
+"""Rates a continuation of a prompt, both as text; its conventions are all switches that change a rating."""
 
 
 def read_score(reply: str) -> int | None:

@@ -9,7 +9,6 @@ another tokenizer is another entry. A run that was killed goes on with what is m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from vocable.assets.weights import weights_key
 from vocable.audio.io import read_utterance
 from vocable.errors import AudioFormatError, ManifestError
-from vocable.files import replace_file
+from vocable.files import read_json_lines, write_json_lines
 from vocable.tokens.fingerprint import fingerprint
 from vocable.tokens.shards import ShardsConfig, TokenShards, finished_shard, plan_shards, write_token_shard
 from vocable.types import SpeechTokens, Utterance
@@ -72,7 +71,7 @@ def transcribe_once(
     key = fingerprint({"files": _files(utterances)})
     judge = fingerprint({"weights": weights_key(transcriber.weights), "conventions": dict(transcriber.conventions)})
     path = Path(cache) / "transcripts" / f"{judge}-{key}.jsonl"
-    heard = _read_transcripts(path)
+    heard = {row["id"]: row["text"] for _, row in read_json_lines(path)} if path.is_file() else {}
     todo = [utterance for utterance in utterances if utterance.id not in heard]
     if on_progress is not None:
         on_progress(len(utterances) - len(todo), len(utterances))
@@ -86,18 +85,10 @@ def transcribe_once(
                 continue
         texts = transcriber.transcribe([waveform for _, waveform in readable]) if readable else []
         heard |= {name: text for (name, _), text in zip(readable, texts, strict=True)}
-        with replace_file(path) as file:
-            file.writelines(json.dumps({"id": k, "text": v}).encode() + b"\n" for k, v in heard.items())
+        write_json_lines(({"id": name, "text": text} for name, text in heard.items()), path)
         if on_progress is not None:
             on_progress(len(block), len(utterances))
     return heard
-
-
-def _read_transcripts(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row["id"]: row["text"] for row in rows}
 
 
 def _read_by(tokenizer: SpeechTokenizer, utterance: Utterance) -> Utterance:

@@ -13,6 +13,9 @@ prompt, the copy rate, auto-BLEU, and anchors that are measured in the same way:
     copy          the prompt again
     random        words drawn by their frequency, as many as the true continuation has
 
+The model's columns and scores name the direction, those of an anchor the anchor too: `u2u_copy_rate` and
+`u2u_true_copy_rate`, `copy_rate_u2u` and `copy_rate_u2u/true`.
+
 Source: SUTLM (Chou et al., 2023, arXiv:2310.08715). How it samples is not known to us; settings are recorded.
 """
 
@@ -21,7 +24,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,14 +42,23 @@ from vocable.evaluation.halves import (
     Made,
     continue_halves,
     random_words,
-    reasons,
 )
-from vocable.evaluation.keyed_store import Kept, in_blocks, tokens_as_json, tokens_from_json
-from vocable.evaluation.metrics.continuations import TEXT_CONVENTIONS
-from vocable.evaluation.pelm_summary import Empty, measure, pelm_exclusions, pelm_notes, pelm_scores
-from vocable.evaluation.results import Score
+from vocable.evaluation.keyed_store import Kept, in_blocks, open_kept, tokens_as_json, tokens_from_json
+from vocable.evaluation.metrics.continuations import (
+    MEANS,
+    TEXT_CONVENTIONS,
+    column_perplexity,
+    is_below,
+    nll_columns,
+    score_name,
+    text_measures,
+)
+from vocable.evaluation.metrics.perplexity import continuation_nll, text_nll
+from vocable.evaluation.metrics.repetition import plain_words
+from vocable.evaluation.results import Score, column_mean, column_ratio
 from vocable.evaluation.runner import Items
 from vocable.evaluation.units_to_text import SpokenUnitsToText, UnitsToText, load_joint_units_to_text
+from vocable.evaluation.unusable import reasons
 from vocable.lm.generation import GenerationConfig
 from vocable.lm.spoken import SpokenLM
 from vocable.lm.text_lm import TextLM, load_text_lm, plain_case
@@ -67,6 +79,12 @@ MADE = {
     "measures": "texts measured",
 }
 """Steps kept on disk, and the name in a result for the number that this run made."""
+Empty = Literal["excluded", "prompt_alone"]
+VIEWS = {
+    "with_prompt": ("pelm", "prompt and continuation under the external model"),
+    "given_prompt": ("pelm_continuation", "the continuation behind its prompt, prompt not scored"),
+}
+SUMMED_UP = ("copy_rate", "auto_bleu2_slam", "auto_bleu2_geometric", "empty", "num_words")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +181,7 @@ class Pelm(HalvesBenchmark[PelmConfig]):
 
     def _open_kept(self) -> dict[str, Kept]:
         """Finished work on disk, under what it was made from: one file for each step."""
-        folder, config = self.run.folder, self.config
+        config = self.config
         settings: dict[str, Mapping[str, Any]] = {}
         if self.model.lm is not None:
             settings["continuations"] = _generation_settings(self.model, config)
@@ -178,8 +196,7 @@ class Pelm(HalvesBenchmark[PelmConfig]):
             "conventions": {**self.text_lm.conventions, **TEXT_CONVENTIONS},
             "empty": config.empty,
         }
-        paths = {name: None if folder is None else folder / "kept" / f"{name}.jsonl" for name in settings}
-        return {name: Kept(paths[name], known) for name, known in settings.items()}
+        return open_kept(self.run.folder, settings)
 
     def _continue(self, direction: Cell) -> list[Made]:
         """Continuation of the model after each prompt."""
@@ -269,16 +286,14 @@ class Pelm(HalvesBenchmark[PelmConfig]):
     def conventions(self) -> dict[str, Any]:
         """See `Benchmark`."""
         config, units_to_text = self.config, self.units_to_text
-        sampling = asdict(config.generation)
-        del sampling["seed"], sampling["batch_size"], sampling["cache"]
         return {
             **(units_to_text.conventions if units_to_text is not None else {"units_to_text": None}),
             **self.text_lm.conventions,
             **{name: TEXT_CONVENTIONS[name] for name in ("words", "auto_bleu")},
             "directions": list(self.directions),
-            "cut": asdict(config.cut),
+            "cut": config.cut_conventions(),
             "num_prompts": config.num_prompts,
-            "sampling": sampling if self.model.lm is not None else None,
+            "sampling": config.generation.sampling() if self.model.lm is not None else None,
             "max_text_tokens_sampled": config.max_text_tokens,
             "seeds": "of the seed, the utterance's id and the direction",
             "prompt_text": config.prompt_text,
@@ -364,9 +379,6 @@ def _add(item: dict[str, Any], direction: str, system: str, prompt: str, text: s
 def _generation_settings(model: HalfModel, config: PelmConfig) -> dict[str, Any]:
     """What decides a continuation beside its prompt. The name of a folder does not: a model may move."""
     assert model.lm is not None
-    sampling = asdict(config.generation)
-    for not_of_the_units in ("batch_size", "cache", "seed"):
-        del sampling[not_of_the_units]
     card = getattr(model.lm, "card", None)
     return {
         "lm": tensor_sha256(model.lm.model.state_dict()),
@@ -374,7 +386,7 @@ def _generation_settings(model: HalfModel, config: PelmConfig) -> dict[str, Any]
         "unit_seconds": None if card is None else card.unit_seconds,
         "silence_units": None if card is None else card.silence_units,
         "fingerprints": dict(model.fingerprints),
-        "sampling": sampling,
+        "sampling": config.generation.sampling(),
         "max_text_tokens": config.max_text_tokens,
         "seed": config.seed,
     }
@@ -387,3 +399,122 @@ def _made_as_json(made: Made) -> dict[str, Any]:
 def _made_from_json(value: Mapping[str, Any]) -> Made:
     tokens = value["tokens"]
     return Made(**{**value, "tokens": None if tokens is None else tokens_from_json(tokens)})
+
+
+def measure(prompts: Sequence[str], texts: Sequence[str], text_lm: TextLM, empty: Empty) -> list[dict[str, Any]]:
+    """Measure what one system said; a value is None where a text, or its prompt, holds no word.
+
+    Where both together are longer than the external model's context, likelihoods are None, and `too_long` is 1.
+
+    Args:
+        prompts: as text.
+        texts: continuations as text.
+        text_lm: the external model.
+        empty: whether a continuation without a word is left out, or scored as its prompt alone.
+    """
+    rows = [
+        {
+            **{name: value for name, value in text_measures(prompt, text).items() if name in SUMMED_UP},
+            "prompt_empty": int(not plain_words(prompt)),
+            "too_long": int(_is_too_long(text_lm, prompt, text)),
+        }
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    asked = [not (row["prompt_empty"] or row["too_long"]) for row in rows]
+    both = [fits and not row["empty"] for fits, row in zip(asked, rows)]
+    alone = [fits and bool(row["empty"]) and empty == "prompt_alone" for fits, row in zip(asked, rows)]
+    behind = continuation_nll(text_lm, _only(prompts, both), _only(texts, both))
+    for row, found, bare in zip(rows, behind, text_nll(text_lm, _only(prompts, alone)), strict=True):
+        given, whole = found or (None, bare)
+        row |= {**nll_columns("with_prompt", whole), **nll_columns("given_prompt", given)}
+    return rows
+
+
+def _only(texts: Sequence[str], wanted: Sequence[bool]) -> list[str]:
+    """The texts that are wanted, and "" in the place of others."""
+    return [text if kept else "" for text, kept in zip(texts, wanted)]
+
+
+def pelm_scores(
+    items: Items, directions: Sequence[str], systems: Sequence[str], settings: Mapping[str, int]
+) -> dict[str, Score]:
+    """All scores: PELM of every direction first, each for the model and then for the anchors."""
+    found: dict[str, dict[str, Score]] = {}
+    for direction in directions:
+        for system in systems:
+            stem = f"{direction}_" if system == "model" else f"{direction}_{system}_"
+            if f"{stem}transcript" not in items[0]:
+                continue
+            for name, score in _scores(items, stem, direction, settings).items():
+                found.setdefault(name, {})[score_name(system, f"{name}_{direction}")] = score
+    return {name: score for group in found.values() for name, score in group.items()}
+
+
+def pelm_exclusions(items: Items, directions: Sequence[str], systems: Sequence[str]) -> dict[str, int]:
+    """What no perplexity could be given for, by direction and system."""
+    counts: dict[str, int] = {}
+    for direction in directions:
+        silent = sum(item[f"{direction}_prompt_empty"] for item in items)
+        counts[f"{direction}: no word in the prompt, no perplexity"] = silent
+        for system in systems:
+            stem = f"{direction}_" if system == "model" else f"{direction}_{system}_"
+            for column, what in (
+                ("empty", "no word in the continuation"),
+                ("too_long", "longer than the text LM reads"),
+            ):
+                counts[f"{direction}, {system}: {what}"] = sum(item.get(f"{stem}{column}", 0) for item in items)
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def pelm_notes(
+    items: Items, directions: Sequence[str], scores: Mapping[str, Score], units_to_text: str | None
+) -> list[str]:
+    """What a reader must know before using the numbers."""
+    notes = []
+    if units_to_text is not None and any("u" in direction for direction in directions):
+        notes.append(f"Units became text by: {units_to_text}. Its errors are in every direction with units.")
+    for direction in directions:
+        empty = scores[f"empty_{direction}"].value or 0.0
+        if empty > 0.1:
+            notes.append(f"{direction}: {empty:.0%} of the model's continuations hold no word.")
+        if is_below(scores.get(f"pelm_{direction}/copy"), scores.get(f"pelm_{direction}")):
+            notes.append(
+                f"{direction}: repeating the prompt gets a lower PELM than the model; the score rewards copies."
+            )
+        name = f"pelm_continuation_{direction}"
+        if not is_below(scores.get(name), scores.get(f"{name}/random")):
+            notes.append(f"{direction}: the model's continuations are no likelier than random words.")
+    if len(items) < 30:
+        notes.append(f"Only {len(items)} prompts: intervals are rough.")
+    return notes
+
+
+def _is_too_long(text_lm: TextLM, prompt: str, text: str) -> bool:
+    """Whether prompt and text with a start symbol do not fit into the external model's context."""
+    context = text_lm.context_tokens
+    return context is not None and len(text_lm.token_ids(f"{prompt} {text}")) + 1 > context
+
+
+def _scores(items: Items, stem: str, direction: str, settings: Mapping[str, int]) -> dict[str, Score]:
+    """The scores of one system in one direction, without the direction in their names."""
+    scores: dict[str, Score] = {}
+    for view, (name, meaning) in VIEWS.items():
+        said = f"{meaning}; {direction}"
+        averages = column_perplexity(items, stem, view, f"perplexity of {said}", settings)
+        none = Score(value=None, num_items=0, better="lower", meaning=f"perplexity of {said}")
+        scores[name] = averages.get("token_weighted", none)
+        scores |= {f"{name}_{way}": averages[way] for way in ("geometric", "arithmetic") if way in averages}
+        kept = [item for item in items if item[f"{stem}nll_{view}"] is not None]
+        scores[f"log_{name}"] = column_ratio(
+            kept,
+            f"{stem}nll_{view}",
+            f"{stem}tokens_{view}",
+            better="lower",
+            meaning=f"nats per token of {said}",
+            **settings,
+        )
+    for name in SUMMED_UP:
+        better, meaning = MEANS[name]
+        said = f"{meaning}; {direction}"
+        scores[name] = column_mean(items, f"{stem}{name}", better=better, meaning=said, **settings)
+    return scores

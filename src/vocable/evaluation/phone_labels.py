@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vocable.errors import ConfigError, ManifestError
+from vocable.files import read_text
+from vocable.recognition.stamps import ctm_stamps
 from vocable.types import Phone, Utterance
 
 TSV_HEADER = ("id", "start", "end", "phone")
@@ -45,21 +47,19 @@ def read_phones(path: Path) -> dict[str, tuple[Phone, ...]]:
     lines that begin with ;; are comments. TSV: a header `id start end phone`, then such lines, split at tabs.
 
     Raises:
-        ConfigError: the file is missing, is of another kind, or a line cannot be read.
+        ManifestError: the file cannot be read.
+        ConfigError: it is of another kind, or a line is not as described.
     """
     path = Path(path)
-    readers = {".ctm": _read_ctm, ".tsv": _read_tsv}
-    if path.suffix.lower() not in readers:
+    if path.suffix.lower() == ".ctm":
+        stamps = ctm_stamps(path)
+        phones = {id: [Phone(phone=p.word, start=p.start, end=p.end) for p in rows] for id, rows in stamps.items()}
+    elif path.suffix.lower() == ".tsv":
+        phones = _read_tsv(path, read_text(path).splitlines())
+    else:
         raise ConfigError(
             f"{path}: phone times are read from .ctm and .tsv files; .tsv begins with: id start end phone"
         )
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable text file: {error}") from error
-    phones = readers[path.suffix.lower()](path, lines)
-    if not phones:
-        raise ConfigError(f"{path}: holds no phone.")
     return {id: _checked(sorted(rows, key=lambda p: (p.start, p.end)), f"{path}: {id}") for id, rows in phones.items()}
 
 
@@ -93,19 +93,6 @@ def _checked(phones: Sequence[Phone], where: str) -> tuple[Phone, ...]:
     return tuple(phones)
 
 
-def _read_ctm(path: Path, lines: Sequence[str]) -> dict[str, list[Phone]]:
-    phones = defaultdict(list)
-    for where, line in _numbered(path, lines, 1):
-        parts = line.split()
-        if parts[0].startswith(";;"):
-            continue
-        if len(parts) < 5:
-            raise ConfigError(f"{where}: {line!r}; expected: id channel start duration phone")
-        start, duration = (_seconds(where, text) for text in parts[2:4])
-        phones[parts[0]].append(Phone(phone=parts[4], start=start, end=start + duration))
-    return phones
-
-
 def _read_tsv(path: Path, lines: Sequence[str]) -> dict[str, list[Phone]]:
     header = tuple(lines[0].split("\t")) if lines else ()
     if header != TSV_HEADER:
@@ -113,18 +100,17 @@ def _read_tsv(path: Path, lines: Sequence[str]) -> dict[str, list[Phone]]:
             f"{path}: the first line is {' '.join(header)!r}; expected {' '.join(TSV_HEADER)}, with tabs."
         )
     phones = defaultdict(list)
-    for where, line in _numbered(path, lines[1:], 2):
-        parts = line.split("\t")
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        where, parts = f"{path}, line {number}", line.split("\t")
         if len(parts) != 4:
             raise ConfigError(f"{where}: {len(parts)} columns; expected {' '.join(TSV_HEADER)}.")
         start, end = (_seconds(where, text) for text in parts[1:3])
         phones[parts[0]].append(Phone(phone=parts[3], start=start, end=end))
+    if not phones:
+        raise ConfigError(f"{path}: holds no phone.")
     return phones
-
-
-def _numbered(path: Path, lines: Sequence[str], first: int) -> Iterator[tuple[str, str]]:
-    """Yield the lines that are not empty, each after the name of its place."""
-    return ((f"{path}, line {number}", line) for number, line in enumerate(lines, first) if line.strip())
 
 
 def _seconds(where: str, text: str) -> float:

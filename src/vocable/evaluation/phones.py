@@ -2,8 +2,10 @@
 
     manifest with phones, tokens  ->  frames labelled with phone and unit  ->  joint counts  ->  scores with intervals
 
-Labels are sampled at frame centres (`phone_labels`), statistics are those of `metrics/phones`, intervals come from
-drawing utterances (or speakers) again and counting again (`recount`).
+Labels are sampled at frame centres (`phone_labels`), intervals come from drawing utterances (or speakers) again and
+counting again (`recount`). Source of the statistics: HuBERT (Hsu et al., 2021, arXiv:2106.07447), section IV, "Metrics
+of target quality". All three grow with the number of units when there are few frames, and phone purity and PNMI with
+the number of units in any case: compare them at equal codebook size.
 """
 
 from __future__ import annotations
@@ -11,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.metrics.phones import phone_unit_statistics
 from vocable.evaluation.phone_labels import frame_labels, read_phones, utterance_phones
 from vocable.evaluation.recount import Described, count_scores, gather_counts
 from vocable.evaluation.results import Score
@@ -155,3 +156,49 @@ class Phones(Benchmark[PhonesConfig]):
                 f"From {MIN_FRAMES_PER_CELL * num_cells} frames on this matters little."
             )
         return notes
+
+
+class PhoneUnitStatistics(NamedTuple):
+    """Purities and mutual information of a table of joint counts; p is the share of frames."""
+
+    phone_purity: float
+    """sum over units of max over phones of p(phone, unit): accuracy of calling each unit by its commonest phone."""
+    cluster_purity: float
+    """sum over phones of max over units of p(phone, unit): the converse; falls when a phone has several units."""
+    pnmi: float
+    """I(phone; unit) / H(phone): share of the uncertainty about the phone that the unit removes, 0 to 1."""
+    mutual_information_bits: float
+    phone_entropy_bits: float
+    unit_entropy_bits: float
+
+
+def phone_unit_statistics(joint: np.ndarray) -> PhoneUnitStatistics:
+    """Compute purities and PNMI of joint counts, (phones, units). With one phone only, PNMI is NaN: nothing is learnt.
+
+    Raises:
+        ConfigError: the table is not two-dimensional, is empty, or holds a negative or infinite count.
+    """
+    joint = np.asarray(joint, dtype=np.float64)
+    if joint.ndim != 2 or not np.isfinite(joint).all() or (joint < 0).any() or joint.sum() == 0:
+        raise ConfigError("Joint counts must be a table (phones, units) of finite counts, at least one of them not 0.")
+    shares = joint / joint.sum()
+    phones, units = shares.sum(1), shares.sum(0)
+    phone_entropy, unit_entropy = entropy_bits(phones), entropy_bits(units)
+    information = max(phone_entropy + unit_entropy - entropy_bits(shares.ravel()), 0.0)
+    return PhoneUnitStatistics(
+        phone_purity=float(shares.max(0).sum()),
+        cluster_purity=float(shares.max(1).sum()),
+        pnmi=information / phone_entropy if phone_entropy > 0 else float("nan"),
+        mutual_information_bits=information,
+        phone_entropy_bits=phone_entropy,
+        unit_entropy_bits=unit_entropy,
+    )
+
+
+def entropy_bits(counts: np.ndarray) -> float:
+    """Entropy of the shares of some counts, in bits; 0 log 0 is 0."""
+    counts = counts[counts > 0]
+    if counts.size < 2:  # exactly 0, not 0 up to rounding
+        return 0.0
+    shares = counts / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from vocable.audio.manifest import read_manifest
 from vocable.errors import ConfigError
 from vocable.evaluation.ctc_probe_model import Example, ProbeConfig, recognise, steps_needed, train_recogniser
 from vocable.evaluation.metrics.wer import LEVELS, NORMALISERS, ErrorCounts, column_error_rate, count_errors
@@ -28,6 +27,7 @@ from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, Item, Items, TokensConfig
 from vocable.evaluation.token_sources import TokenSource
 from vocable.evaluation.units import check_ids
+from vocable.evaluation.unusable import reasons
 from vocable.registry import look_up
 from vocable.tokens.fingerprint import check_fingerprint, fingerprint
 from vocable.types import SpeechTokens, Utterance
@@ -93,10 +93,9 @@ class Recognition(Benchmark[RecognitionConfig]):
         if len(self.possible) < len(learn):
             excluded["train: fewer steps than CTC needs for the characters"] = len(learn) - len(self.possible)
         if not self.possible or not self.heard:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in excluded.items()) or "the manifest is empty"
             raise ConfigError(
                 f"{len(self.possible)} utterances to train on and {len(self.heard)} to test; both need some. "
-                f"Left out: {reasons}."
+                f"Left out: {reasons(excluded, 'the manifest is empty')}."
             )
         self.characters = sorted({character for one in self.possible for character in one.text})
         numbers = {character: number for number, character in enumerate(self.characters, start=1)}
@@ -112,7 +111,7 @@ class Recognition(Benchmark[RecognitionConfig]):
         manifest, tokens = config.manifest, config.tokens
         if part == "test":
             manifest, tokens = config.test_manifest, config.test_tokens or config.tokens
-        return TokenSource(read_manifest(manifest), tokens, self.run.tokenizer(), self.config.stream)
+        return TokenSource(self.run.read_manifest(manifest), tokens, self.run.tokenizer(), self.config.stream)
 
     def _read(self, source: TokenSource, part: str) -> list[_Spoken]:
         """Units and normalised texts; what has none is counted under the name of the part."""

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vocable.errors import ConfigError
-from vocable.evaluation.bootstrap import Interval, resample
+from vocable.evaluation.bootstrap import MIDDLE, Interval, resample
 from vocable.evaluation.results import Score, score_between
 
 Statistic = Callable[[np.ndarray], Mapping[str, float]]
@@ -75,15 +75,13 @@ def gather_counts(tables: Sequence[np.ndarray], num_cells: int) -> Counts:
 
 
 def bootstrap_counts(
-    counts: Counts, statistic: Statistic, num_resamples: int = 500, level: float = 0.95, seed: int = 0
+    counts: Counts, statistic: Statistic, num_resamples: int = 500, seed: int = 0
 ) -> dict[str, Spread]:
-    """Interval of each number of a statistic; empty where there are fewer than two items to draw from.
+    """95 % interval of each number of a statistic; empty where there are fewer than two items to draw from.
 
     Raises:
-        ConfigError: `level` or `num_resamples` is out of range.
+        ConfigError: `num_resamples` is below 1.
     """
-    if not 0 < level < 1 or num_resamples < 1:
-        raise ConfigError(f"level is {level} (between 0 and 1), num_resamples {num_resamples} (at least 1).")
     if counts.num_items < 2:
         return {}
     found = statistic(counts.total())
@@ -95,7 +93,7 @@ def bootstrap_counts(
 
     drawn = resample(numbers, counts.num_items, num_resamples, seed)
     biases = drawn.mean(0) - np.array(list(found.values()))
-    lows, highs = np.quantile(drawn - biases, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    lows, highs = np.quantile(drawn - biases, MIDDLE, axis=0)
     return {name: Spread(float(lows[i]), float(highs[i]), float(biases[i])) for i, name in enumerate(found)}
 
 

@@ -12,11 +12,7 @@ Modeling from Raw Audio (Lakhotia et al., 2021, arXiv:2102.01192), section 4.2 (
 import dataclasses
 import functools
 import random
-import time
-from base64 import b64encode
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +24,7 @@ from vocable.audio.io import read_audio, read_utterance
 from vocable.audio.waveforms import resample
 from vocable.audio.writing import encode_audio
 from vocable.errors import AudioFormatError, ConfigError, ManifestError
-from vocable.evaluation import judges as judging
-from vocable.evaluation.judges import JUDGE_RATE, Judges, check_judge, encoder_name
+from vocable.evaluation.judges import JUDGE_RATE, ListeningBenchmark, ListeningConfig, encoder_name
 from vocable.evaluation.metrics.wer import (
     LEVELS,
     NORMALISERS,
@@ -40,11 +35,11 @@ from vocable.evaluation.metrics.wer import (
 )
 from vocable.evaluation.pages import page_template
 from vocable.evaluation.results import EvaluationResult, Score, column_mean, ratio_score
-from vocable.evaluation.runner import Benchmark, Item, Items, SampledConfig
+from vocable.evaluation.runner import Item, Items
+from vocable.evaluation.token_sources import encode_all
 from vocable.evaluation.units import UnitCounter
 from vocable.registry import look_up
 from vocable.synthesis.opening import attach_synthesizer
-from vocable.tokens.fingerprint import tensor_sha256
 from vocable.tokens.tokenizer import SpeechTokenizer, load_tokenizer
 from vocable.types import Clip, SpeechTokens, Utterance
 
@@ -60,7 +55,7 @@ MEANS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResynthesisConfig(SampledConfig):
+class ResynthesisConfig(ListeningConfig):
     """Which utterances are judged, and how."""
 
     manifest: Path
@@ -72,20 +67,12 @@ class ResynthesisConfig(SampledConfig):
     that comes with Vocable where that reads its units."""
     num_utterances: int | None = 100
     """How many utterances are drawn from the manifest, without replacement; null takes all."""
-    transcriber: str = "openai/whisper-base"
-    """The recogniser that judges; a Whisper name or folder."""
-    language: str = "en"
-    """Language that is spoken. Utterances marked with another are left out, and counted."""
     normaliser: str = "english"
     """Normalisation of texts before they are compared: english, basic or none."""
-    voice: str | Path | None = None
-    """Voice of the vocoder, or a recording of one to copy; without it, its first."""
     voice_reference: Path | None = None
     """A recording of the voice that the resynthesis should have; adds a similarity to it."""
     durations: Literal["true", "predicted"] = "true"
     """Durations of runs: those of the recording, or the vocoder's prediction, as when a language model speaks."""
-    same_judge: Literal["refuse", "allow"] = "refuse"
-    """Refuse or allow a recogniser that is the tokenizer's own encoder; error rates are then too good."""
     mos: str | None = "distillmos"
     """The predictor of opinion scores; null leaves the score out."""
     speaker_encoder: str | None = "resemblyzer"
@@ -94,12 +81,10 @@ class ResynthesisConfig(SampledConfig):
     """Utterances on the page."""
 
     def __post_init__(self) -> None:
-        SampledConfig.__post_init__(self)
+        ListeningConfig.__post_init__(self)
         look_up("text normaliser", self.normaliser, NORMALISERS)
         if self.num_utterances is not None and self.num_utterances < 1:
             raise ConfigError(f"num_utterances is {self.num_utterances}; judge at least 1, or None for all.")
-        if self.num_examples < 0:
-            raise ConfigError(f"num_examples is {self.num_examples}; it must not be negative.")
 
 
 @dataclass(slots=True)
@@ -112,7 +97,7 @@ class _Copy:
     resynthesis: Tensor
 
 
-class Resynthesis(Benchmark[ResynthesisConfig]):
+class Resynthesis(ListeningBenchmark[ResynthesisConfig]):
     """Measure the resynthesis ceiling: words, quality and voice that survive speech -> tokens -> speech.
 
     Writes resynthesis.json (scores with 95 % intervals), resynthesis.items.parquet (one row per utterance) and
@@ -130,13 +115,9 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
         """Encode, decode and judge, some utterances at a time."""
         config, run = self.config, self.run
         self.tokenizer = run.open("tokenizer", self._load_tokenizer)
-        self.judges = run.open("judges", self._load_judges)
-        self.relation = check_judge(self.judges.transcriber.name, self.tokenizer, config.same_judge)
-        run.fingerprints |= {"tokenizer": self.tokenizer.fingerprint, **vocoder_fingerprint(self.tokenizer)}
-        run.weights |= self.judges.weights()
+        self.open_judges(self.tokenizer, config.mos, config.speaker_encoder)
         self.chosen = choose_utterances(run.utterances(), config.num_utterances, config.seed)
         self.target = self._voice_target()
-        self.seconds: dict[str, float] = defaultdict(float)
         self.counters = {stream: UnitCounter(stream.codebook_sizes) for stream in self.tokenizer.streams}
         num_examples = 0
         run.advance("Judging resynthesis", 0, len(self.chosen))
@@ -159,11 +140,6 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
         device = self.run.device
         return attach_synthesizer(load_tokenizer(self.config.tokenizer, device=device), self.config.vocoder, device)
 
-    def _load_judges(self) -> Judges:
-        config = self.config
-        names = (config.transcriber, config.language, config.mos, config.speaker_encoder)
-        return judging.load_judges(*names, self.run.device)
-
     def _voice_target(self) -> Tensor | None:
         reference = self.config.voice_reference
         if reference is None:
@@ -171,12 +147,6 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
         if self.judges.speaker is None:
             raise ConfigError(f"voice_reference is {reference}, but there is no speaker encoder to compare with.")
         return self.judges.speaker.embed(read_audio(reference, JUDGE_RATE).waveform)
-
-    @contextmanager
-    def _timed(self, step: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[step] += time.perf_counter() - started
 
     def _pass_through_tokens(self, block: Sequence[Utterance]) -> Iterator[_Copy]:
         """Read, encode and decode; what cannot be used is counted."""
@@ -190,14 +160,19 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
                 readable.append((utterance, read_utterance(utterance, tokenizer.sample_rate)))
             except AudioFormatError:
                 excluded["unreadable audio"] += 1
-        with self._timed("encode"):
-            encoded = self._encode(readable)
-        spoken = [(utterance, waveform, tokens) for utterance, waveform, tokens in encoded if tokens.num_positions]
-        if len(spoken) < len(encoded):
-            excluded["no tokens: audio too short"] += len(encoded) - len(spoken)
+        with self.run.timed("encode"):
+            encoded = encode_all(tokenizer, [Clip(sound, one.text, one.words) for one, sound in readable])
+        spoken: list[tuple[Utterance, Tensor, SpeechTokens]] = []
+        for pair, tokens in zip(readable, encoded, strict=True):
+            if tokens is None:
+                excluded["the tokenizer refuses the audio"] += 1
+            elif not tokens.num_positions:
+                excluded["no tokens: audio too short"] += 1
+            else:
+                spoken.append((*pair, tokens))
         predicted = config.durations == "predicted"
         to_decode = [_without_durations(tokens) if predicted else tokens for _, _, tokens in spoken]
-        with self._timed("decode"):
+        with self.run.timed("decode"):
             decoded = tokenizer.decode(to_decode, voice=config.voice) if spoken else []
         for (utterance, waveform, tokens), resynthesis in zip(spoken, decoded, strict=True):
             if not resynthesis.numel() or not torch.isfinite(resynthesis).all():
@@ -208,24 +183,12 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
                 original = read_utterance(utterance, JUDGE_RATE)
             yield _Copy(utterance, original, tokens, resample(resynthesis.cpu(), tokenizer.decode_rate, JUDGE_RATE))
 
-    def _encode(self, readable: Sequence[tuple[Utterance, Tensor]]) -> list[tuple[Utterance, Tensor, SpeechTokens]]:
-        """Encode together; when one is refused (too short, say), one by one, so that the others go on."""
-        try:
-            clips = [Clip(waveform, utterance.text, utterance.words) for utterance, waveform in readable]
-            tokens = self.tokenizer.encode(clips) if clips else []
-            return [(*pair, item) for pair, item in zip(readable, tokens, strict=True)]
-        except AudioFormatError:
-            if len(readable) == 1:
-                self.run.excluded["the tokenizer refuses the audio"] += 1
-                return []
-            return [row for pair in readable for row in self._encode([pair])]
-
     def _judge(self, copies: Sequence[_Copy]) -> Iterator[dict[str, Any]]:
         """One item per utterance: texts, counted errors, quality, similarity."""
         judges, sounds = self.judges, [one.original for one in copies] + [one.resynthesis for one in copies]
-        with self._timed("transcribe"):
+        with self.run.timed("transcribe"):
             texts = judges.transcriber.transcribe(sounds) if sounds else []
-        with self._timed("mos"):
+        with self.run.timed("mos"):
             qualities = judges.mos.predict(sounds) if judges.mos is not None and sounds else []
         for index, one in enumerate(copies):
             again = len(copies) + index
@@ -241,7 +204,7 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
             if qualities:
                 item |= {"mos_original": qualities[index], "mos_resynthesis": qualities[again]}
             if judges.speaker is not None:
-                with self._timed("speaker"):
+                with self.run.timed("speaker"):
                     item |= self._compare_voices(one)
             yield item
 
@@ -319,16 +282,12 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
         """Who judges, and how."""
         config, judges, reference = self.config, self.judges, self.config.voice_reference
         return {
-            **judges.transcriber.conventions,
-            "judge_and_tokenizer_encoder": self.relation,
-            "tokenizer_encoder": encoder_name(self.tokenizer),
+            **self.judge_conventions(self.tokenizer),
             "normaliser": config.normaliser,
             "error_rate": "all edits / all reference words (characters with spaces)",
             "intervals": f"percentile bootstrap, 95 %, {config.num_resamples} draws, over utterances and over speakers",
             "durations": config.durations,
-            "voice": config.voice and str(config.voice),
             "voice_reference": reference.name if reference is not None else None,
-            "mos": judges.mos.name if judges.mos else None,
             "speaker_encoder": judges.speaker.name if judges.speaker else None,
             "num_utterances": config.num_utterances,
             "judge_sample_rate": JUDGE_RATE,
@@ -340,8 +299,8 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
         return {
             "audio_seconds": audio,
             "resynthesis_seconds": sum(item["resynthesis_seconds"] for item in items),
-            "compute_seconds": {name: round(value, 3) for name, value in self.seconds.items()},
-            "real_time_factor": {name: value / audio for name, value in self.seconds.items()},
+            "compute_seconds": {name: round(value, 3) for name, value in self.run.seconds.items()},
+            "real_time_factor": {name: value / audio for name, value in self.run.seconds.items()},
             "streams": {
                 stream.name: dataclasses.asdict(counter.statistics(stream.rate, audio))
                 for stream, counter in self.counters.items()
@@ -380,7 +339,7 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
                 "sides": [
                     {
                         "title": whose.capitalize(),
-                        "sound": b64encode(item[f"_{whose}"]).decode("ascii"),
+                        "sound": item[f"_{whose}"],
                         "mos": item.get(f"mos_{whose}"),
                         "parts": align_texts(item["reference"], item[f"transcript_{whose}"], self.config.normaliser),
                     }
@@ -390,18 +349,7 @@ class Resynthesis(Benchmark[ResynthesisConfig]):
             for item in items
             if "_original" in item
         ]
-        template = page_template("resynthesis.html.jinja")
-        return template.render(result=result, items=shown, show=_show, interval=_interval)
-
-
-def _show(value: float | int | str | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "-" if low is None or high is None else f"{low:.4g} to {high:.4g}"
+        return page_template("resynthesis.html.jinja").render(result=result, items=shown)
 
 
 def choose_utterances(utterances: Sequence[Utterance], num_utterances: int | None, seed: int) -> list[Utterance]:
@@ -430,11 +378,3 @@ def same_language(found: str, wanted: str) -> bool:
     names = {"english": "en", "eng": "en"}
     found, wanted = (name.lower().replace("_", "-").split("-")[0] for name in (found, wanted))
     return names.get(found, found) == names.get(wanted, wanted)
-
-
-def vocoder_fingerprint(tokenizer: SpeechTokenizer) -> dict[str, str]:
-    """Hash of the synthesizer's weights, where it has any."""
-    synthesizer = tokenizer.synthesizer
-    if not isinstance(synthesizer, torch.nn.Module):
-        return {}
-    return {"vocoder": tensor_sha256(synthesizer.state_dict())[:16]}

@@ -41,8 +41,9 @@ import importlib
 import math
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -51,6 +52,7 @@ from vocable.config import config_from_dict
 from vocable.devices import best_device
 from vocable.errors import ConfigError, ManifestError, MissingDependencyError, NumericsError, VocableError
 from vocable.evaluation.results import EvaluationResult, Score, check_output, save_result
+from vocable.evaluation.unusable import reasons
 from vocable.files import write_text
 from vocable.registry import look_up
 
@@ -141,6 +143,8 @@ class Run:
         """Which judge weights were used: name and hash each."""
         self.folder: Path | None = None
         """Where the result goes; what costs much to make may be kept there. None: nowhere."""
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        """Wall-clock time of the steps that were `timed`."""
         self._config, self._opened, self._on_progress = config, dict(opened), on_progress
 
     def open(self, name: str, load: Callable[[], T]) -> T:
@@ -162,6 +166,13 @@ class Run:
             yield item
             self.advance(step, 1, total)
 
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the time that the block takes to the `seconds` of a step."""
+        started = time.perf_counter()
+        yield
+        self.seconds[step] += time.perf_counter() - started
+
     @property
     def device(self) -> str:
         """Where to compute: what the config says, or else a GPU if there is one."""
@@ -169,9 +180,17 @@ class Run:
 
     def utterances(self) -> list[Utterance]:
         """The utterances of `config.manifest`."""
-        from vocable.audio.manifest import read_manifest
+        return self.open("utterances", lambda: self.read_manifest(self._config.manifest))
 
-        return self.open("utterances", lambda: read_manifest(self._config.manifest))
+    def read_manifest(self, path: Path) -> list[Utterance]:
+        """Read a manifest; broken lines are counted, and noted in `rejected.jsonl` where the result has a folder."""
+        from vocable.audio.manifest import Rejections, read_manifest
+
+        rejections = None if self.folder is None else Rejections(self.folder)
+        utterances = read_manifest(path, rejections=rejections)
+        if rejections is not None and rejections.count:
+            self.excluded["a broken line of the manifest"] += rejections.count
+        return utterances
 
     def tokenizer(self) -> SpeechTokenizer | None:
         """The tokenizer in the folder `config.tokenizer`; None where none is named."""
@@ -323,8 +342,7 @@ def run_benchmark(benchmark: Benchmark, out: Path | None = None, overwrite: bool
     run.folder = out
     items = list(benchmark.items())
     if not items:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in run.excluded.items())
-        raise benchmark.nothing(reasons)
+        raise benchmark.nothing(reasons(run.excluded, ""))
     _check_finite(items, benchmark.name)
     scores = benchmark.scores(items)
     result = EvaluationResult(

@@ -18,7 +18,6 @@ from vocable.audio.io import read_utterance
 from vocable.audio.manifest import read_manifest
 from vocable.errors import AudioFormatError, ConfigError, ManifestError
 from vocable.evaluation.metrics import signal
-from vocable.evaluation.metrics.durations import TOLERANCE_SECONDS, compare_durations
 from vocable.evaluation.results import Score, column_mean, column_ratio
 from vocable.evaluation.runner import Benchmark, Item, Items, SampledConfig
 from vocable.registry import look_up
@@ -65,7 +64,7 @@ class SignalConfig(SampledConfig):
     """Also predict opinion scores: distillmos, dnsmos, or utmos:FOLDER."""
     max_shift_seconds: float = signal.MAX_SHIFT_SECONDS
     """Longest delay that the alignment looks for, either way."""
-    tolerance_seconds: float = TOLERANCE_SECONDS
+    tolerance_seconds: float = signal.TOLERANCE_SECONDS
     """A word counts as equally long up to this difference."""
 
     def __post_init__(self) -> None:
@@ -268,4 +267,4 @@ def _durations(pair: Pair, config: SignalConfig, reasons: Counter[str]) -> dict[
     if original is None or copy is None:
         reasons["durations: no word times in " + ("the original" if original is None else "the copy")] += 1
         return dict.fromkeys(names)
-    return dict(zip(names, compare_durations(original, copy, config.tolerance_seconds)))
+    return dict(zip(names, signal.compare_durations(original, copy, config.tolerance_seconds)))

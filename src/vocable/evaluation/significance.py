@@ -141,10 +141,9 @@ def bootstrap_difference(
     second: ItemScores,
     clusters: Sequence[Hashable] | None = None,
     num_resamples: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Interval | None:
-    """Percentile interval of score(first) - score(second), from draws of whole items (or clusters) for both models.
+    """95 % percentile interval of score(first) - score(second), drawing whole items (or clusters) for both models.
 
     Source: Efron and Tibshirani, 1993, chapter 13; paired as in Bisani and Ney, 2004, section 4.
 
@@ -152,11 +151,11 @@ def bootstrap_difference(
         None where there are fewer than two items or clusters to draw from.
 
     Raises:
-        ConfigError: as `paired_permutation_test`; `level` or `num_resamples` is out of range.
+        ConfigError: as `paired_permutation_test`; `num_resamples` is below 1.
     """
     sums = _cluster_sums(first, second, clusters)
     block = max(1, BLOCK_NUMBERS // len(sums))
-    return bootstrap(lambda draws: _difference(draws @ sums), len(sums), num_resamples, level, seed, block)
+    return bootstrap(lambda draws: _difference(draws @ sums), len(sums), num_resamples, seed, block)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

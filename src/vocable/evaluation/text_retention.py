@@ -11,7 +11,6 @@ text counts against it.
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.metrics.perplexity import BATCH_TOKENS, TextNLL, map_score
 from vocable.evaluation.results import Score, mean_score, ratio_score
 from vocable.evaluation.runner import Benchmark, Items, SampledConfig
+from vocable.files import read_json_lines, read_text
 from vocable.lm.scoring import token_nll
 from vocable.lm.spoken import find_lm
 from vocable.lm.text_lm import TextLM, load_text_lm
@@ -54,7 +54,7 @@ def read_plain_text(path: Path) -> list[str]:
         ManifestError: the file cannot be read as UTF-8, or holds no text.
     """
     blocks, block = [], []
-    for line in [*_lines(path), ""]:
+    for line in [*read_text(path).splitlines(), ""]:
         if line.strip():
             block.append(line.strip())
         elif block:
@@ -73,9 +73,7 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         ManifestError: a line is broken; the message names it and what is wrong.
     """
-    questions = [
-        _question(line, f"{path}, line {number}", number) for number, line in enumerate(_lines(path), 1) if line.strip()
-    ]
+    questions = [_question(row, f"{path}, line {number}", number) for number, row in read_json_lines(path)]
     if not questions:
         raise ManifestError(f"{path}: holds no question.")
     names = [question.id for question in questions]
@@ -83,13 +81,6 @@ def read_questions(path: Path) -> list[Question]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ManifestError(f"{path}: the id {twice!r} occurs twice. Give each question its own, or none.")
     return questions
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: not readable as UTF-8 text: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,11 +261,10 @@ def _model_of_run(name: str) -> str:
     return str(find_lm(folder)) if folder.is_dir() and not (folder / "config.json").is_file() else name
 
 
-def _question(line: str, where: str, number: int) -> Question:
+def _question(row: Any, where: str, number: int) -> Question:
     try:
-        row = json.loads(line)
         question, choices, answer = row["question"], row["choices"], row["answer"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ManifestError(
             f"{where}: not a question ({error!r}). Each line needs question, choices and answer, as JSON."
         ) from error

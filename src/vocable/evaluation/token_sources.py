@@ -17,12 +17,20 @@ from typing import TYPE_CHECKING, Any
 from vocable.errors import AudioFormatError, ConfigError
 from vocable.tokens.runs import frames_of
 from vocable.tokens.streams import streams_of_card
-from vocable.types import SpeechTokens, Stream, Utterance
+from vocable.types import Clip, SpeechTokens, Stream, Utterance
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vocable.tokens.tokenizer import SpeechTokenizer
+
+
+def encode_all(tokenizer: SpeechTokenizer, clips: Sequence[Clip | Tensor]) -> list[SpeechTokens | None]:
+    """Encode together; where one is refused (too short, say), one by one, so that the others go on: None for it."""
+    try:
+        return list(tokenizer.encode(clips)) if clips else []
+    except AudioFormatError:
+        return [None] if len(clips) == 1 else [tokens for clip in clips for tokens in encode_all(tokenizer, [clip])]
 
 
 class TokenSource:

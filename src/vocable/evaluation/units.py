@@ -9,7 +9,7 @@ corpus until each id was seen often. Intervals come from counting resampled corp
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -263,19 +263,6 @@ class UnitCounter:
                 }
             )
         return found
-
-
-def unit_statistics(
-    tokens: Iterable[SpeechTokens],
-    codebook_sizes: Sequence[int],
-    frame_rate: float | None = None,
-    seconds: float | None = None,
-) -> UnitStatistics:
-    """Code usage of some tokens; see `UnitCounter`."""
-    counter = UnitCounter(codebook_sizes)
-    for item in tokens:
-        counter.add(item)
-    return counter.statistics(frame_rate, seconds)
 
 
 def check_ids(codes: Int[Tensor, "levels positions"], sizes: Sequence[int], whose: str = "") -> None:

@@ -20,8 +20,7 @@ from torch import Tensor
 from vocable.audio.waveforms import resample
 from vocable.errors import ConfigError
 from vocable.evaluation.halves import HalfModel
-from vocable.evaluation.judges import check_judge
-from vocable.evaluation.resynthesis import vocoder_fingerprint
+from vocable.evaluation.judges import check_judge, transcribe_audible, vocoder_fingerprint
 from vocable.lm.generation import GenerationConfig
 from vocable.lm.model import UNITS_ONLY
 from vocable.lm.spoken import Segment, SpokenLM, load_lm
@@ -114,10 +113,7 @@ class SpokenUnitsToText(UnitsToText):
 
     def write_down(self, tokens: Sequence[SpeechTokens]) -> list[str]:
         """Speak, and transcribe what can be heard."""
-        waveforms = [self._speak(one) for one in tokens]
-        audible = [waveform for waveform in waveforms if waveform.numel()]
-        heard = iter(self.transcriber.transcribe(audible) if audible else [])
-        return [next(heard) if waveform.numel() else "" for waveform in waveforms]
+        return transcribe_audible(self.transcriber, [self._speak(one) for one in tokens])
 
     def _speak(self, tokens: SpeechTokens) -> Tensor:
         runs = units_over(tokens, "runs")

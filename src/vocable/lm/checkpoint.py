@@ -8,8 +8,7 @@ units, the layout of rows, and which tokenizer the units come from.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -18,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as hf_logging
 
+from vocable.assets.quiet import silenced_transformers
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError, OutputError
 from vocable.files import replace_folder, restore_folder, write_text
@@ -96,7 +95,7 @@ def save_lm(
         raise OutputError(f"{folder}: not empty. Give another folder, or allow overwriting.")
     try:
         with replace_folder(folder) as temporary:
-            with _no_progress_bar():
+            with silenced_transformers():
                 model.save_pretrained(temporary)
             write_card(temporary, card)
             if text_tokenizer is not None:
@@ -171,15 +170,3 @@ def read_card(folder: Path) -> LMCard:
         raise AssetError(f"{path}: format {found}, this version reads format {FORMAT}. Update vocable.")
     values["vocabulary"] = vocabulary_from_card(values.get("vocabulary") or {})
     return config_from_dict(LMCard, values, source=str(path))
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar for the single file it writes."""
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()

@@ -8,13 +8,13 @@ may be drawn, and how long it lasts, `TokenRules` say; each language model makes
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
+from transformers import DynamicCache, PreTrainedModel
 
 from vocable.errors import ConfigError, NumericsError
 from vocable.lm.sampling import draw, next_token_probabilities, penalise_repeats
@@ -49,9 +49,6 @@ class GenerationConfig:
     """The silence guard acts after this long in silence units (where those are known); None: no guard."""
     guard: Literal["resample", "stop"] = "resample"
     """What guards do: forbid the token that would go on looping or being silent, or end the continuation there."""
-    cache: Literal["growing", "static"] = "growing"
-    """Keys and values of the past: grown token by token, or in memory of the final size, which never moves: what
-    torch.compile and CUDA graphs need. Without these, growing was measured 5 to 10 % faster on a CPU."""
     batch_size: int = 16
     """Prompts continued together."""
     seed: int = 0
@@ -77,6 +74,10 @@ class GenerationConfig:
         ):
             if not good:
                 raise ConfigError(f"generation.{name} is {getattr(self, name)}; it must be {want}.")
+
+    def sampling(self) -> dict[str, Any]:
+        """Return what decides a continuation beside its prompt and its seed."""
+        return {name: value for name, value in asdict(self).items() if name not in ("batch_size", "seed")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +161,7 @@ def _continue_batch(model: PreTrainedModel, rows: list[Row], config: GenerationC
     device = next(model.parameters()).device
     allowed = (~rules.banned).nonzero()[:, 0]
     seconds = rules.seconds.tolist()
-    cache = _make_cache(model, config, rows, _most_tokens(config, rules))
-    for logits in _next_logits(model, rows, rules.pad_id, device, cache):
+    for logits in _next_logits(model, rows, rules.pad_id, device):
         if not bool(torch.isfinite(logits).all()):
             raise NumericsError(
                 "The model's logits are NaN or infinite. Its weights are broken, or its precision (float16?) overflows."
@@ -188,19 +188,8 @@ def _continue_batch(model: PreTrainedModel, rows: list[Row], config: GenerationC
             return
 
 
-def _most_tokens(config: GenerationConfig, rules: TokenRules) -> int | float:
-    """No continuation has more tokens; the last one need not be read."""
-    allowed = ~rules.banned
-    allowed[rules.end_id] = False
-    if rules.max_text_tokens is None and bool((rules.seconds[allowed] == 0).any()):
-        return math.inf
-    lasting = rules.seconds[allowed & (rules.seconds > 0)].tolist()
-    spoken = math.ceil(config.max_seconds / min(lasting)) if lasting else 0
-    return spoken + (rules.max_text_tokens or 0) + 1
-
-
 def _next_logits(
-    model: PreTrainedModel, rows: list[Row], pad_id: int, device: torch.device, cache: Cache
+    model: PreTrainedModel, rows: list[Row], pad_id: int, device: torch.device
 ) -> Iterator[Float[Tensor, "rows vocabulary"]]:
     """Yield the logits after the rows as they stand, reading only what was appended since; prompts are left-padded.
 
@@ -219,7 +208,7 @@ def _next_logits(
         mask[place, longest - len(row.prompt) :] = 1
     token_ids, mask = token_ids.to(device), mask.to(device)
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
-    padded = bool((mask == 0).any())
+    padded, cache = bool((mask == 0).any()), DynamicCache(config=model.config)
     while True:
         output = model(
             input_ids=token_ids,
@@ -240,16 +229,6 @@ def _next_logits(
         position_ids = position_ids[:, -1:] + 1
         if math.isfinite(context):
             position_ids = position_ids.clamp(max=int(context) - 1)  # of rows that stopped
-
-
-def _make_cache(model: PreTrainedModel, config: GenerationConfig, rows: list[Row], most_tokens: int | float) -> Cache:
-    """Make the cache; a static one holds all that the rows can become, with the padding in front."""
-    lengths = [len(row.prompt) for row in rows]
-    context = getattr(model.config, "max_position_embeddings", None) or math.inf
-    most = min(most_tokens, context - min(lengths) + 1)  # no row goes beyond the context
-    if config.cache == "growing" or math.isinf(most):
-        return DynamicCache(config=model.config)
-    return StaticCache(config=model.config, max_cache_len=int(max(lengths) + most))
 
 
 def _banned_now(row: Row, config: GenerationConfig, rules: TokenRules) -> list[int]:

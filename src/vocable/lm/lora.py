@@ -67,7 +67,7 @@ def add_lora(model: PreTrainedModel, config: LoraConfig, new_ids: Sequence[int])
         raise missing_extra("peft", "lora", "Training with low-rank adapters") from error
 
     _check(model, config, new_ids)
-    tables = _vocabulary_tables(model)
+    tables = [next(n for n, module in model.named_modules() if module is one) for one in vocabulary_tables(model)]
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft says int, and divides
@@ -129,8 +129,7 @@ def _check(model: PreTrainedModel, config: LoraConfig, new_ids: Sequence[int]) -
         )
 
 
-def _vocabulary_tables(model: PreTrainedModel) -> list[str]:
-    """Names of the embedding, and of the head where it has a weight of its own."""
+def vocabulary_tables(model: PreTrainedModel) -> list[Any]:
+    """The embedding, and the output head where it has a weight of its own."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    wanted = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
-    return [next(name for name, module in model.named_modules() if module is table) for table in wanted]
+    return [embedding] if head is None or head.weight is embedding.weight else [embedding, head]

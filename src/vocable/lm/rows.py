@@ -50,8 +50,18 @@ class RowScore(NamedTuple):
     """The same for the positions of each modality ("speech", "text", "symbol"), where it has any."""
 
 
-def scored_from(token_ids: Int[Tensor, " positions"], first: int, bounds: Sequence[tuple[int, int]] = ()) -> Row:
-    """Make a row that is scored from position `first` on, or from the second where that is later."""
+def join_parts(before: Tensor, parts: Sequence[tuple[Tensor, Tensor]], after: Tensor, ending_only: bool = False) -> Row:
+    """Make a row of the symbols before it, the mark and content of each segment, and the symbols after it.
+
+    It is scored from the second position on, or with `ending_only` from the content of the last segment on.
+    """
+    pieces, bounds, stop = [before], list[tuple[int, int]](), len(before)
+    for mark, content in parts:
+        pieces += [mark, content]
+        bounds.append((stop + len(mark), stop + len(mark) + len(content)))
+        stop = bounds[-1][1]
+    token_ids = torch.cat([*pieces, after])
+    first = bounds[-1][0] if ending_only else 1
     return Row(token_ids, torch.arange(len(token_ids)) >= max(first, 1), tuple(bounds))
 
 

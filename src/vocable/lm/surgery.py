@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from vocable.errors import ConfigError
 from vocable.lm.frozen import train_new_rows
+from vocable.lm.lora import vocabulary_tables
 from vocable.lm.shapes import SHAPES, shape_config
 from vocable.sequences.joint_vocabulary import JointVocabulary
 from vocable.sequences.vocabulary import UnitVocabulary
@@ -194,13 +195,13 @@ def _resize(
     model: PreTrainedModel, num_tokens: int, keep: int, mode: VocabularyInit, seed: int, pad_id: int, end_id: int
 ) -> PreTrainedModel:
     """Keep the first `keep` rows of each table, and start the others as `mode` says."""
-    tables = _vocabulary_tables(model)
+    tables = vocabulary_tables(model)
     old_rows = [table.weight.detach().clone() for table in tables]
     old_biases = [None if getattr(table, "bias", None) is None else table.bias.detach().clone() for table in tables]
     model.resize_token_embeddings(num_tokens, mean_resizing=False)
     generator = torch.Generator().manual_seed(seed)
     spread = _initializer_range(model.config)
-    for table, rows, bias in zip(_vocabulary_tables(model), old_rows, old_biases):
+    for table, rows, bias in zip(vocabulary_tables(model), old_rows, old_biases):
         with torch.no_grad():
             table.weight[:keep] = rows[:keep]
             if keep < num_tokens:
@@ -218,15 +219,7 @@ def _resize(
 
 
 def _num_rows(model: PreTrainedModel) -> int:
-    return len(_vocabulary_tables(model)[0].weight)
-
-
-def _vocabulary_tables(model: PreTrainedModel) -> list[Any]:
-    """The embedding, and the output head where it has a weight of its own."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if head is None or head.weight is embedding.weight:
-        return [embedding]
-    return [embedding, head]
+    return len(vocabulary_tables(model)[0].weight)
 
 
 def _new_rows(old: Tensor, count: int, mode: VocabularyInit, spread: float, generator: torch.Generator) -> Tensor:

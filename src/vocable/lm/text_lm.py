@@ -4,7 +4,6 @@ Any Hugging Face causal LM with a fast tokenizer, by hub name, asset name or fol
 was replaced by speech units has nothing to say about text, and is refused.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from vocable.lm.checkpoint import CARD_NAME, read_card
 from vocable.lm.generation import TokenRules
 from vocable.lm.model import LanguageModel, Target, Task
 from vocable.lm.packed import enable_packing
-from vocable.lm.rows import Row, scored_from
+from vocable.lm.rows import Row, join_parts
 from vocable.lm.scoring import Boundary
 from vocable.sequences.joint_rows import Segment
 from vocable.sequences.spans import Modality
@@ -96,12 +95,10 @@ class TextLM(LanguageModel):
         end = self.tokenizer.eos_token_id
         if boundary == "bos_eos" and end is None:
             raise ConfigError("The text tokenizer has no end symbol; score with boundary 'bos' or 'none'.")
-        before = [] if boundary == "none" else [self.opener("text")]
-        parts = [self.content(segment) for segment in segments]
-        borders = torch.tensor([sum(map(len, before)), *map(len, parts)]).cumsum(0).tolist()
-        after = [torch.tensor([end])] if boundary == "bos_eos" else []
-        bounds = list(itertools.pairwise(borders))
-        return scored_from(torch.cat([*before, *parts, *after]), borders[-2] if ending_only else 1, bounds)
+        symbol = torch.zeros(0, dtype=torch.long) if boundary == "none" else self.opener("text")
+        parts = [(symbol[:0], self.content(segment)) for segment in segments]
+        after = torch.tensor([end]) if boundary == "bos_eos" else symbol[:0]
+        return join_parts(symbol, parts, after, ending_only)
 
     def token_rules(self, to: Target, max_text_tokens: int) -> TokenRules:
         """See `LanguageModel`; of the tokenizer's own symbols, only the end is drawn."""

@@ -1,6 +1,5 @@
 """A language model of units alone, as TWIST trains it: one of the spoken language models of spoken.py."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ from vocable.errors import ConfigError
 from vocable.lm.checkpoint import LoadedLM
 from vocable.lm.generation import TokenRules, token_seconds
 from vocable.lm.model import UNITS_ONLY, SpokenLM, Target, Task
-from vocable.lm.rows import Row, scored_from
+from vocable.lm.rows import Row, join_parts
 from vocable.lm.scoring import Boundary
 from vocable.sequences.joint_rows import JointSequence, Segment
 from vocable.sequences.layouts import UnitsLayout
@@ -60,11 +59,9 @@ class UnitLM(SpokenLM):
         symbol = self.opener("speech")
         before = symbol[: int(self.layout.bos if boundary is None else boundary != "none")]
         after = symbol[: int(self.layout.eos if boundary is None else boundary == "bos_eos")]
-        units = self._ids(segments)
-        ends = [len(before) + len(self._ids(segments[: place + 1])) for place in range(len(segments) - 1)]
-        borders = [len(before), *ends, len(before) + len(units)]
-        bounds = list(itertools.pairwise(borders))
-        return scored_from(torch.cat([before, units, after]), borders[-2] if ending_only else 1, bounds)
+        ends = [len(self._ids(segments[:place])) for place in range(1, len(segments))]
+        parts = [(symbol[:0], units) for units in self._ids(segments).tensor_split(ends)]
+        return join_parts(before, parts, after, ending_only)
 
     def token_rules(self, to: Target, max_text_tokens: int) -> TokenRules:
         """See `LanguageModel`."""

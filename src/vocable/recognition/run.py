@@ -8,7 +8,6 @@ interpolated, and what was read otherwise than written. While a run goes on, fin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from vocable.audio.io import audio_info
 from vocable.audio.manifest import Rejections, note_rejection, read_manifest, write_manifest
 from vocable.errors import AlignmentError, AudioFormatError, ConfigError, ManifestError, OutputError
-from vocable.files import replace_file
+from vocable.files import write_json_lines
 from vocable.recognition.aligner import Aligner
 from vocable.recognition.normalise import spoken_words
 from vocable.recognition.words import MAX_MISSING, complete_times
@@ -179,10 +178,7 @@ def _append(utterance: Utterance, path: Path) -> None:
 def _write_report(aligned: Sequence[Utterance], out: Path, num_kept: int, num_rejected: int) -> AlignReport:
     path = out.with_name(f"{out.stem}.report.jsonl")
     noted = {(u.id, note["index"]) for u in aligned for note in u.extra[KEY]["notes"]}
-    with replace_file(path) as file:
-        file.writelines(
-            json.dumps(row, ensure_ascii=False).encode() + b"\n" for utterance in aligned for row in _rows(utterance)
-        )
+    write_json_lines((row for utterance in aligned for row in _rows(utterance)), path)
     return AlignReport(
         num_aligned=len(aligned),
         num_kept=num_kept,

@@ -19,6 +19,7 @@ from typing import Any
 
 from vocable.audio.io import audio_info
 from vocable.errors import AlignmentError, ConfigError, missing_extra
+from vocable.files import read_text
 from vocable.recognition.aligner import Found, Stamp
 from vocable.recognition.files import files_by_name, find_file
 from vocable.recognition.matching import match_stamps
@@ -119,32 +120,35 @@ def _word_tier(path: Path, names: list[str], wanted: str | None) -> str:
 
 
 def read_ctm(path: Path) -> dict[str, list[Stamp]]:
-    """Read a CTM file: words by the name in its first column. Lines that begin with ;; are comments.
+    """Read the words of a CTM file by the name in its first column; errors as for `ctm_stamps`."""
+    return {name: _checked(words, f"{path}, {name}") for name, words in ctm_stamps(path).items()}
+
+
+def ctm_stamps(path: Path) -> dict[str, list[Stamp]]:
+    """Read all entries of a CTM file, sorted, by the name in its first column. Lines that begin with ;; are comments.
 
     Raises:
-        ConfigError: the file cannot be read, or a line is not as described.
+        ManifestError: the file cannot be read.
+        ConfigError: a line is not as described, or there is none.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable text file: {error}") from error
     stamps: defaultdict[str, list[Stamp]] = defaultdict(list)
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = line.split()
         if not fields or line.startswith(";;"):
             continue
         try:
             start, duration = float(fields[2]), float(fields[3])
             confidence = float(fields[5]) if len(fields) > 5 and fields[5].upper() != "NA" else None
+            if not math.isfinite(start + duration):
+                raise ValueError
             stamps[fields[0]].append(Stamp(fields[4], start, start + duration, confidence))
         except (IndexError, ValueError) as error:
             raise ConfigError(
-                f"{path}, line {number}: {line!r}; expected: name channel start duration word [confidence]"
+                f"{path}, line {number}: {line!r}; expected: name channel start duration label [confidence]"
             ) from error
     if not stamps:
-        raise ConfigError(f"{path}: holds no word.")
-    return {name: _checked(sorted(words, key=_time), f"{path}, {name}") for name, words in stamps.items()}
+        raise ConfigError(f"{path}: holds no word or phone.")
+    return {name: sorted(entries, key=_time) for name, entries in stamps.items()}
 
 
 def read_json_stamps(path: Path) -> list[Stamp]:

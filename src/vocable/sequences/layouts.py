@@ -6,9 +6,9 @@ A layout is a value with `build` and `revert`; what uses it (packing, training, 
 for text and for speech mixed with text are in joint_layouts.py; the table here names them all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -17,33 +17,11 @@ from torch import Tensor
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import ConfigError
 from vocable.registry import look_up
-from vocable.sequences.joint_layouts import JOINT_LAYOUTS
+from vocable.sequences.joint_layouts import JOINT_LAYOUTS, JointLayout
 from vocable.sequences.joint_vocabulary import JointVocabulary
 from vocable.sequences.vocabulary import UnitVocabulary, Vocabulary
 from vocable.tokens.runs import Runs, collapse_runs, expand_runs
 from vocable.types import SpeechTokens
-
-
-@runtime_checkable
-class Layout(Protocol):
-    """What every layout offers."""
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Token ids that `build` can return, special symbols included."""
-        ...
-
-    def build(self, example: Any) -> Int[Tensor, " positions"]:
-        """Turn one example into one document of token ids."""
-        ...
-
-    def revert(self, token_ids: Int[Tensor, " positions"]) -> Any:
-        """Turn token ids, whole or generated, back into an example."""
-        ...
-
-    def card(self) -> dict[str, Any]:
-        """Return what `layout_from_card` needs to make an equal layout, as JSON values; `name` says which one."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +67,9 @@ class UnitsLayout:
         return {"name": "units", **config_to_dict(self)}
 
 
-LAYOUTS: dict[str, Callable[..., Layout]] = {"units": UnitsLayout, **JOINT_LAYOUTS}
+Layout = UnitsLayout | JointLayout
+"""Builds rows from examples, reverts them, and describes itself in a card."""
+LAYOUTS: dict[str, type[Layout]] = {"units": UnitsLayout, **JOINT_LAYOUTS}
 VOCABULARIES: dict[str, type[Vocabulary]] = {"units": UnitVocabulary, "joint": JointVocabulary}
 """By the `kind` in a language model's card."""
 
@@ -103,7 +83,7 @@ def layout_from_card(card: Mapping[str, Any]) -> Layout:
     """
     settings = {key: value for key, value in card.items() if key != "name"}
     kind = look_up("layout", card["name"], LAYOUTS)
-    return config_from_dict(kind, settings, source="layout card")  # type: ignore[arg-type]  # every entry is a dataclass
+    return config_from_dict(kind, settings, source="layout card")
 
 
 def vocabulary_from_card(card: Mapping[str, Any]) -> Vocabulary:

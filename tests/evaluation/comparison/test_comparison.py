@@ -8,7 +8,7 @@ from scipy import stats
 
 from evaluation.comparison_results import pair_result, pair_row, resynthesis_result
 from vocable.errors import ConfigError
-from vocable.evaluation.bootstrap import bootstrap_mean
+from vocable.evaluation.bootstrap import bootstrap_ratio
 from vocable.evaluation.comparison.compare import CompareConfig, compare_results
 from vocable.evaluation.comparison.measures import find_measures, unpaired_scores
 from vocable.evaluation.comparison.pairing import load_results
@@ -19,6 +19,10 @@ from vocable.evaluation.swuggy import swuggy_scores
 
 WARM = [1, 1, 0, 1, 0.5, 1, 1, 0, 1, 1, 1, 0]
 COLD = [0, 1, 0, 1, 0.0, 0, 1, 1, 0, 0, 0.5, 0]
+
+
+def bootstrap_mean(values, clusters=None, **settings):
+    return bootstrap_ratio(values, [1.0] * len(values), clusters, **settings)
 
 
 def test_accuracies_are_compared_pair_by_pair():

@@ -16,7 +16,8 @@ from vocable.evaluation.storycloze import StoryCloze
 from vocable.evaluation.unusable import UnusableError
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.joint_lm import JointLM
-from vocable.sequences.joint_layouts import UnitOnlyLayout
+from vocable.lm.spoken import Segment as LMSegment
+from vocable.sequences.joint_layouts import UnitOnlyLayout, make_layout
 from vocable.sequences.joint_vocabulary import joint_vocabulary
 from vocable.types import SpeechTokens, Utterance
 
@@ -113,3 +114,23 @@ def test_what_cannot_be_read_is_named(layout, tokens):
     for segments, ending_only, reason in cases:
         with pytest.raises(UnusableError, match=reason):
             model.row(segments, "bos", ending_only)
+
+
+@pytest.mark.parametrize("name", ["ast", "sims", "spirit-lm"])
+@pytest.mark.parametrize("opener", [True, False])
+def test_a_row_opens_a_modality_as_its_layout_does(tokenizer, tokens, name, opener):
+    """SUTLM's alternating rows switch with the symbol of the direction, SIMS and Spirit-LM with another opener."""
+    layout = make_layout(name, joint_vocabulary(tokenizer, 10), text_tokenizer=tokenizer, opener=opener)
+    known, lm = layout.vocabulary, reading(None, layout)
+    spoken = [unit + known.speech_offset for unit in (2, 9)]
+    written = tokenizer.encode("Anna fell.", add_special_tokens=False)
+    mark = known.text_to_unit_id if name == "ast" else known.unit_open_id
+    segments = [LMSegment(text="Anna fell."), LMSegment(tokens=tokens["r"])]
+    trained, first = lm.row(segments), [known.text_open_id] if opener else []
+    assert trained.token_ids.tolist() == [*first, *written, mark, *spoken, known.end_id]
+    ending = lm.row(segments, boundary="bos", ending_only=True)
+    assert ending.token_ids.tolist() == [known.text_open_id, *written, mark, *spoken]
+    assert ending.token_ids[ending.scored].tolist() == spoken
+    mark = known.unit_to_text_id if name == "ast" else known.text_open_id
+    other = lm.row(segments[::-1], boundary="none")
+    assert other.token_ids.tolist() == [*spoken, mark, *written]

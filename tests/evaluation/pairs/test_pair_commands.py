@@ -210,7 +210,8 @@ def test_what_does_not_fit_is_refused(run, data, tiny_tokenizer, tmp_path, capsy
         assert score(data, tmp_path / "out", *words) == 2
         return capsys.readouterr().err
 
-    assert "Unknown model folder or control 'bigrm'. Did you mean 'bigram'?" in error("--model", "bigrm")
+    said = error("--model", "bigrm")
+    assert "bigrm: no such folder of a trained model. Unknown control 'bigrm'. Did you mean 'bigram'?" in said
     assert "name their token shards with --train-tokens" in error("--model", "bigram")
     assert "no language model is here" in error("--model", str(tmp_path))
     other = tmp_path / "other"

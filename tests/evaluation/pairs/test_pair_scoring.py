@@ -22,7 +22,7 @@ from vocable.lm import rows as rows_module
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.ngram import NgramLM
 from vocable.lm.packed import enable_packing
-from vocable.lm.rows import RowScore, scored_from, share_rows
+from vocable.lm.rows import Row, RowScore, share_rows
 from vocable.lm.text_lm import TextLM
 from vocable.lm.unit_lm import UnitLM
 from vocable.sequences.layouts import UnitsLayout
@@ -301,14 +301,14 @@ def test_a_single_segment_has_no_ending(model, tmp_path):
 def test_counts_by_hand():
     documents = [torch.tensor([1, 2, 3, 2, 3, 1]), torch.tensor([1, 3, 2, 1])]
     ngram = NgramLM(documents, 5, order=2)
-    row = scored_from(torch.tensor([1, 2, 3, 3]), 2)
+    row = Row(torch.tensor([1, 2, 3, 3]), torch.arange(4) >= 2)
     found, same = CountingLM(LoadedLM(ngram, CARD)).score([row, row])
     expected = -(ngram.bigram[2, 3].log() + ngram.bigram[3, 3].log())
     assert found.nll == pytest.approx(float(expected)) and found.num_tokens == 2 and found == same
 
 
 def test_random_scores_are_seeded_and_fair():
-    rows = [scored_from(torch.tensor([1, 2]), 1)] * 8000
+    rows = [Row(torch.tensor([1, 2]), torch.arange(2) >= 1)] * 8000
     found = RandomLM(3).score(rows)
     assert found == RandomLM(3).score(rows) != RandomLM(4).score(rows)
     wins = sum(credit(a.nll, b.nll) for a, b in zip(found[::2], found[1::2])) / 4000

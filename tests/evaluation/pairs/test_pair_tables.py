@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 
-from vocable.evaluation.bootstrap import bootstrap_mean
+from vocable.evaluation.bootstrap import bootstrap_ratio
 from vocable.evaluation.pairs.tables import Said, accuracy, macro_accuracy, mean_over_voices, with_voices
 from vocable.evaluation.results import Score
 from vocable.evaluation.salmon import salmon_scores
 from vocable.evaluation.sblimp import sblimp_scores
 from vocable.evaluation.storycloze import storycloze_scores
 from vocable.evaluation.swuggy import swuggy_scores
+
+
+def bootstrap_mean(values, clusters=None, **settings):
+    return bootstrap_ratio(values, [1.0] * len(values), clusters, **settings)
 
 
 def rows(*columns, names):

@@ -18,9 +18,8 @@ from vocable.evaluation.slue.heads import (
     predict,
     vote,
 )
-from vocable.evaluation.slue.metrics import Found
+from vocable.evaluation.slue.metrics import WORD_TAGS, Found
 from vocable.evaluation.slue.rows import NO_WORD, RowMaker, TaskRow, make_examples
-from vocable.evaluation.slue.words import WORD_TAGS
 from vocable.lm.packed import hidden_states
 
 

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from evaluation.slue import toy
 from vocable.errors import ConfigError
 from vocable.evaluation.slue.labelled_set import Entity
-from vocable.evaluation.slue.metrics import Found
-from vocable.evaluation.slue.rows import NO_WORD, RowMaker, words_of_frames
-from vocable.evaluation.slue.words import (
+from vocable.evaluation.slue.metrics import (
     WORD_TAGS,
+    Found,
     gold_entities,
     spoken_spans,
     tag_words,
     tagged_entities,
     written_spans,
 )
+from vocable.evaluation.slue.rows import NO_WORD, RowMaker, words_of_frames
 from vocable.evaluation.unusable import UnusableError
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.spoken import open_lm

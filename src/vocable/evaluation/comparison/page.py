@@ -6,7 +6,6 @@ set (both halves of a pair), or a manifest (the recording). Figures and sound ar
 
 from __future__ import annotations
 
-import base64
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -187,22 +186,7 @@ def render_comparison_page(comparison: Comparison, find_sounds: SoundSource, num
         group_figures=_group_figures(comparison),
         examples=examples,
         silent=sum(all(s.audio is None for s in example.sounds) for shown in examples.values() for example in shown),
-        show=show,
-        interval=interval,
-        base64=lambda sound: base64.b64encode(sound).decode("ascii"),
     )
-
-
-def show(value: Any) -> str:
-    """A number with four digits, a dash for None, text as it is."""
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def interval(low: float | None, high: float | None) -> str:
-    """Both ends of an interval, or a dash."""
-    return "-" if low is None or high is None else f"{low:.4g} to {high:.4g}"
 
 
 def _difference_panels(comparison: Comparison) -> list[Panel]:

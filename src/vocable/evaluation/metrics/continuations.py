@@ -23,7 +23,7 @@ from vocable.evaluation.metrics.repetition import (
     self_bleu,
     vert,
 )
-from vocable.evaluation.results import Score, column_mean
+from vocable.evaluation.results import Score, column_mean, score_between
 from vocable.lm.text_lm import TextLM
 
 Items = Sequence[Mapping[str, Any]]
@@ -76,27 +76,41 @@ def measure_transcripts(prompts: Sequence[str], texts: Sequence[str], text_lm: T
         texts: what was said in each continuation, by one system.
         text_lm: gives likelihoods; None leaves them out.
     """
-    words = [plain_words(text) for text in texts]
-    said = [index for index, found in enumerate(words) if found]
-    rows: list[dict[str, Any]] = [{"empty": int(not found), "num_words": len(found)} for found in words]
-    against_others = {}
-    if len(said) > 1:
-        spoken = [words[index] for index in said]
-        for averaging in ("geometric", "arithmetic"):
-            against_others[averaging] = dict(zip(said, self_bleu(spoken, 2, averaging)))
-    for index, row in enumerate(rows):
-        has_words = bool(words[index])
-        for averaging in ("geometric", "arithmetic"):
-            for order in (2, 3):
-                share = auto_bleu_gslm(words[index], order, averaging) if has_words else None
-                row[f"auto_bleu{order}_{averaging}"] = share
-            row[f"self_bleu2_{averaging}"] = against_others.get(averaging, {}).get(index)
-        row["auto_bleu2_slam"] = auto_bleu_slam(nltk_words(texts[index])) if has_words else None
-        row["copy_rate"] = copy_rate(plain_words(prompts[index]), words[index])
+    rows = [text_measures(prompt, text) for prompt, text in zip(prompts, texts)]
+    said = [index for index, row in enumerate(rows) if not row["empty"]]
+    for averaging in ("geometric", "arithmetic"):
+        spoken = [plain_words(texts[index]) for index in said]
+        found = dict(zip(said, self_bleu(spoken, 2, averaging))) if len(said) > 1 else {}
+        for index, row in enumerate(rows):
+            row[f"self_bleu2_{averaging}"] = found.get(index)
     if text_lm is not None:
         for row, likelihoods in zip(rows, _likelihoods(text_lm, prompts, texts, set(said))):
             row |= likelihoods
     return rows
+
+
+def text_measures(prompt: str, text: str) -> dict[str, Any]:
+    """Measure what one text says by itself, and how much of it stands in the prompt; None where it holds no word."""
+    words = plain_words(text)
+    row: dict[str, Any] = {"empty": int(not words), "num_words": len(words)}
+    for averaging in ("geometric", "arithmetic"):
+        for order in (2, 3):
+            row[f"auto_bleu{order}_{averaging}"] = auto_bleu_gslm(words, order, averaging) if words else None
+    row["auto_bleu2_slam"] = auto_bleu_slam(nltk_words(text)) if words else None
+    row["copy_rate"] = copy_rate(plain_words(prompt), words)
+    return row
+
+
+def nll_columns(view: str, score: TextNLL | None) -> dict[str, float | int | None]:
+    """Name a likelihood and its tokens by the view; None where there is none."""
+    return {f"nll_{view}": score and score.nll, f"tokens_{view}": score and score.num_tokens}
+
+
+def column_perplexity(items: Items, stem: str, view: str, meaning: str, settings: Settings) -> dict[str, Score]:
+    """Sum up the likelihoods of a view in three ways (perplexity.py); empty where no item has one."""
+    kept = [item for item in items if item.get(f"{stem}nll_{view}") is not None]
+    texts = [TextNLL(item[f"{stem}nll_{view}"], item[f"{stem}tokens_{view}"]) for item in kept]
+    return perplexity_scores(texts, [item["speaker"] for item in kept], meaning=meaning, **settings) if kept else {}
 
 
 def continuation_scores(items: Items, systems: Sequence[str], settings: Settings) -> dict[str, Score]:
@@ -120,17 +134,11 @@ def vert_score(
     What a text is compared with stays the same in every draw.
     """
     values = np.stack([np.asarray(self_bleu2, dtype=float), np.asarray(auto_bleu2, dtype=float)], axis=1)
-    low, high = bootstrap(
+    interval = bootstrap(
         lambda draws: np.sqrt((draws @ values / len(values)).prod(1)), len(values), num_resamples, seed=seed
-    ) or (None, None)
-    return Score(
-        value=vert(*values.mean(0).tolist()),
-        num_items=len(values),
-        low=low,
-        high=high,
-        better="lower",
-        meaning=TEXT_CONVENTIONS["vert"],
     )
+    value = vert(*values.mean(0).tolist())
+    return score_between(value, len(values), interval, better="lower", meaning=TEXT_CONVENTIONS["vert"])
 
 
 def continuation_exclusions(items: Items, systems: Sequence[str]) -> dict[str, int]:
@@ -151,17 +159,17 @@ def continuation_notes(items: Items, systems: Sequence[str], scores: Mapping[str
     if empty > 0.1:
         notes.append(f"No word was heard in {empty:.0%} of the model's continuations; text scores leave these out.")
     name = "genppl_with_prompt_token_weighted"
-    if _ordered(scores.get(f"{name}/copy"), "value", scores.get(name), "value"):
+    if is_below(scores.get(f"{name}/copy"), scores.get(name)):
         notes.append(
             "Repeating the prompt gives a lower perplexity with the prompt than the model does: that score rewards "
             "copying here."
         )
-    if _ordered(scores.get("genppl_geometric/random"), "low", scores.get("genppl_geometric"), "high"):
+    if is_below(scores.get("genppl_geometric/random"), scores.get("genppl_geometric"), "low", "high"):
         notes.append("The interval of the model's GenPPL reaches that of random units: they are not told apart.")
     return notes
 
 
-def _ordered(first: Score | None, end: str, second: Score | None, other_end: str) -> bool:
+def is_below(first: Score | None, second: Score | None, end: str = "value", other_end: str = "value") -> bool:
     """Whether an end of the first score lies below one of the second, where both are known."""
     low, high = getattr(first, end, None), getattr(second, other_end, None)
     return low is not None and high is not None and low < high
@@ -178,9 +186,8 @@ def _likelihoods(
         found = {"alone": alone, "given_prompt": given_prompt, "with_prompt": with_prompt}
         row: dict[str, float | int | None] = {}
         for view, score in found.items():
-            row[f"nll_{view}"] = score.nll if score else None
-            row[f"tokens_{view}"] = score.num_tokens if score else None
-            row[f"nats_per_token_{view}"] = score.mean if score else None
+            row |= nll_columns(view, score)
+            row[f"nats_per_token_{view}"] = score and score.mean
         rows.append(row)
     return rows
 
@@ -188,17 +195,13 @@ def _likelihoods(
 def _likelihood_scores(items: Items, system: str, settings: Settings) -> dict[str, Score]:
     scores = {}
     for view, meaning in VIEWS.items():
-        kept = [item for item in items if item.get(column(system, f"nll_{view}")) is not None]
-        if not kept:
-            continue
-        texts = [TextNLL(item[column(system, f"nll_{view}")], item[column(system, f"tokens_{view}")]) for item in kept]
-        speakers = [item["speaker"] for item in kept]
+        averages = column_perplexity(items, column(system, ""), view, f"perplexity, {meaning}", settings)
         name = "genppl" if view == "alone" else f"genppl_{view}"
-        for way, score in perplexity_scores(texts, speakers, meaning=f"perplexity, {meaning}", **settings).items():
-            scores[f"{name}_{way}"] = score
+        scores |= {f"{name}_{way}": score for way, score in averages.items()}
         nats = f"nats_per_token_{view}"
         said = f"mean over texts of nats per token, {meaning}"
-        scores[nats] = column_mean(kept, column(system, nats), better="lower", meaning=said, **settings)
+        if averages:
+            scores[nats] = column_mean(items, column(system, nats), better="lower", meaning=said, **settings)
     return scores
 
 

@@ -7,8 +7,11 @@ All need a reference that says the same in the same time: they measure resynthes
 words, and scores low on STOI and PESQ even where it is clear: read them beside word error rates.
 """
 
+import difflib
 import math
+import re
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from vocable.errors import AudioFormatError, ConfigError, missing_extra
 from vocable.features.pitch import measure_pitch
+from vocable.types import Word
 
 SAMPLE_RATE = 16_000
 MAX_SHIFT_SECONDS = 0.1
@@ -41,6 +45,8 @@ ENERGY_RANGE = math.log(1e-6)
 """Frames are not counted as quieter than 60 dB below the loudest."""
 MIN_FRAMES = 10
 """Correlations of fewer frames are not computed."""
+TOLERANCE_SECONDS = 0.05
+"""Words count as equally long up to this difference."""
 
 
 class Aligned(NamedTuple):
@@ -190,6 +196,46 @@ def pearson(x: Float[np.ndarray, " frames"], y: Float[np.ndarray, " frames"]) ->
     return float(a @ b) / norm if norm > 1e-12 else None
 
 
+class DurationCounts(NamedTuple):
+    """Counts of the words of one utterance."""
+
+    num_consistent: int
+    """Said in both, durations within the tolerance."""
+    num_matched: int
+    """Said in both."""
+    num_words: int
+    """Words of the original."""
+    mean_difference: float | None
+    """Mean absolute difference of durations of matched words, in seconds; None without any."""
+
+
+def compare_durations(
+    original: Sequence[Word], copy: Sequence[Word], tolerance_seconds: float = TOLERANCE_SECONDS
+) -> DurationCounts:
+    """Match the words of two alignments in order, by their letters and digits, and compare durations.
+
+    Source: TASTE (Tseng et al., 2025, arXiv:2504.07053), which aligns both recordings and counts the same words.
+    Differs: where the words differ, those of the longest common subsequence are compared and the others counted,
+    instead of leaving out the utterance. Published numbers also use 25 and 40 ms: the tolerance belongs to the score.
+    """
+    spelt = [[_spelling(word.word) for word in words] for words in (original, copy)]
+    matcher = difflib.SequenceMatcher(a=spelt[0], b=spelt[1], autojunk=False)
+    pairs = [
+        (original[block.a + i], copy[block.b + i])
+        for block in matcher.get_matching_blocks()
+        for i in range(block.size)
+        if spelt[0][block.a + i]
+    ]
+    differences = [abs((a.end - a.start) - (b.end - b.start)) for a, b in pairs]
+    return DurationCounts(
+        # a microsecond of grace: times are rounded in files
+        num_consistent=sum(difference <= tolerance_seconds + 1e-6 for difference in differences),
+        num_matched=len(pairs),
+        num_words=sum(bool(word) for word in spelt[0]),
+        mean_difference=sum(differences) / len(differences) if differences else None,
+    )
+
+
 class _Shift(NamedTuple):
     shift: int
     correlation: float
@@ -228,3 +274,7 @@ def _log_mel(waveform: Tensor, size: int, bands: int, sample_rate: int) -> Tenso
     magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-10).sqrt() / window.square().sum().sqrt()
     unit_area = torch.from_numpy(filters).float() * (sample_rate / size)  # in bins, not in Hz
     return (magnitude.mT @ unit_area).clamp(min=MEL_FLOOR).log()
+
+
+def _spelling(word: str) -> str:
+    return re.sub(r"[\W_]+", "", word.lower())

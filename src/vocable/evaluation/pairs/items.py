@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vocable.audio.manifest import read_manifest, write_manifest
-from vocable.errors import ManifestError
-from vocable.files import replace_file
+from vocable.config import config_from_dict, config_to_dict
+from vocable.errors import ConfigError, ManifestError
+from vocable.evaluation.unusable import reasons
+from vocable.files import read_json_lines, read_text, write_json, write_json_lines
 from vocable.tokens.fingerprint import fingerprint
 from vocable.types import Utterance
 
@@ -79,8 +81,8 @@ class PairSet:
 
     def __post_init__(self) -> None:
         if not self.items:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in self.excluded.items())
-            raise ManifestError(f"The {self.benchmark} set holds no usable pair{f' ({reasons})' if reasons else ''}.")
+            why = reasons(self.excluded)
+            raise ManifestError(f"The {self.benchmark} set holds no usable pair ({why}).")
         seen: set[str] = set()
         for item in self.items:
             if item.id in seen:
@@ -110,11 +112,8 @@ def write_pair_set(pair_set: PairSet, folder: Path) -> None:
     card = {"benchmark": pair_set.benchmark, "num_pairs": len(pair_set.items), **pair_set.card}
     if pair_set.excluded:
         card["left_out"] = dict(pair_set.excluded)
-    with replace_file(folder / CARD) as file:
-        file.write(json.dumps(card, indent=2, ensure_ascii=False).encode() + b"\n")
-    with replace_file(folder / PAIRS) as file:
-        for item in pair_set.items:
-            file.write(json.dumps(_to_row(item), ensure_ascii=False).encode() + b"\n")
+    write_json(card, folder / CARD)
+    write_json_lines(map(_to_row, pair_set.items), folder / PAIRS)
 
 
 def read_pair_set(folder: Path) -> PairSet:
@@ -132,15 +131,11 @@ def read_pair_set(folder: Path) -> PairSet:
             f"{folder} is no pair set: {', '.join(missing)} not found. Make one with 'vocable evaluate build', or "
             "name the folder of one."
         )
-    card = _parse(str(folder / CARD), (folder / CARD).read_text(encoding="utf-8"))
+    card = json.loads(read_text(folder / CARD))
     utterances = {utterance.id: utterance for utterance in read_manifest(folder / MANIFEST)}
     items, excluded = [], Counter[str]()
-    lines = (folder / PAIRS).read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        row = _parse(f"{folder / PAIRS}, line {number}", line)
-        item = _from_row(folder / PAIRS, number, row)
+    for number, row in read_json_lines(folder / PAIRS):
+        item = _from_row(f"{folder / PAIRS}, line {number}", row)
         if item is None:
             excluded["one half is missing"] += 1
         elif any(segment.speech and segment.speech not in utterances for segment in item.segments):
@@ -205,32 +200,19 @@ def _as(segment: Segment, kind: str, pair_set: PairSet) -> Segment | None:
 
 
 def _to_row(item: PairItem) -> dict[str, Any]:
-    halves = {
-        name: [{"speech": s.speech} if s.speech is not None else {"text": s.text} for s in half]
-        for name, half in (("positive", item.positive), ("negative", item.negative))
-    }
-    return {"id": item.id, **halves, "voice": item.voice, "group": dict(item.group)}
+    row = config_to_dict(item)
+    for half in (row["positive"], row["negative"]):
+        half[:] = [{kind: value for kind, value in segment.items() if value is not None} for segment in half]
+    return row
 
 
-def _from_row(path: Path, number: int, row: Any) -> PairItem | None:
+def _from_row(where: str, row: Any) -> PairItem | None:
     """A pair; None where it lacks a half."""
-    where = f"{path}, line {number}"
     if not isinstance(row, dict) or not isinstance(row.get("id"), str):
         raise ManifestError(f"{where}: a pair is an object with an id, and halves 'positive' and 'negative'.")
     if not row.get("positive") or not row.get("negative"):
         return None
     try:
-        halves = {
-            name: tuple(Segment(speech=part.get("speech"), text=part.get("text")) for part in row[name])
-            for name in ("positive", "negative")
-        }
-        return PairItem(id=row["id"], voice=row.get("voice"), group=row.get("group") or {}, **halves)
-    except (AttributeError, TypeError, ManifestError) as error:
-        raise ManifestError(f"{where}: {error}") from error
-
-
-def _parse(where: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ManifestError(f"{where}: not JSON ({error.msg} at column {error.colno}).") from error
+        return config_from_dict(PairItem, {**row, "group": row.get("group") or {}}, source=where)
+    except ConfigError as error:
+        raise ManifestError(str(error)) from error

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from vocable.assets.cache import cache_folder
 from vocable.devices import best_device
-from vocable.errors import ConfigError
+from vocable.errors import ConfigError, UnknownNameError
 from vocable.evaluation.once import Progress, encode_once, transcribe_once
 from vocable.evaluation.pairs.items import Modalities, PairSet
 from vocable.evaluation.pairs.items import Segment as PairSegment
@@ -26,7 +26,7 @@ from vocable.evaluation.runner import BenchmarkConfig
 from vocable.evaluation.unusable import UnusableError
 from vocable.lm.checkpoint import LMCard, LoadedLM
 from vocable.lm.ngram import NgramLM
-from vocable.lm.rows import Row, RowScore, scored_from
+from vocable.lm.rows import Row, RowScore
 from vocable.lm.scoring import Boundary
 from vocable.lm.spoken import LanguageModel, Segment, load_lm
 from vocable.lm.text_lm import load_text_lm
@@ -39,6 +39,8 @@ from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import load_tokenizer
 from vocable.types import SpeechTokens
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +158,7 @@ class RandomLM:
 
     def row(self, segments: Sequence[Segment], *, boundary: Boundary | None = None, ending_only: bool = False) -> Row:
         """Return a row without content."""
-        return scored_from(torch.zeros(2, dtype=torch.long), 1)
+        return Row(torch.zeros(2, dtype=torch.long), torch.tensor([False, True]))
 
     def score(self, rows: Sequence[Row], **_: Any) -> list[RowScore]:
         """See `LanguageModel`."""
@@ -184,7 +186,19 @@ def load_pair_model(pair_set: PairSet, config: PairsConfig, on_progress: Progres
     config = replace(config, device=best_device(config.device))
     if Path(config.model).is_dir():
         return _load_folder(pair_set, config, on_progress)
-    return look_up("model folder or control", config.model, CONTROLS)(pair_set, config, on_progress)
+    return find_control(config.model, CONTROLS)(pair_set, config, on_progress)
+
+
+def find_control(name: str, controls: Mapping[str, T]) -> T:
+    """Return a control.
+
+    Raises:
+        UnknownNameError: there is none of this name; a folder of a trained model would have been one, too.
+    """
+    try:
+        return look_up("control", name, controls)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{name}: no such folder of a trained model. {error}") from None
 
 
 def _load_folder(pair_set: PairSet, config: PairsConfig, on_progress: Progress | None) -> PairModel:

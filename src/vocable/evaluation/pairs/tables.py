@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vocable.evaluation.bootstrap import bootstrap, bootstrap_mean, bootstrap_strata
+from vocable.evaluation.bootstrap import bootstrap, bootstrap_ratio, bootstrap_strata
 from vocable.evaluation.results import Score, mean_score, score_between
 
 MIN_VOICES = 4
@@ -68,9 +68,8 @@ def accuracy_in_clusters(items: Sequence[Mapping[str, Any]], column: str, cluste
     values = [float(item[column]) for item in items]
     voices = [item.get("voice") for item in items]
     clusters = [item["id"] if item.get(cluster) is None else item[cluster] for item in items]
-    interval = bootstrap_mean(values, clusters)
     score = mean_score(values, better="higher", meaning=f"{meaning}; chance 0.5")
-    low, high = interval or (None, None)
+    low, high = bootstrap_ratio(values, [1.0] * len(values), clusters) or (None, None)
     things = [Said((value,), (voice,)) for value, voice in zip(values, voices)]
     return with_voices(replace(score, low=low, high=high), [things])
 
@@ -87,14 +86,14 @@ def accuracy_by(
     return {name: accuracy(found, f"{meaning}: {name}") for name, found in members.items()}
 
 
-def macro_accuracy(things: Mapping[str, Sequence[Said]], meaning: str, num_resamples: int = NUM_RESAMPLES) -> Score:
+def macro_accuracy(things: Mapping[str, Sequence[Said]], meaning: str) -> Score:
     """Mean over groups of the mean credit of each; the interval draws items within groups, which stay as they are.
 
     With one item in a group its spread is unknown, and there is no interval.
     """
     values = [[said.value for said in found] for found in things.values()]
     means = [sum(found) / len(found) for found in values]
-    value, interval = sum(means) / len(means), bootstrap_strata(values, num_resamples)
+    value, interval = sum(means) / len(means), bootstrap_strata(values, NUM_RESAMPLES)
     meaning = f"{meaning}; chance 0.5"
     score = score_between(value, sum(map(len, values)), interval, better="higher", meaning=meaning)
     return with_voices(score, list(things.values()))

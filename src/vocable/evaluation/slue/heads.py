@@ -16,7 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,19 @@ from torch import Tensor, nn
 
 from vocable.errors import ConfigError
 from vocable.evaluation.slue.labelled_set import SENTIMENTS, Labels
-from vocable.evaluation.slue.metrics import ENTITY_METRICS, SENTIMENT_METRICS, Found, Metric, run_counts
+from vocable.evaluation.slue.metrics import (
+    ENTITY_METRICS,
+    OUTSIDE,
+    SENTIMENT_METRICS,
+    WORD_TAGS,
+    Found,
+    Metric,
+    gold_entities,
+    run_counts,
+    tag_words,
+    tagged_entities,
+)
 from vocable.evaluation.slue.rows import NO_WORD, Example, TaskRow
-from vocable.evaluation.slue.words import OUTSIDE, WORD_TAGS, gold_entities, tag_words, tagged_entities
 from vocable.lm.packed import hidden_states
 from vocable.sequences.packing import token_budget_batches
 from vocable.training.config import TrainingConfig
@@ -37,53 +47,25 @@ from vocable.training.task import Learner, LossSum, Progress, TrainingTask
 Pooling = Literal["mean", "last"]
 
 
-class Task(Protocol):
-    """Sentiment or entities: what to read from a row, and what was meant."""
-
-    name: str
-    """As the field of `Labels`."""
-    classes: tuple[str, ...]
-    metrics: tuple[Metric, ...]
-    """The headline first."""
-
-    def features(self, states: Float[Tensor, "positions dim"], row: TaskRow) -> Float[Tensor, "outputs dim"]:
-        """Return what the linear layer reads: one vector for each output of the row."""
-        ...
-
-    def targets(self, row: TaskRow, labels: Labels) -> Int[Tensor, " outputs"]:
-        """Return the class of each output."""
-        ...
-
-    def predict(self, logits: Float[Tensor, "outputs classes"], row: TaskRow) -> Any:
-        """Return what the outputs say about the utterance."""
-        ...
-
-    def gold(self, labels: Labels) -> Any:
-        """Return what is right, in the form of `predict`."""
-        ...
-
-    def baseline(self, train: Sequence[Labels]) -> tuple[str, Any]:
-        """Return what a system says that does not look at the utterance, and the name of that system."""
-        ...
-
-
 class SentimentTask:
     """One of three sentiments for each row."""
 
     name: str = "sentiment"
+    """As the field of `Labels`."""
     classes: tuple[str, ...] = SENTIMENTS
     metrics: tuple[Metric, ...] = SENTIMENT_METRICS
+    """The headline first."""
 
     def __init__(self, pooling: Pooling = "mean") -> None:
         """Pool the states of all positions of a row (mean), or take the end symbol's, which has seen all (last)."""
         self.pooling: Pooling = pooling
 
     def features(self, states: Float[Tensor, "positions dim"], row: TaskRow) -> Float[Tensor, "outputs dim"]:
-        """See `Task`."""
+        """Return what the linear layer reads: one vector for the row."""
         return states.mean(dim=0, keepdim=True) if self.pooling == "mean" else states[-1:]
 
     def targets(self, row: TaskRow, labels: Labels) -> Int[Tensor, " outputs"]:
-        """See `Task`."""
+        """Return the class of the row."""
         return torch.tensor([self.classes.index(self.gold(labels))])
 
     def predict(self, logits: Float[Tensor, "outputs classes"], row: TaskRow) -> str:
@@ -112,11 +94,11 @@ class EntityTask:
         self.language = language
 
     def features(self, states: Float[Tensor, "positions dim"], row: TaskRow) -> Float[Tensor, "outputs dim"]:
-        """See `Task`."""
+        """Return what the linear layer reads: one vector for each position of a word."""
         return states[(row.words != NO_WORD).to(states.device)]
 
     def targets(self, row: TaskRow, labels: Labels) -> Int[Tensor, " outputs"]:
-        """See `Task`."""
+        """Return the class of each position of a word."""
         tags = tag_words(row.text, row.spans, labels.entities or ())
         ids = torch.tensor([self.classes.index(tag) for tag in tags], dtype=torch.int64)
         return ids[row.words[row.words != NO_WORD]]
@@ -134,6 +116,10 @@ class EntityTask:
     def baseline(self, train: Sequence[Labels]) -> tuple[str, list[Found]]:
         """Return no entity."""
         return "no_entities", []
+
+
+Task = SentimentTask | EntityTask
+"""What to read from a row, and what was meant."""
 
 
 def vote(logits: Float[Tensor, "outputs classes"], words: Int[Tensor, " outputs"], num_words: int) -> list[int | None]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.errors import ConfigError, ManifestError
-from vocable.files import read_text, replace_file
+from vocable.files import read_json_lines, read_text, write_json, write_json_lines
 from vocable.registry import nearest_name
 from vocable.tokens.fingerprint import fingerprint
 from vocable.types import Utterance
@@ -179,11 +179,8 @@ def write_labelled_set(labelled: LabelledSet, folder: Path) -> None:
     card = dict(labelled.card)
     if labelled.excluded:
         card["left_out"] = dict(labelled.excluded)
-    with replace_file(folder / CARD) as file:
-        file.write(json.dumps(card, indent=2, ensure_ascii=False).encode() + b"\n")
-    with replace_file(folder / LABELS) as file:
-        for label in labelled.labels:
-            file.write(json.dumps(_to_row(label), ensure_ascii=False).encode() + b"\n")
+    write_json(card, folder / CARD)
+    write_json_lines(map(_to_row, labelled.labels), folder / LABELS)
 
 
 def read_labelled_set(folder: Path, undecided: str = "neutral", manifest: Path | None = None) -> LabelledSet:
@@ -212,13 +209,11 @@ def read_labelled_set(folder: Path, undecided: str = "neutral", manifest: Path |
     utterances = {utterance.id: utterance for utterance in read_manifest(manifest)}
     excluded: Counter[str] = Counter()
     labels: dict[str, Labels] = {}
-    for number, line in enumerate(read_text(folder / LABELS).splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, row in read_json_lines(folder / LABELS):
         where = f"{folder / LABELS}, line {number}"
         try:
-            label = _from_row(json.loads(line), utterances, undecided)
-        except (json.JSONDecodeError, ManifestError) as error:
+            label = _from_row(row, utterances, undecided)
+        except ManifestError as error:
             raise ManifestError(f"{where}: {error}") from error
         if label.id in labels:
             raise ManifestError(f"{where}: the id {label.id!r} occurs twice.")

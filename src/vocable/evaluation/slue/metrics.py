@@ -1,11 +1,14 @@
 """Scores of SLUE: macro-F1 and recall of sentiments, F1 of entities and of their tags, with bootstrap intervals.
 
+    "Tom sang in New York."   [PERSON 0 3] [PLACE 12 8]   ->   B-PERSON O O B-PLACE I-PLACE   ->   (PLACE, new york)
+
     gold  (PLACE, eu) (WHEN, today) (PLACE, eu)      numbered  (PLACE, eu, 0) (WHEN, today, 0) (PLACE, eu, 1)
     found (PLACE, eu) (PLACE, today)                           (PLACE, eu, 0) (PLACE, today, 0)
     entities: 1 right of 3 gold, 2 found             tags only: 2 right of 3 gold, 2 found
 
 Source: SLUE (Shon et al., 2022, arXiv:2111.10367) and its toolkit: sets of numbered entities are intersected in each
-utterance, and counts are added up over all (micro).
+utterance, and counts are added up over all (micro). A word is tagged when a letter or digit of it lies in an entity,
+so punctuation at a word does not matter.
 """
 
 from __future__ import annotations
@@ -21,10 +24,17 @@ import numpy as np
 from vocable.errors import ConfigError
 from vocable.evaluation.bootstrap import bootstrap
 from vocable.evaluation.metrics.wer import normalise_basic, normalise_english
-from vocable.evaluation.results import Score
-from vocable.evaluation.slue.labelled_set import SENTIMENTS
+from vocable.evaluation.results import Score, score_between
+from vocable.evaluation.slue.labelled_set import SENTIMENTS, TAGS, Entity
+from vocable.sequences.word_slices import word_texts
+from vocable.types import Word
 
 NUM_RESAMPLES = 2000
+OUTSIDE = "O"
+WORD_TAGS = (OUTSIDE, *(f"{place}-{tag}" for tag in TAGS for place in "BI"))
+
+Span = tuple[int, int]
+"""First character of a word, and one past its last."""
 
 
 class Found(NamedTuple):
@@ -135,7 +145,6 @@ def resampled_score(
     statistic: Callable[[np.ndarray], np.ndarray],
     meaning: str,
     seed: int = 0,
-    num_resamples: int = NUM_RESAMPLES,
 ) -> Score:
     """Score one or several runs (seeds) on the same utterances: the mean of their statistics, and its 95 % interval.
 
@@ -147,7 +156,6 @@ def resampled_score(
         statistic: maps sums (..., k) to values (...).
         meaning: for the result.
         seed: of the draws.
-        num_resamples: how often to draw.
 
     Raises:
         ConfigError: there is no run, or no utterance.
@@ -157,16 +165,72 @@ def resampled_score(
         raise ConfigError(f"{len(runs)} runs on {counts.shape[1] if counts.ndim > 1 else 0} utterances: nothing to do.")
     num_items = counts.shape[1]
     value = float(statistic(counts.sum(axis=1)).mean())
-    low, high = bootstrap(
+    interval = bootstrap(
         lambda draws: statistic(np.einsum("ri,sik->rsk", draws, counts, optimize=True)).mean(axis=1),
         num_items,
-        num_resamples,
+        NUM_RESAMPLES,
         seed=seed,
-    ) or (None, None)
-    return Score(value=value, num_items=num_items, low=low, high=high, better="higher", meaning=meaning)
+    )
+    return score_between(value, num_items, interval, better="higher", meaning=meaning)
 
 
 def _by_class(tables: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Right, gold and found of each sentiment, (..., 3) each."""
     square = np.asarray(tables, dtype=float).reshape(*np.shape(tables)[:-1], len(SENTIMENTS), len(SENTIMENTS))
     return np.diagonal(square, axis1=-2, axis2=-1), square.sum(axis=-1), square.sum(axis=-2)
+
+
+def written_spans(text: str) -> tuple[Span, ...]:
+    """Return the words of a text: what stands between blanks."""
+    return tuple(match.span() for match in re.finditer(r"\S+", text))
+
+
+def spoken_spans(text: str, words: Sequence[Word]) -> tuple[Span, ...] | None:
+    """Return where each spoken word stands in the text; None when words and text are not the same."""
+    pieces = word_texts(text, words)
+    if "".join(pieces) != text or not words:
+        return None
+    spans, start = [], 0
+    for piece in pieces:
+        stop = start + len(piece)
+        spans.append((start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())))
+        start = stop
+    return tuple(spans)
+
+
+def tag_words(text: str, spans: Sequence[Span], entities: Sequence[Entity]) -> list[str]:
+    """Return a tag of `WORD_TAGS` for each word; a word in two entities belongs to the first."""
+    tags: list[str] = []
+    before: Entity | None = None
+    for start, stop in spans:
+        inside = next((entity for entity in entities if _shares_letter(text, start, stop, entity)), None)
+        if inside is None:
+            tags.append(OUTSIDE)
+        else:
+            tags.append(f"{'I' if inside is before else 'B'}-{inside.tag}")
+        before = inside
+    return tags
+
+
+def tagged_entities(text: str, spans: Sequence[Span], tags: Sequence[str], language: str = "en") -> list[Found]:
+    """Return the entities that tags say; an I- that continues nothing of its kind begins an entity."""
+    groups: list[tuple[str, list[Span]]] = []
+    before = OUTSIDE
+    for span, tag in zip(spans, tags, strict=True):
+        if tag != OUTSIDE:
+            if tag.startswith("I-") and before[2:] == tag[2:]:
+                groups[-1][1].append(span)
+            else:
+                groups.append((tag[2:], [span]))
+        before = tag
+    return [Found(tag, plain_phrase(text[rows[0][0] : rows[-1][1]], language)) for tag, rows in groups]
+
+
+def gold_entities(text: str, entities: Sequence[Entity], language: str = "en") -> list[Found]:
+    """Return labelled entities in the form in which they are compared."""
+    return [Found(entity.tag, plain_phrase(entity.phrase(text), language)) for entity in entities]
+
+
+def _shares_letter(text: str, start: int, stop: int, entity: Entity) -> bool:
+    first, last = max(start, entity.start), min(stop, entity.start + entity.length)
+    return any(char.isalnum() for char in text[first:last])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.slue.labelled_set import SPLITS, LabelledSet, Labels
-from vocable.evaluation.slue.words import Span, spoken_spans, written_spans
+from vocable.evaluation.slue.metrics import Span, spoken_spans, written_spans
 from vocable.evaluation.unusable import UnusableError
 from vocable.lm.spoken import Segment, SpokenLM
 from vocable.sequences.spans import Modality
