@@ -210,7 +210,7 @@ def test_marked_shards_train_as_unmarked_ones_do(twist, tmp_path):
     recipe, manifest = twist
     quiet = {"report": lambda line: None}
     train(recipe, tmp_path / "run", manifest=manifest, **quiet)
-    tokenize_manifest(manifest, tmp_path / "plain", str(tmp_path / "run" / "tokenizer"), progress=False)
+    tokenize_manifest(manifest, tmp_path / "plain", str(tmp_path / "run" / "tokenizer"))
     assert {utterance.split for utterance, _ in TokenShards(tmp_path / "plain")} == {None}
     train(recipe, tmp_path / "alone", tokens=tmp_path / "plain", tokenizer=tmp_path / "run" / "tokenizer", **quiet)
     losses = [[line["loss"] for line in read_metrics(tmp_path / name / "lm")] for name in ("run", "alone")]

@@ -51,7 +51,7 @@ def speech(tmp_path_factory, make_speechlike):
     manifest = write_speech(folder / "speech", make_speechlike, texts=TEXTS)
     tokenizer = UnitTokenizer.fit(read_manifest(manifest), LOG_MEL_UNITS)
     tokenizer.save_pretrained(folder / "tokenizer")
-    tokenize_manifest(manifest, folder / "tokens", str(folder / "tokenizer"), progress=False)
+    tokenize_manifest(manifest, folder / "tokens", str(folder / "tokenizer"))
     return tokenizer, TokenShards(folder / "tokens"), folder
 
 

@@ -42,7 +42,7 @@ def tokenized(tmp_path_factory, make_speechlike):
     manifest = write_speech(folder / "speech", make_speechlike)
     tokenizer = UnitTokenizer.fit(read_manifest(manifest), LOG_MEL_UNITS)
     tokenizer.save_pretrained(folder / "tokenizer")
-    tokenize_manifest(manifest, folder / "tokens", str(folder / "tokenizer"), progress=False)
+    tokenize_manifest(manifest, folder / "tokens", str(folder / "tokenizer"))
     return tokenizer, TokenShards(folder / "tokens"), folder
 
 
@@ -139,7 +139,7 @@ def test_marks_of_the_manifest_decide_what_is_trained_on(tokenized, config, tmp_
     shards = {}
     for name, utterances in groups.items():
         write_manifest(utterances, tmp_path / f"{name}.jsonl")
-        tokenize_manifest(tmp_path / f"{name}.jsonl", tmp_path / name, str(folder / "tokenizer"), progress=False)
+        tokenize_manifest(tmp_path / f"{name}.jsonl", tmp_path / name, str(folder / "tokenizer"))
         shards[name] = TokenShards(tmp_path / name)
     marked = twist.train(config, shards["marked"], tmp_path / "lm-marked")
     apart = twist.train(config, shards["train"], tmp_path / "lm-apart", shards["valid"])
@@ -211,7 +211,7 @@ def test_generate_command_writes_speech(tmp_path, make_speechlike, monkeypatch, 
     )
     tokenizer = UnitTokenizer.fit(read_manifest(manifest), units)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    tokenize_manifest(manifest, tmp_path / "tokens", str(tmp_path / "tokenizer"), progress=False)
+    tokenize_manifest(manifest, tmp_path / "tokens", str(tmp_path / "tokenizer"))
     config = twist.TwistConfig(
         tokenizer=units,
         lm=UnitLMConfig(text_model=str(save_tiny_lm("opt", tmp_path / "text"))),

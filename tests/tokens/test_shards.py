@@ -64,7 +64,7 @@ def make_tokenizer(seed: int, collapse: bool = True) -> UnitTokenizer:
 
 
 def run(corpus: Path, out: Path, **settings):
-    settings = {"utterances_per_shard": 2, "device": "cpu", "progress": False, "tokenizer": corpus / "units"} | settings
+    settings = {"utterances_per_shard": 2, "device": "cpu", "tokenizer": corpus / "units"} | settings
     manifest, tokenizer = settings.pop("manifest", corpus / "all.jsonl"), str(settings.pop("tokenizer"))
     names = {field.name for field in fields(ShardsConfig)} & set(settings)
     config = ShardsConfig(**{name: settings.pop(name) for name in names})
@@ -153,7 +153,7 @@ UnitTokenizer.encode = slow
 from vocable.systems.from_speech import tokenize_manifest
 from vocable.tokens.shards import ShardsConfig
 config = ShardsConfig(utterances_per_shard=2)
-tokenize_manifest(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[4], config, device="cpu", progress=False)
+tokenize_manifest(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[4], config, device="cpu")
 """
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import vocable
+from vocable.errors import AlignmentError
+from vocable.printing import print_table
+from vocable.progress import progress
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -37,13 +42,11 @@ def align(
         compare: also print how well the result agrees with the words that the manifest has already.
         overwrite: replace an earlier result in the same place.
     """
-    from vocable.audio.manifest import read_manifest
-    from vocable.progress import progress
     from vocable.recognition.opening import open_aligner
     from vocable.recognition.run import align_manifest
     from vocable.recognition.stamps import StampAligner
 
-    utterances = read_manifest(manifest, strict=rules.strict)
+    utterances = vocable.read_manifest(manifest, strict=rules.strict)
     opened = open_aligner(aligner)
     with progress("Aligning", len(utterances)) as advance:
         report = align_manifest(utterances, opened, out, rules, overwrite, on_progress=advance)
@@ -57,7 +60,7 @@ def align(
     if unasked:
         print(f"{len(unasked)} of the aligner's entries belong to no utterance, such as {unasked[0]}")
     if compare:
-        print_agreement(agreement_record(utterances, read_manifest(out)), f"{out} against {manifest}")
+        print_agreement(agreement_record(utterances, vocable.read_manifest(out)), f"{out} against {manifest}")
 
 
 def align_compare(first: Path, second: Path, out: Path | None = None) -> None:
@@ -70,10 +73,9 @@ def align_compare(first: Path, second: Path, out: Path | None = None) -> None:
         second: another one with words of the same utterances.
         out: a file for the numbers, as JSON.
     """
-    from vocable.audio.manifest import read_manifest
     from vocable.files import write_json
 
-    record = agreement_record(read_manifest(first), read_manifest(second))
+    record = agreement_record(vocable.read_manifest(first), vocable.read_manifest(second))
     print_agreement(record, f"{second} against {first}")
     if out is not None:
         write_json(record, out)
@@ -82,7 +84,6 @@ def align_compare(first: Path, second: Path, out: Path | None = None) -> None:
 
 def print_agreement(record: dict[str, Any], compared: str) -> None:
     """Print the agreement of two lists of utterances, with intervals."""
-    from vocable.printing import print_table
 
     def show(values: Sequence[float] | None, is_time: bool) -> str | None:
         shown = [f"{1000 * value:.1f}" if is_time else f"{value:.3f}" for value in values or ()]
@@ -106,7 +107,6 @@ def agreement_record(first: Sequence[Utterance], second: Sequence[Utterance]) ->
     Raises:
         AlignmentError: no utterance has words in both.
     """
-    from vocable.errors import AlignmentError
     from vocable.evaluation.bootstrap import bootstrap_ratio
     from vocable.recognition.agreement import agreement, median_deviation, word_deviations
 

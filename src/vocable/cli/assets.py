@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vocable.errors import AssetError
+from vocable.printing import print_table
+
 
 def list_assets() -> None:
     """Show all assets: licence, size, and whether they are cached.
@@ -12,7 +15,6 @@ def list_assets() -> None:
     """
     from vocable.assets import GROUPS, cache_folder, cached_path
     from vocable.assets import list_assets as all_assets
-    from vocable.printing import print_table
 
     rows = []
     for asset in all_assets():
@@ -40,7 +42,6 @@ def fetch_assets(names: list[str], archives: Path | None = None, force: bool = F
         force: make assets anew although they are cached.
     """
     from vocable.assets import expand_groups, fetch
-    from vocable.errors import AssetError
 
     failures: list[str] = []
     for asset in expand_groups(names):

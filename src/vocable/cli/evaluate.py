@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from vocable.cli.command import Command
 from vocable.cli.settings import Setting, class_value, find_definition, read_parameters
+from vocable.errors import ConfigError
+from vocable.printing import print_table
+from vocable.progress import progress_steps
 
 if TYPE_CHECKING:
     from vocable.evaluation.comparison.compare import CompareConfig, Comparison
@@ -45,7 +48,6 @@ def run(benchmark: type, config: Any, out: Path | None = None, overwrite: bool =
         overwrite: replace an earlier result in the same place.
     """
     from vocable.evaluation.runner import print_result, run_benchmark
-    from vocable.progress import progress_steps
     from vocable.training.logs import quiet_transformers
 
     quiet_transformers()
@@ -93,7 +95,6 @@ def compare(
     """
     from rich.console import Console
 
-    from vocable.errors import ConfigError
     from vocable.evaluation.comparison.compare import compare_results
     from vocable.evaluation.comparison.page import (
         no_sounds,
@@ -123,7 +124,6 @@ def compare(
 
 def _print_differences(comparison: Comparison) -> None:
     from vocable.evaluation.pages import interval, show
-    from vocable.printing import print_table
 
     pair = comparison.models if len(comparison.models) == 2 else None
     title = f"{comparison.benchmark}: {comparison.num_common} common items"

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import vocable
+from vocable.devices import best_device
+from vocable.errors import ConfigError
+
 if TYPE_CHECKING:
     from vocable.lm.generation import GenerationConfig
     from vocable.lm.spoken import Reply, SpokenLM
@@ -88,32 +92,27 @@ def generate(
     """
     from vocable.audio.io import audio_info, read_audio
     from vocable.config import load_config
-    from vocable.devices import best_device
-    from vocable.errors import ConfigError
-    from vocable.lm.generation import GenerationConfig
-    from vocable.lm.spoken import Segment, load_lm
-    from vocable.synthesis.opening import load_synthesizer
     from vocable.training.logs import quiet_transformers
 
     if (audio is None) == (text is None):
         raise ConfigError("Exactly one prompt is needed: --audio FILE or --text TEXT.")
     likeliest = ("temperature=0",) if task == "transcribe" else ()
-    sampling = load_config(GenerationConfig, None, (*likeliest, *overrides))
+    sampling = load_config(vocable.GenerationConfig, None, (*likeliest, *overrides))
     quiet_transformers()
     is_text = task == "transcribe" or (task == "continue" and audio is None)
     target = to or ("text" if is_text else "speech")
-    lm = load_lm(model, tokenizer=tokenizer, device=best_device(device))
+    lm = vocable.load_lm(model, tokenizer=tokenizer, device=best_device(device))
     if audio is None:
-        prompt = Segment(text=text)
+        prompt = vocable.Segment(text=text)
     else:
         length = None if task == "transcribe" else prompt_seconds
         if length is not None and length >= audio_info(audio).duration:
             length = None
         waveform = read_audio(audio, lm.tokenizer.sample_rate, duration=length).waveform
-        prompt = Segment(tokens=lm.tokenizer.encode([waveform])[0])
+        prompt = vocable.Segment(tokens=lm.tokenizer.encode([waveform])[0])
     replies = lm.continue_([[prompt]] * num_samples, sampling, to=target, task=task, max_text_tokens=max_text_tokens)
     if target != "text":
-        lm.tokenizer.synthesizer = load_synthesizer(vocoder, lm.tokenizer, best_device(device))
+        lm.tokenizer.synthesizer = vocable.load_synthesizer(vocoder, lm.tokenizer, best_device(device))
     repeats_prompt = include_prompt and text is None and target == "speech" and task == "continue"
     for index, reply in enumerate(replies):
         path = out if num_samples == 1 else _numbered(out, str(index + 1))
@@ -124,7 +123,6 @@ def _write(lm: SpokenLM, reply: Reply, out: Path, voice: str | Path | None, spok
     """Write the segments of a reply; print its text, and the row as a table where it is mixed."""
     import torch
 
-    from vocable.audio.writing import write_audio
     from vocable.files import write_text
     from vocable.sequences.picture import print_sequence
 
@@ -133,7 +131,7 @@ def _write(lm: SpokenLM, reply: Reply, out: Path, voice: str | Path | None, spok
     for place, tokens in enumerate(speech):
         path = _numbered(out, f"segment{place + 1}") if len(speech) > 1 else out
         whole = tokens if spoken_prompt is None else lm.join(spoken_prompt, tokens)
-        write_audio(path, lm.tokenizer.decode([whole], voice=voice)[0].cpu(), lm.tokenizer.decode_rate)
+        vocable.write_audio(path, lm.tokenizer.decode([whole], voice=voice)[0].cpu(), lm.tokenizer.decode_rate)
         length = f"{reply.seconds:.1f} s of new speech, " if len(speech) == 1 else ""
         print(f"{path}: {length}{tokens.num_frames} units ({why})")
     if reply.text:

@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import vocable
 from vocable.cli.command import Command
+from vocable.errors import AudioFormatError, ManifestError
+from vocable.printing import print_table
+from vocable.progress import progress_steps, track
 
 
 def info(files: list[Path]) -> None:
@@ -18,8 +22,6 @@ def info(files: list[Path]) -> None:
         files: the files; those that cannot be read are listed with the reason, and make the command fail.
     """
     from vocable.audio.io import audio_info
-    from vocable.errors import AudioFormatError
-    from vocable.printing import print_table
 
     rows, problems = [], []
     for path in files:
@@ -50,7 +52,6 @@ def resample(source: Path, out: Path, sample_rate: int = 16_000) -> None:
 
     from vocable.audio.io import audio_info, iterate_audio
     from vocable.audio.writing import write_audio_blocks
-    from vocable.progress import track
 
     block_seconds = 30.0
     num_blocks = math.ceil(audio_info(source).duration / block_seconds)
@@ -71,8 +72,6 @@ def validate(manifest: Path, check_audio: bool = True) -> None:
     from rich.console import Console
 
     from vocable.audio.manifest import validate_manifest
-    from vocable.errors import ManifestError
-    from vocable.printing import print_table
 
     with Console(stderr=True).status(f"checking {manifest}"):
         report = validate_manifest(manifest, check_audio)
@@ -106,11 +105,10 @@ def split(
         test: share to test on.
         by: key of the split: id; text, so that no sentence is on two sides; or speaker, so that no voice is.
     """
-    from vocable.audio.manifest import read_manifest, write_manifest
     from vocable.splits import SPLITS, mark_splits
 
-    divided = mark_splits(read_manifest(manifest), valid, test, by)
-    write_manifest(divided, out)
+    divided = mark_splits(vocable.read_manifest(manifest), valid, test, by)
+    vocable.write_manifest(divided, out)
     for name in SPLITS:
         items = [utterance for utterance in divided if utterance.split == name]
         hours = sum(utterance.duration or 0.0 for utterance in items) / 3600
@@ -126,9 +124,7 @@ def make_manifest(importer: Callable[..., Iterable[Any]], out: Path, strict: boo
         strict: stop at the first bad line or unreadable file; otherwise these are noted in rejected.jsonl and left out.
         settings: what the importer is to read.
     """
-    from vocable.audio.manifest import Rejections, write_manifest
-    from vocable.errors import ManifestError
-    from vocable.progress import track
+    from vocable.audio.manifest import Rejections
 
     rejections, seconds = Rejections(out.parent), 0.0
 
@@ -139,7 +135,7 @@ def make_manifest(importer: Callable[..., Iterable[Any]], out: Path, strict: boo
             yield utterance
 
     try:
-        count = write_manifest(counted(), out)
+        count = vocable.write_manifest(counted(), out)
     except ManifestError as error:
         if not rejections.count:
             raise
@@ -200,7 +196,6 @@ def download(name: Literal["librispeech", "ljspeech"], folder: Path, splits: tup
     """
     from vocable.corpora.librispeech import download_librispeech
     from vocable.corpora.ljspeech import download_ljspeech
-    from vocable.progress import progress_steps
 
     with progress_steps(in_bytes=True) as advance:
         shown = 0

@@ -6,6 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import vocable
+from vocable.errors import ManifestError, OutputError
+from vocable.printing import print_table
+from vocable.progress import progress
+
 if TYPE_CHECKING:
     from vocable.sequences.joint_rows import JointExample
     from vocable.sequences.subwords import SubwordConfig
@@ -45,7 +50,6 @@ def show(
         picture: a .svg or .html file to draw the sequence into.
         overrides: settings of the layout.
     """
-    from vocable.audio.manifest import read_manifest
     from vocable.config import read_overrides
     from vocable.sequences.joint_layouts import JointLayout, make_layout
     from vocable.sequences.joint_vocabulary import joint_vocabulary
@@ -53,9 +57,8 @@ def show(
     from vocable.sequences.picture import print_sequence, write_picture
     from vocable.sequences.subwords import UnitSubwords
     from vocable.sequences.text_tokenizers import load_text_tokenizer
-    from vocable.tokens.shards import TokenShards
 
-    shards = TokenShards(tokens).stream(stream)
+    shards = vocable.TokenShards(tokens).stream(stream)
     pieces = None
     if subwords is not None:
         pieces = UnitSubwords.load(subwords)
@@ -64,7 +67,7 @@ def show(
     vocabulary = joint_vocabulary(reader, pieces or shards.streams[0].codebook_size)
     changed = change_layout(make_layout(layout, vocabulary, seed=seed), read_overrides(overrides))
     assert isinstance(changed, JointLayout)
-    example = _find_example(read_manifest(manifest, check_audio=False), shards, id)
+    example = _find_example(vocable.read_manifest(manifest, check_audio=False), shards, id)
     sequence = changed.bind(reader, pieces).build_sequence(example, epoch=epoch)
     title = f"{example.id}: {layout}, epoch {epoch}, seed {seed}, {len(sequence.token_ids)} tokens"
     print_sequence(sequence, vocabulary, example.frame_rate, title)
@@ -83,10 +86,9 @@ def leakage(train: Path, test: Path, min_text_words: int = 1) -> None:
         test: the manifest that it is tested on.
         min_text_words: fewest words of a text that is compared.
     """
-    from vocable.audio.manifest import read_manifest
     from vocable.sequences.leakage import check_leakage
 
-    sets = [read_manifest(path, check_audio=False) for path in (train, test)]
+    sets = [vocable.read_manifest(path, check_audio=False) for path in (train, test)]
     report = check_leakage(*sets, min_text_words=min_text_words)
     for kind, count in report.unknown.items():
         if count:
@@ -109,14 +111,11 @@ def fit_subwords(
         stream: name of the stream to learn from, where the tokens have several.
         overwrite: replace an earlier result in the same place.
     """
-    from vocable.errors import OutputError
-    from vocable.progress import progress
     from vocable.sequences.subwords import CARD_NAME, UnitSubwords
-    from vocable.tokens.shards import TokenShards
 
     if (out / CARD_NAME).exists() and not overwrite:
         raise OutputError(f"{out}: holds subwords already. Give another folder, or --overwrite.")
-    shards = TokenShards(tokens).stream(stream)
+    shards = vocable.TokenShards(tokens).stream(stream)
     with progress("Reading units", len(shards)) as advance:
         subwords = UnitSubwords.fit(shards, shards.card, learning, on_utterance=lambda _: advance(1))
     subwords.save(out)
@@ -140,15 +139,12 @@ def rate(subwords: Path, tokens: Path, text_tokenizer: str | None = None, out: P
         out: a JSON file for the numbers.
     """
     from vocable.files import write_json
-    from vocable.printing import print_table
-    from vocable.progress import progress
     from vocable.sequences.subword_rate import measure_rate
     from vocable.sequences.subwords import UnitSubwords
     from vocable.sequences.text_tokenizers import load_text_tokenizer
-    from vocable.tokens.shards import TokenShards
 
     pieces = UnitSubwords.load(subwords)
-    shards = TokenShards(tokens).matching(pieces.card.tokenizer_fingerprint)
+    shards = vocable.TokenShards(tokens).matching(pieces.card.tokenizer_fingerprint)
     pieces.check(shards.fingerprint, f"the shard folder {tokens}")
     count = None
     if text_tokenizer is not None:
@@ -178,7 +174,6 @@ def rate(subwords: Path, tokens: Path, text_tokenizer: str | None = None, out: P
 
 
 def _find_example(utterances: Iterable[Utterance], shards: TokenShards, id: str | None) -> JointExample:
-    from vocable.errors import ManifestError
     from vocable.sequences.joint_rows import JointExample
 
     known = {utterance.id: utterance for utterance in utterances}

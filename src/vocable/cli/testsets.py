@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import vocable
+from vocable.errors import ConfigError, OutputError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -154,8 +157,6 @@ def build_stories(
             both, or topic where stories have no wrong ending.
         strict: stop at the first bad line; otherwise it is left out.
     """
-    from vocable.audio.manifest import read_manifest
-    from vocable.errors import ConfigError
     from vocable.evaluation.pairs import write_pair_set
     from vocable.testsets.recorded_stories import cut_stories
     from vocable.testsets.speak import check_folder
@@ -171,7 +172,7 @@ def build_stories(
         if named:
             raise ConfigError(f"Topic pairs are cut from --recordings as they are: leave out {named}.")
         card = {"name": "topic pairs cut from recordings", "recordings": recordings.name, "texts": asdict(cutting)}
-        pair_set = replace(cut_stories(read_manifest(recordings, strict), cutting), card=card)
+        pair_set = replace(cut_stories(vocable.read_manifest(recordings, strict), cutting), card=card)
         write_pair_set(pair_set, spoken.out)
         _print_set(pair_set, spoken.out)
         return
@@ -213,13 +214,12 @@ def build_consistency(
         num_processes: processes that work at once.
         strict: stop at the first bad line; otherwise it is left out.
     """
-    from vocable.audio.manifest import read_manifest
     from vocable.testsets import consistency
 
     if noise is not None:
         cutting = replace(cutting, noise_files=tuple(_noise_files(noise)))
     card = {"name": "consistency of recordings", "recordings": manifest.name, "seed": cutting.seed}
-    utterances = read_manifest(manifest, strict)
+    utterances = vocable.read_manifest(manifest, strict)
     pair_set = consistency.build_consistency(utterances, out, cutting, card, num_processes, "Cutting recordings")
     _print_set(pair_set, out)
 
@@ -252,7 +252,6 @@ def build_labelled(
         seed: seed of the sentences.
         num_processes: processes that work at once.
     """
-    from vocable.errors import ConfigError
     from vocable.testsets.hibari_tts import VOICES
     from vocable.testsets.labelled_maker import describe, make_labelled_texts
     from vocable.testsets.labelled_speech import LabelledVoices, speak_labelled
@@ -290,7 +289,6 @@ def build_slue(
         undecided: what becomes of mixed sentiment and of disagreement: Neutral, or left out.
         strict: stop at the first bad line or unreadable file; otherwise these are left out, and counted.
     """
-    from vocable.errors import OutputError
     from vocable.evaluation.slue.labelled_set import LABELS, write_labelled_set
     from vocable.evaluation.slue.published import read_published
 
@@ -327,7 +325,6 @@ def read_aloud(
     import torch
     from rich.console import Console
 
-    import vocable.quickstart
     from vocable.testsets import hibari_tts
     from vocable.testsets.speak import open_synthesizer
     from vocable.testsets.spoken_stories import VOICES, build_spoken_stories, plan_recordings, read_stories
@@ -336,7 +333,7 @@ def read_aloud(
     if speaker.synthesizer == "hibari" and stories.voices == VOICES:
         stories = replace(stories, voices=hibari_tts.VOICES)
     stories = stories.settle(text)
-    found = read_stories(text or Path(vocable.quickstart.__file__).parent / "speech" / "stories.txt")
+    found = read_stories(text or Path(vocable.__file__).parent / "quickstart" / "speech" / "stories.txt")
     torch.set_num_threads(num_threads)
     synthesizer = open_synthesizer(speaker, num_threads)
     with Console().status(f"{len(plan_recordings(found, stories))} recordings") as status:
@@ -396,7 +393,6 @@ def _print_set(pair_set: PairSet, out: Path) -> None:
 
 
 def _noise_files(folder: Path) -> list[str]:
-    from vocable.errors import ConfigError
 
     files = [str(path) for path in sorted(Path(folder).glob("*")) if path.suffix.lower() in (".wav", ".flac", ".ogg")]
     if len(files) < 2:

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import vocable
 from vocable.cli.command import Command
+from vocable.devices import best_device
+from vocable.errors import AudioFormatError, VocableError
+from vocable.printing import print_table
 
 if TYPE_CHECKING:
-    from vocable.tokens.shards import ShardsConfig
-    from vocable.tokens.unit_tokenizer import UnitTokenizerConfig
+    from vocable.systems.from_speech import TokenizeSummary
+    from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 
 
-def fit(
-    manifest: Path,
-    out: Path,
-    tokenizer: UnitTokenizerConfig,
-    device: str | None = None,
-    strict: bool = False,
-    work_folder: Path | None = None,
-) -> None:
-    """Fit a unit tokenizer (encoder and k-means codebook) on the speech of a manifest.
-
-    vocable tokenizer fit dev.jsonl units --encoder openai/whisper-tiny.en --layer 2 --clusters 100
-    vocable tokenizer fit dev.jsonl units kmeans.max_iterations=50
+def fit(fit_units: Callable[..., UnitTokenizer], out: Path, **settings: Any) -> None:
+    """Fit a tokenizer, and say where it is.
 
     Args:
-        manifest: manifest of the speech (JSONL).
+        fit_units: a function that fits and saves it.
         out: folder for the tokenizer.
-        tokenizer: what is fitted.
-        device: where to compute, such as cpu or cuda:0. Without it, a GPU if there is one.
-        strict: stop at the first bad line or unreadable file; otherwise these are noted in rejected.jsonl and left out.
-        work_folder: folder for the features, 4 bytes a value. Without it, the system's temporary folder.
+        settings: what it is fitted on, and how.
     """
-    from vocable.systems.from_speech import fit_units
-
-    fitted = fit_units(manifest, out, tokenizer, device, strict, work_folder)
-    print(f"Tokenizer {fitted.fingerprint} is in {out}")
+    print(f"Tokenizer {fit_units(out=out, **settings).fingerprint} is in {out}")
 
 
 def show_card(folder: str) -> None:
@@ -48,7 +37,6 @@ def show_card(folder: str) -> None:
         folder: folder of the tokenizer, or its name on the Hugging Face hub.
     """
     from vocable.files import flatten
-    from vocable.printing import print_table
     from vocable.tokens.streams import streams_of_card
     from vocable.tokens.tokenizer import read_card
 
@@ -76,15 +64,10 @@ def verify(
     from rich.console import Console
 
     from vocable.audio.io import read_clip
-    from vocable.audio.manifest import read_manifest
-    from vocable.devices import best_device
-    from vocable.errors import AudioFormatError, VocableError
-    from vocable.printing import print_table
     from vocable.tokens.agreement import measure_batchings
-    from vocable.tokens.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(folder, best_device(device))
-    utterances = read_manifest(manifest, strict=strict)
+    tokenizer = vocable.load_tokenizer(folder, best_device(device))
+    utterances = vocable.read_manifest(manifest, strict=strict)
     step = max(len(utterances) // num_utterances, 1)
     clips = []
     for utterance in utterances[::step][:num_utterances]:
@@ -131,30 +114,15 @@ def import_kmeans(file: Path, out: Path, tokenizer: UnitTokenizerConfig, device:
     )
 
 
-def tokenize(
-    manifest: Path,
-    out: Path,
-    tokenizer: str,
-    shards: ShardsConfig,
-    processes: int = 1,
-    device: str | None = None,
-) -> None:
-    """Turn every recording of a manifest into speech tokens, in Parquet shards; run again to go on after a stop.
-
-    vocable tokenize dev.jsonl tokens --tokenizer units
+def tokenize(tokenize_manifest: Callable[..., TokenizeSummary], out: Path, **settings: Any) -> None:
+    """Tokenize a manifest, and say what came of it.
 
     Args:
-        manifest: manifest of the speech (JSONL).
+        tokenize_manifest: a function that writes token shards.
         out: folder for the shards.
-        tokenizer: folder of the tokenizer, or its name on the Hugging Face hub. Make one: vocable tokenizer fit
-            MANIFEST FOLDER
-        shards: what a shard holds.
-        processes: processes that encode, each with its own tokenizer.
-        device: where to compute, such as cpu or cuda:0. Without it, a GPU if there is one.
+        settings: the manifest, the tokenizer, and how they are divided.
     """
-    from vocable.systems.from_speech import tokenize_manifest
-
-    summary = tokenize_manifest(manifest, out, tokenizer, shards, processes, device)
+    summary = tokenize_manifest(out=out, **settings)
     if summary.num_shards_before:
         print(f"{summary.num_shards_before} of {summary.num_shards} shards were there already.")
     if summary.num_rejected:
@@ -170,9 +138,9 @@ def tokenize(
 ENCODER = {"encoder": "encoder.name", "layer": "encoder.layer"}
 FITTING = {**ENCODER, "clusters": "kmeans.num_clusters", "hours": "fit_hours"}
 COMMANDS = {
-    "tokenizer fit MANIFEST OUT": Command(fit, short=FITTING),
+    "tokenizer fit MANIFEST OUT": Command("vocable.systems.from_speech:fit_units", short=FITTING, through=fit),
     "tokenizer card FOLDER": show_card,
     "tokenizer verify FOLDER MANIFEST": verify,
-    "tokenize MANIFEST OUT": tokenize,
+    "tokenize MANIFEST OUT": Command("vocable.systems.from_speech:tokenize_manifest", through=tokenize),
     "tokenizer import-kmeans FILE OUT": Command(import_kmeans, short=ENCODER),
 }

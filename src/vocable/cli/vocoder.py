@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import vocable
+from vocable.errors import ConfigError
+from vocable.progress import track
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -53,21 +57,18 @@ def train(
     import operator
 
     from vocable.config import load_config
-    from vocable.errors import ConfigError
     from vocable.synthesis.vocoder import UnitVocoder
     from vocable.tokens.fingerprint import check_fingerprint
-    from vocable.tokens.shards import TokenShards
-    from vocable.tokens.tokenizer import load_tokenizer
     from vocable.training.vocoder import VocoderRecipe, train_vocoder
     from vocable.training.vocoder_data import voices_by_speech
 
-    units = load_tokenizer(tokenizer).stream(stream)
+    units = vocable.load_tokenizer(tokenizer).stream(stream)
     (read,) = units.streams
     if read.rate is None:
         raise ConfigError(f"The tokens of {tokenizer} follow words, not frames; this vocoder reads frames.")
     groups = []
     for source in (manifest, *also):
-        shards = TokenShards(_tokenized(source, out, tokenizer, num_processes)).stream(stream)
+        shards = vocable.TokenShards(_tokenized(source, out, tokenizer, num_processes)).stream(stream)
         name = f"the token shards {shards.folder}"
         check_fingerprint(units.fingerprint, shards.fingerprint, f"The tokenizer {tokenizer}", name)
         groups.append(shards)
@@ -114,12 +115,10 @@ def synthesize(tokens: Path, out: Path, vocoder: Path, speaking: SpeakingConfig)
         vocoder: folder of the vocoder.
         speaking: how tokens are spoken.
     """
-    from vocable.synthesis.opening import load_synthesizer
     from vocable.tokens.fingerprint import check_fingerprint
-    from vocable.tokens.shards import TokenShards
 
-    speaker = load_synthesizer(vocoder)
-    shards = TokenShards(tokens).matching(speaker.tokenizer_fingerprint)
+    speaker = vocable.load_synthesizer(vocoder)
+    shards = vocable.TokenShards(tokens).matching(speaker.tokenizer_fingerprint)
     if speaker.tokenizer_fingerprint is not None:
         check_fingerprint(speaker.tokenizer_fingerprint, shards.fingerprint, "The vocoder", f"the tokens {tokens}")
     spoken = ((item, speaker.synthesize([_timed(row, speaking)], speaking.voice)[0]) for item, row in shards)
@@ -140,13 +139,12 @@ def resynthesize(audio: Path, out: Path, tokenizer: str, speaking: SpeakingConfi
             Vocable.
     """
     from vocable.audio.io import read_clip
-    from vocable.audio.manifest import read_manifest
     from vocable.synthesis.opening import attach_synthesizer
-    from vocable.tokens.tokenizer import load_tokenizer
-    from vocable.types import Utterance
 
-    utterances = read_manifest(audio) if audio.suffix == ".jsonl" else [Utterance(id=audio.stem, audio=audio)]
-    units = attach_synthesizer(load_tokenizer(tokenizer), vocoder)
+    utterances = (
+        vocable.read_manifest(audio) if audio.suffix == ".jsonl" else [vocable.Utterance(id=audio.stem, audio=audio)]
+    )
+    units = attach_synthesizer(vocable.load_tokenizer(tokenizer), vocoder)
 
     def spoken() -> Iterable[tuple[Utterance, Tensor]]:
         for utterance in utterances:
@@ -175,8 +173,6 @@ def _weights(groups: Sequence[TokenRows], main_share: float | None) -> np.ndarra
     """Weights by which `main_share` of all training frames come from the first group; None for equal ones."""
     import numpy as np
 
-    from vocable.errors import ConfigError
-
     if main_share is None or len(groups) == 1:
         return None
     if not 0 < main_share < 1:
@@ -190,12 +186,10 @@ def _timed(tokens: SpeechTokens, config: SpeakingConfig) -> SpeechTokens:
     """Return the tokens, without their durations if the vocoder is to predict them."""
     import torch
 
-    from vocable.types import SpeechTokens
-
     def one_column_a_run(one: SpeechTokens) -> SpeechTokens:
         if one.durations is not None:
             return one.without_durations()
-        return SpeechTokens(codes=torch.unique_consecutive(one.codes, dim=1))
+        return vocable.SpeechTokens(codes=torch.unique_consecutive(one.codes, dim=1))
 
     return tokens.map_streams(one_column_a_run) if config.predict_durations else tokens
 
@@ -208,21 +202,17 @@ def _write_all(
     import itertools
     from urllib.parse import quote
 
-    from vocable.audio.manifest import write_manifest
-    from vocable.audio.writing import write_audio
-    from vocable.progress import track
-
     total = available if config.limit is None else min(config.limit, available)
     out.mkdir(parents=True, exist_ok=True)
     written, seconds = [], 0.0
     for utterance, waveform in track(itertools.islice(spoken, total), "Speaking", total):
         path = out / f"{quote(utterance.id, safe=' ')[:200]}.wav"
-        write_audio(path, waveform, sample_rate)
+        vocable.write_audio(path, waveform, sample_rate)
         seconds += len(waveform) / sample_rate
         changed = {"audio": path, "start": 0.0, "duration": len(waveform) / sample_rate, "words": None}
         changed |= {"speaker": str(config.voice)} if config.voice else {}
         written.append(dataclasses.replace(utterance, **changed))
-    write_manifest(written, out / "manifest.jsonl")
+    vocable.write_manifest(written, out / "manifest.jsonl")
     print(f"{out / 'manifest.jsonl'}: {len(written)} utterances, {seconds:.1f} s of speech")
 
 

@@ -38,12 +38,25 @@ class TokenizeSummary(NamedTuple):
 def fit_units(
     manifest: Path,
     out: Path,
-    settings: UnitTokenizerConfig,
+    tokenizer: UnitTokenizerConfig,
     device: str | None = None,
     strict: bool = False,
     work_folder: Path | None = None,
 ) -> UnitTokenizer:
-    """Fit a unit tokenizer on all of a manifest but what it marks as held out, save it, and print how the fit went.
+    """Fit a unit tokenizer (encoder and k-means codebook) on the speech of a manifest, and print how the fit went.
+
+    What the manifest marks as held out is left out.
+
+    vocable tokenizer fit dev.jsonl units --encoder openai/whisper-tiny.en --layer 2 --clusters 100
+    vocable tokenizer fit dev.jsonl units kmeans.max_iterations=50
+
+    Args:
+        manifest: manifest of the speech (JSONL).
+        out: folder for the tokenizer.
+        tokenizer: what is fitted.
+        device: where to compute, such as cpu or cuda:0. Without it, a GPU if there is one.
+        strict: stop at the first bad line or unreadable file; otherwise these are noted in rejected.jsonl and left out.
+        work_folder: folder for the features, 4 bytes a value. Without it, the system's temporary folder.
 
     Raises:
         ManifestError: all utterances are held out.
@@ -51,22 +64,22 @@ def fit_units(
     rejections = Rejections(out)
     utterances = training_items(read_manifest(manifest, strict=strict, rejections=rejections))
     with progress_bars("Features", "K-means") as (extracting, clustering):
-        tokenizer = UnitTokenizer.fit(
+        fitted = UnitTokenizer.fit(
             utterances,
-            settings,
+            tokenizer,
             device=best_device(device),
             rejections=rejections,
             strict=strict,
             work_folder=work_folder,
             on_utterance=lambda _: extracting(1, len(utterances)),
-            on_pass=lambda number, distance: clustering(1, settings.kmeans.max_iterations + 1),
+            on_pass=lambda number, distance: clustering(1, tokenizer.kmeans.max_iterations + 1),
         )
-    tokenizer.save_pretrained(out)
-    if tokenizer.report is not None:
-        tokenizer.report.print(settings.kmeans.num_clusters)
+    fitted.save_pretrained(out)
+    if fitted.report is not None:
+        fitted.report.print(tokenizer.kmeans.num_clusters)
     if rejections.count:
         print(f"{rejections.count} utterances were left out; the reasons are in {rejections.path}")
-    return tokenizer
+    return fitted
 
 
 def tokenize_manifest(
@@ -76,13 +89,21 @@ def tokenize_manifest(
     config: ShardsConfig | None = None,
     processes: int = 1,
     device: str | None = None,
-    progress: bool = True,
     mark: Callable[[Sequence[Utterance]], list[Utterance]] = list,
 ) -> TokenizeSummary:
-    """Encode every utterance of a manifest into Parquet shards in `out`; a killed run goes on where it stopped.
+    """Turn every recording of a manifest into speech tokens, in Parquet shards; run again to go on after a stop.
 
-    `progress=False` shows no bar, and `mark` may write into the shards who is held out. Without a config, its defaults
-    count; without a device, a GPU if there is one. Unreadable audio is noted in <out>/rejected.jsonl.
+    vocable tokenize dev.jsonl tokens --tokenizer units
+
+    Args:
+        manifest: manifest of the speech (JSONL).
+        out: folder for the shards.
+        tokenizer: folder of the tokenizer, or its name on the Hugging Face hub. Make one: vocable tokenizer fit
+            MANIFEST FOLDER
+        config: how the manifest is divided; None takes the defaults.
+        processes: processes that encode, each with its own tokenizer.
+        device: where to compute, such as cpu or cuda:0. Without it, a GPU if there is one.
+        mark: writes into utterances who is held out.
 
     Raises:
         OutputError: `out` belongs to another run or is in use, or the disk is full; finished shards stay.
@@ -107,8 +128,7 @@ def tokenize_manifest(
             note(result)
         started = time.perf_counter()
         write = functools.partial(write_token_shard, tokenizer=tokenizer, device=best_device(device))
-        bar = "tokenize" if progress else ""
-        new = run_jobs(write, left, num_processes=processes, description=bar, on_result=note)
+        new = run_jobs(write, left, num_processes=processes, description="tokenize", on_result=note)
         wall_seconds = time.perf_counter() - started
     return TokenizeSummary(
         num_utterances=sum(result.num_utterances for result in [*before, *new]),
