@@ -8,14 +8,15 @@ end names it. Jobs that write files (one file each, renamed when whole) can then
 
 from __future__ import annotations
 
-import contextlib
+import concurrent.futures
 import multiprocessing
 import multiprocessing.connection
-import multiprocessing.process
 import os
 import pickle
+import queue
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -32,7 +33,6 @@ class JobsFailedError(VocableError, RuntimeError):
 
 
 class _Failure(NamedTuple):
-    job: Any
     reason: str
 
 
@@ -62,122 +62,100 @@ def run_jobs(
     """
     if num_processes < 1:
         raise ConfigError(f"num_processes is {num_processes}; it must be at least 1.")
-    results: dict[int, Result] = {}
+    failures: list[str] = []
     with progress(description, len(jobs)) as advance:
 
-        def finished(index: int, result: Result | None, failed: bool = False) -> None:
+        def finished(job: Job, outcome: Any) -> Any:
             advance(1)
-            if not failed:
-                results[index] = result  # type: ignore[assignment]  # a result, unless the job failed
-                if on_result is not None:
-                    on_result(results[index])
+            if isinstance(outcome, _Failure):
+                failures.append(f"{job}: {outcome.reason}")
+            elif on_result is not None:
+                on_result(outcome)
+            return outcome
 
         if min(num_processes, len(jobs)) <= 1:
-            failures = _run_here(function, jobs, finished)
+            results = [finished(job, _attempt(function, job)) for job in jobs]
         else:
-            failures = _Pool(function, jobs, min(num_processes, len(jobs)), finished).run()
+            results = _run_in_processes(function, jobs, min(num_processes, len(jobs)), finished)
     if failures:
-        listed = "\n".join(f"  {failure.job}: {failure.reason}" for failure in failures[:10])
+        listed = "\n".join(f"  {failure}" for failure in failures[:10])
         more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
         raise JobsFailedError(
             f"{len(failures)} of {len(jobs)} jobs failed, the others are finished:\n{listed}{more}\n"
             "Run the same command again to do only these."
         )
-    return [results[index] for index in range(len(jobs))]
+    return results
 
 
-def _run_here(function: Callable[[Any], Any], jobs: Sequence[Any], finished: Callable[..., None]) -> list[_Failure]:
-    failures = []
-    for index, job in enumerate(jobs):
-        try:
-            result = function(job)
-        except VocableError:
-            raise
-        except Exception as error:
-            failures.append(_Failure(job, _last_lines(error)))
-            finished(index, None, failed=True)
-        else:
-            finished(index, result)
-    return failures
+def _attempt(function: Callable[[Any], Any], job: Any) -> Any:
+    """Return the result, or what is wrong where our own errors, which are the user's to mend, are not raised."""
+    try:
+        return function(job)
+    except VocableError:
+        raise
+    except Exception as error:
+        return _Failure(_last_lines(error))
 
 
-class _Worker(NamedTuple):
-    process: multiprocessing.process.BaseProcess
-    pipe: multiprocessing.connection.Connection
+def _run_in_processes(
+    function: Callable[[Any], Any], jobs: Sequence[Any], num_processes: int, finished: Callable[[Any, Any], Any]
+) -> list[Any]:
+    """Let each of some threads have a process of its own, which does one job at a time and is replaced when it dies.
 
-
-class _Pool:
-    """Processes that are given one job at a time; one that dies is replaced.
-
-    concurrent.futures will not do: when one process dies it gives up all jobs, and does not say whose process it was.
+    concurrent.futures alone will not do: when one process dies it gives up all jobs, and does not say whose it was.
     """
+    threads = max(_num_cores() // num_processes, 1)
+    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    started: list[_Worker] = []
+    stopped = threading.Event()
 
-    def __init__(self, function: Callable, jobs: Sequence[Any], num_processes: int, finished: Callable[..., None]):
-        # spawn: torch's threads and CUDA do not survive a fork
-        self._context = multiprocessing.get_context("spawn")
-        self._function = pickle.dumps(function)
-        self._jobs, self._finished = jobs, finished
-        self._num_processes = num_processes
-        self._waiting = list(range(len(jobs)))[::-1]
-        self._running: dict[int, tuple[_Worker, int]] = {}  # by the sentinel of the process: worker, index of its job
-        self._failures: list[_Failure] = []
-        self._user_error: VocableError | None = None
-
-    def run(self) -> list[_Failure]:
+    def do(job: Any) -> Any:
+        if stopped.is_set():
+            raise concurrent.futures.CancelledError  # nothing new is begun after an error of the user's
         try:
-            for _ in range(self._num_processes):
-                self._hand_out(self._start())
-            while self._running:
-                sentinels: dict[Any, int] = {sentinel: sentinel for sentinel in self._running}
-                sentinels |= {worker.pipe: sentinel for sentinel, (worker, _) in self._running.items()}
-                for ready in multiprocessing.connection.wait(list(sentinels)):
-                    sentinel = sentinels[ready]
-                    if sentinel in self._running:  # pipe and sentinel may both be ready
-                        self._attend_to(*self._running.pop(sentinel))
+            worker = idle.get_nowait()
+        except queue.Empty:
+            worker = _Worker(function, threads)
+            started.append(worker)
+        outcome = worker.do(job)
+        if worker.process.is_alive():
+            idle.put(worker)
+        if isinstance(outcome, VocableError):
+            stopped.set()
+            raise outcome
+        return outcome
+
+    with concurrent.futures.ThreadPoolExecutor(num_processes) as pool:
+        try:
+            futures = {pool.submit(do, job): job for job in jobs}
+            for future in concurrent.futures.as_completed(futures):
+                if future.exception() is None:
+                    finished(futures[future], future.result())
+            return [future.result() for future in futures]
         finally:
-            for worker, _ in self._running.values():
+            stopped.set()
+            for worker in started:
                 worker.process.terminate()
-        if self._user_error is not None:
-            raise self._user_error
-        return self._failures
 
-    def _start(self) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        threads = max(_num_cores() // self._num_processes, 1)
-        process = self._context.Process(target=_work, args=(theirs, self._function, threads), daemon=True)
-        process.start()
+
+class _Worker:
+    """Another process, and the pipe to it."""
+
+    def __init__(self, function: Callable[[Any], Any], num_threads: int) -> None:
+        context = multiprocessing.get_context("spawn")  # torch's threads and CUDA do not survive a fork
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, pickle.dumps(function), num_threads), daemon=True)
+        self.process.start()
         theirs.close()
-        return _Worker(process, ours)
 
-    def _hand_out(self, worker: _Worker) -> None:
-        if not self._waiting or self._user_error is not None:
-            worker.pipe.close()  # the worker reads the end and leaves
-            worker.process.join()
-            return
-        index = self._waiting.pop()
-        self._running[worker.process.sentinel] = (worker, index)
-        with contextlib.suppress(OSError):  # if it died just now, its sentinel says so
-            worker.pipe.send(self._jobs[index])
-
-    def _attend_to(self, worker: _Worker, index: int) -> None:
+    def do(self, job: Any) -> Any:
+        """Return the result, an error of ours, or a failure."""
         try:
-            kind, payload = worker.pipe.recv()
+            self.pipe.send(job)
+            return self.pipe.recv()
         except (EOFError, OSError):
-            worker.process.join()
-            self._failures.append(_Failure(self._jobs[index], _how_it_died(worker.process.exitcode)))
-            self._finished(index, None, failed=True)
-            if self._waiting and self._user_error is None:
-                self._hand_out(self._start())
-            return
-        if kind == "result":
-            self._finished(index, payload)
-        else:
-            self._finished(index, None, failed=True)
-            if kind == "user error":
-                self._user_error = payload
-            else:
-                self._failures.append(_Failure(self._jobs[index], payload))
-        self._hand_out(worker)
+            self.process.join()
+            return _Failure(_how_it_died(self.process.exitcode))
 
 
 def _work(pipe: multiprocessing.connection.Connection, pickled_function: bytes, num_threads: int) -> None:
@@ -196,15 +174,13 @@ def _work(pipe: multiprocessing.connection.Connection, pickled_function: bytes, 
                 function = pickle.loads(pickled_function)
                 if "torch" in sys.modules:
                     sys.modules["torch"].set_num_threads(num_threads)
-            message = ("result", function(job))
-        except VocableError as error:
-            message = ("user error", error)
-        except Exception as error:
-            message = ("failure", _last_lines(error))
+            outcome = _attempt(function, job)
+        except Exception as error:  # of ours, or of what comes with the function
+            outcome = error if isinstance(error, VocableError) else _Failure(_last_lines(error))
         try:
-            pipe.send(message)
+            pipe.send(outcome)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
-            pipe.send(("failure", f"what the job returned or raised cannot be sent back: {error}"))
+            pipe.send(_Failure(f"what the job returned or raised cannot be sent back: {error}"))
         except OSError:
             return  # the parent is gone
 
