@@ -15,59 +15,41 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from vocable.audio.io import read_audio
-    from vocable.audio.manifest import read_manifest, write_manifest
-    from vocable.audio.writing import write_audio
-    from vocable.evaluation.runner import evaluate
-    from vocable.lm.generation import GenerationConfig
-    from vocable.lm.spoken import load_lm
-    from vocable.sequences.joint_rows import Segment
-    from vocable.synthesis.opening import load_synthesizer
-    from vocable.systems import train
-    from vocable.tokens.shards import TokenShards
-    from vocable.tokens.tokenizer import load_tokenizer
-    from vocable.types import Clip, SpeechTokens, Stream, Utterance, Word
+    from vocable.audio.io import read_audio as read_audio
+    from vocable.audio.manifest import read_manifest as read_manifest
+    from vocable.audio.manifest import write_manifest as write_manifest
+    from vocable.audio.writing import write_audio as write_audio
+    from vocable.evaluation.runner import evaluate as evaluate
+    from vocable.lm.generation import GenerationConfig as GenerationConfig
+    from vocable.lm.spoken import load_lm as load_lm
+    from vocable.sequences.joint_rows import Segment as Segment
+    from vocable.synthesis.opening import load_synthesizer as load_synthesizer
+    from vocable.systems import train as train
+    from vocable.tokens.shards import TokenShards as TokenShards
+    from vocable.tokens.tokenizer import load_tokenizer as load_tokenizer
+    from vocable.types import Clip as Clip
+    from vocable.types import SpeechTokens as SpeechTokens
+    from vocable.types import Stream as Stream
+    from vocable.types import Utterance as Utterance
+    from vocable.types import Word as Word
 
-_HOMES = {
-    "Clip": "vocable.types",
-    "GenerationConfig": "vocable.lm.generation",
-    "Segment": "vocable.sequences.joint_rows",
-    "SpeechTokens": "vocable.types",
-    "Stream": "vocable.types",
-    "TokenShards": "vocable.tokens.shards",
-    "Utterance": "vocable.types",
-    "Word": "vocable.types",
-    "evaluate": "vocable.evaluation.runner",
-    "load_lm": "vocable.lm.spoken",
-    "load_synthesizer": "vocable.synthesis.opening",
-    "load_tokenizer": "vocable.tokens.tokenizer",
-    "read_audio": "vocable.audio.io",
-    "read_manifest": "vocable.audio.manifest",
-    "train": "vocable.systems",
-    "write_audio": "vocable.audio.writing",
-    "write_manifest": "vocable.audio.manifest",
+_NAMES = {
+    "vocable.audio.io": "read_audio",
+    "vocable.audio.manifest": "read_manifest write_manifest",
+    "vocable.audio.writing": "write_audio",
+    "vocable.evaluation.runner": "evaluate",
+    "vocable.lm.generation": "GenerationConfig",
+    "vocable.lm.spoken": "load_lm",
+    "vocable.sequences.joint_rows": "Segment",
+    "vocable.synthesis.opening": "load_synthesizer",
+    "vocable.systems": "train",
+    "vocable.tokens.shards": "TokenShards",
+    "vocable.tokens.tokenizer": "load_tokenizer",
+    "vocable.types": "Clip SpeechTokens Stream Utterance Word",
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = [
-    "Clip",
-    "GenerationConfig",
-    "Segment",
-    "SpeechTokens",
-    "Stream",
-    "TokenShards",
-    "Utterance",
-    "Word",
-    "__version__",
-    "evaluate",
-    "load_lm",
-    "load_synthesizer",
-    "load_tokenizer",
-    "read_audio",
-    "read_manifest",
-    "train",
-    "write_audio",
-    "write_manifest",
-]
+__all__ = sorted([*_HOMES, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -98,14 +98,8 @@ def train(
         ConfigError: a setting is wrong, or a stage lacks something.
     """
     system = find_system(system_of(Path(recipe)))
-    given = {
-        "manifest": manifest,
-        "valid_manifest": valid_manifest,
-        "tokens": tokens,
-        "valid_tokens": valid_tokens,
-        "tokenizer": tokenizer,
-        "text": text,
-    }
+    names = ("manifest", "valid_manifest", "tokens", "valid_tokens", "tokenizer", "text")
+    given = dict(zip(names, (manifest, valid_manifest, tokens, valid_tokens, tokenizer, text)))
     run = Run(
         out=Path(out),
         config=load_config(system.config, Path(recipe), overrides),

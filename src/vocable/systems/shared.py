@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from vocable.config import config_to_dict, save_config
 from vocable.devices import best_device
 from vocable.errors import OutputError
+from vocable.lm.checkpoint import LMCard
+from vocable.lm.unit_facts import measure_units
 from vocable.splits import By, assign_splits
 from vocable.systems.from_speech import fit_units, tokenize_manifest
 from vocable.systems.stage import Run, Stage, read_record
@@ -147,6 +149,18 @@ class LanguageModelStage(Stage):
         losses = [line["loss"] for line in result.valid_curve]
         held_out = [f"Held-out loss: {min(losses):.3f} nats per token{by}"] if losses else []
         return "\n".join([*held_out, f"Language model: {result.best} (best), {result.last} (last)"])
+
+
+def lm_card(layout: Any, shards: TokenShards, tokenizer: SpeechTokenizer | None, training: dict[str, Any]) -> LMCard:
+    """Describe a language model: vocabulary, tokenizer, how long units last, and which of them are silence."""
+    return LMCard(
+        vocabulary=layout.vocabulary,
+        layout=layout.card(),
+        tokenizer_fingerprint=shards.fingerprint,
+        tokenizer_card=shards.card,
+        training=training,
+        **measure_units(shards, tokenizer)._asdict(),
+    )
 
 
 def _units_note(card: dict[str, Any]) -> str:

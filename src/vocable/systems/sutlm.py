@@ -28,7 +28,6 @@ from vocable.lm.generation import GenerationConfig
 from vocable.lm.lora import LoraConfig, add_lora
 from vocable.lm.packed import token_losses
 from vocable.lm.surgery import UnitLMConfig
-from vocable.lm.unit_facts import measure_units
 from vocable.sequences.joint_layouts import JointLayout, make_layout
 from vocable.sequences.joint_rows import JointExample
 from vocable.sequences.joint_vocabulary import JointVocabulary, joint_vocabulary
@@ -39,7 +38,7 @@ from vocable.sequences.packing import PackedBatch
 from vocable.sequences.subwords import SubwordConfig, UnitSubwords
 from vocable.sequences.text_tokenizers import fit_text_tokenizer, load_text_tokenizer
 from vocable.splits import check_valid_share, divide, plain_text, split_key, training_items, validation_items
-from vocable.systems.shared import LanguageModelStage, TokensStage, UnitsStage
+from vocable.systems.shared import LanguageModelStage, TokensStage, UnitsStage, lm_card
 from vocable.systems.stage import Run, System
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shards import TokenShards
@@ -272,25 +271,18 @@ def build_card(
     tokenizer: SpeechTokenizer | None = None,
 ) -> LMCard:
     """Describe the model; the layout is the last source's, which in recipes is the one that joins speech and text."""
-    facts = measure_units(shards, tokenizer)
-    layout = list(sources.values())[-1].layout
-    return LMCard(
-        vocabulary=layout.vocabulary,
-        layout=layout.card(),
-        tokenizer_fingerprint=shards.fingerprint,
-        tokenizer_card=shards.card,
-        unit_seconds=facts.unit_seconds,
-        silence_units=facts.silence_units,
-        training={
-            "system": "sutlm",
-            **config.lm.card(),
-            "lora": None if config.lora is None else config.lora.rank,
-            "sources": {name: {"layout": source.layout.card()["name"], "ratio": config.sources[name].ratio}
-                        for name, source in sources.items()},
-            "mix_by": config.mix_by,
-            "predict_switches": config.predict_switches,
+    layouts = {name: source.layout for name, source in sources.items()}
+    training = {
+        "system": "sutlm",
+        **config.lm.card(),
+        "lora": None if config.lora is None else config.lora.rank,
+        "sources": {
+            name: {"layout": a.card()["name"], "ratio": config.sources[name].ratio} for name, a in layouts.items()
         },
-    )  # fmt: skip
+        "mix_by": config.mix_by,
+        "predict_switches": config.predict_switches,
+    }
+    return lm_card(list(layouts.values())[-1], shards, tokenizer, training)
 
 
 def loss(model: PreTrainedModel, batch: PackedBatch) -> Float[Tensor, ""]:

@@ -23,13 +23,12 @@ from vocable.lm.generation import GenerationConfig
 from vocable.lm.packed import token_losses
 from vocable.lm.spoken import SpokenLM, open_lm
 from vocable.lm.surgery import UnitLMConfig
-from vocable.lm.unit_facts import measure_units
 from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.lazy import LazyDocuments
 from vocable.sequences.packing import PackedBatch
 from vocable.sequences.vocabulary import UnitVocabulary
 from vocable.splits import check_valid_share
-from vocable.systems.shared import LanguageModelStage, TokensStage, UnitsStage
+from vocable.systems.shared import LanguageModelStage, TokensStage, UnitsStage, lm_card
 from vocable.systems.stage import Run, System
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shard_columns import TokenRows
@@ -125,17 +124,8 @@ def first_seconds(tokens: SpeechTokens, seconds: float, frame_rate: float) -> Sp
 def build_card(
     config: TwistConfig, layout: UnitsLayout, shards: TokenShards, tokenizer: SpeechTokenizer | None = None
 ) -> LMCard:
-    """Describe the language model: vocabulary, tokenizer, how long units last, and which of them are silence."""
-    facts = measure_units(shards, tokenizer)
-    return LMCard(
-        vocabulary=layout.vocabulary,
-        layout=layout.card(),
-        tokenizer_fingerprint=shards.fingerprint,
-        tokenizer_card=shards.card,
-        unit_seconds=facts.unit_seconds,
-        silence_units=facts.silence_units,
-        training={"system": "twist", **config.lm.card()},
-    )
+    """Describe the language model."""
+    return lm_card(layout, shards, tokenizer, {"system": "twist", **config.lm.card()})
 
 
 def build_lm(config: TwistConfig, layout: UnitsLayout) -> PreTrainedModel:

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -38,6 +38,8 @@ from vocable.types import Clip, SpeechTokens, Stream, Utterance, Word
 UNITS_VERSION = 1
 """Goes up when the same features and codebook give other units than before; part of the fingerprint."""
 REPORT_FILE = "fit_report.json"
+INCOMPLETE = "{}: the tokenizer folder is incomplete. Copy or download it again."
+C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,10 @@ class FrameTokenizer(SpeechTokenizer):
     batchings = BATCHINGS
     config: Any
     """Settings, with the fields `name`, `collapse` and `encoder`."""
+    window_frames: int
+    """Most frames of a recording that are given their units at once."""
+    context_frames: int = 0
+    """What a window sees on each side of the frames that are kept of it."""
 
     def __init__(self, encoder: FeatureEncoder, config: Any, codebook_size: int, identity: Mapping[str, Any]) -> None:
         """Name the tokenizer by its encoder and by `identity`, which says what else decides the units."""
@@ -79,8 +85,21 @@ class FrameTokenizer(SpeechTokenizer):
         self._fingerprint = fingerprint({"tokenizer_type": self.tokenizer_type, "encoder": encoded_by, **identity})
 
     @abstractmethod
+    def window_units(self, features: Float[Tensor, "frames dim"]) -> Int[Tensor, " frames"]:
+        """Return the units of one window."""
+
     def frame_units(self, pieces: Iterable[Float[Tensor, "_frames dim"]]) -> Int[Tensor, " frames"]:
         """Return the units of one recording, whose features come in pieces; how it is cut changes nothing."""
+        units, keep_start = [], 0
+        size, context = self.window_frames, self.context_frames
+        waiting = torch.empty(0, self.encoder.dim, device=self.encoder.device)
+        for piece in pieces:
+            waiting = torch.cat([waiting, piece])
+            while len(waiting) > size:
+                units.append(self.window_units(waiting[:size])[keep_start : size - context])
+                keep_start, waiting = context, waiting[size - 2 * context :]
+        units.append(self.window_units(waiting)[keep_start:])
+        return torch.cat(units)
 
     @property
     def name(self) -> str:
@@ -147,7 +166,7 @@ class UnitTokenizer(FrameTokenizer):
                 f"The codebook has {kmeans.dim} dimensions, but {encoder.name!r} layer {encoder.layer} gives "
                 f"{encoder.dim}: it was fitted on other features."
             )
-        self.kmeans, self.report = kmeans.to(encoder.device), report
+        self.kmeans, self.report, self.window_frames = kmeans.to(encoder.device), report, kmeans.block_frames
         identity = {"units_version": UNITS_VERSION, "codebook_sha256": tensor_sha256(kmeans.centroids)}
         super().__init__(encoder, config, kmeans.codebook_size, identity)
 
@@ -212,17 +231,9 @@ class UnitTokenizer(FrameTokenizer):
             load_encoder(config.encoder, device), KMeans(centroids, kmeans.block_frames), replace(config, kmeans=kmeans)
         )
 
-    def frame_units(self, pieces: Iterable[Float[Tensor, "_frames dim"]]) -> Int[Tensor, " frames"]:
-        """Return the nearest centroids, in the blocks of frames that `KMeans.assign` would cut the whole into."""
-        units, waiting = [], torch.empty(0, self.encoder.dim, device=self.encoder.device)
-        size = self.kmeans.block_frames
-        for piece in pieces:
-            waiting = torch.cat([waiting, piece])
-            while len(waiting) >= size:
-                units.append(self.kmeans.assign(waiting[:size]))
-                waiting = waiting[size:]
-        units.append(self.kmeans.assign(waiting))
-        return torch.cat(units)
+    def window_units(self, features: Float[Tensor, "frames dim"]) -> Int[Tensor, " frames"]:
+        """Return the nearest centroids; windows are the blocks that `KMeans.assign` would cut the whole into."""
+        return self.kmeans.assign(features)
 
     def in_bfloat16(self) -> "UnitTokenizer | None":
         """Return the same units by an encoder in bfloat16; None where it runs in bfloat16 already."""
@@ -256,12 +267,27 @@ class UnitTokenizer(FrameTokenizer):
         cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str, source: str
     ) -> "UnitTokenizer":
         """Load the encoder by its name, check that it is the one of old, and add the codebook."""
-        if "units" not in config or "encoder" not in config or "centroids" not in tensors:
-            raise AssetError(f"{source}: the tokenizer folder is incomplete. Copy or download it again.")
-        settings = config_from_dict(UnitTokenizerConfig, config["units"], source=source)
-        encoder = load_encoder(settings.encoder, device)
-        check_encoder(config["encoder"], encoder.description(), source)
+        if "centroids" not in tensors:
+            raise AssetError(INCOMPLETE.format(source))
+        settings, encoder = load_saved_encoder(UnitTokenizerConfig, config, "units", device, source)
         return cls(encoder, KMeans(tensors["centroids"], settings.kmeans.block_frames), settings)
+
+
+def load_saved_encoder(
+    kind: type[C], config: Mapping[str, Any], key: str, device: str, source: str
+) -> tuple[C, FeatureEncoder]:
+    """Return the settings of a saved tokenizer, and its encoder, loaded by name and checked to be the one of old.
+
+    Raises:
+        AssetError: settings are missing.
+        FingerprintError: another encoder is found under the name.
+    """
+    if key not in config or "encoder" not in config:
+        raise AssetError(INCOMPLETE.format(source))
+    settings: Any = config_from_dict(kind, config[key], source=source)
+    encoder = load_encoder(settings.encoder, device)
+    check_encoder(config["encoder"], encoder.description(), source)
+    return settings, encoder
 
 
 def check_encoder(expected: Mapping[str, Any], found: Mapping[str, Any], source: str) -> None:

@@ -81,7 +81,7 @@ def test_long_recordings_in_windows(tokenizer, make_speechlike):
     )
     (features,) = near.encoder.encode([waveform])
     (tokens,) = near.encode([waveform])
-    blocks = [near._window_units(block) for block in features.split(100)]
+    blocks = [near.window_units(block) for block in features.split(100)]
     assert torch.equal(tokens.units.repeat_interleave(tokens.durations), torch.cat(blocks))
 
 

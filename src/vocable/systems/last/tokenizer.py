@@ -5,7 +5,7 @@
 The folder holds the learnable encoder and the codebook; the frozen encoder is named in it and must be the very same.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vocable.config import config_from_dict, config_to_dict
+from vocable.config import config_to_dict
 from vocable.errors import AssetError, ConfigError
-from vocable.features import EncoderConfig, FeatureEncoder, load_encoder
+from vocable.features import EncoderConfig, FeatureEncoder
 from vocable.systems.last.config import LastConfig
 from vocable.systems.last.encoder import FrameTransformer, LastEncoderConfig
 from vocable.systems.last.model import LastModel, LastQuantizerConfig
 from vocable.tokens.fingerprint import tensor_sha256
 from vocable.tokens.tokenizer import register_tokenizer
-from vocable.tokens.unit_tokenizer import FrameTokenizer, check_encoder
+from vocable.tokens.unit_tokenizer import FrameTokenizer, load_saved_encoder
 from vocable.tokens.vector_quantizer import VectorQuantizer
 
 LAST_VERSION = 1
@@ -80,14 +80,14 @@ class LastTokenizer(FrameTokenizer):
             )
         self.transformer = transformer.requires_grad_(False).eval().to(encoder.device)
         self.quantizer = quantizer.requires_grad_(False).eval().to(encoder.device)
-        self._window_frames = int(config.window_seconds * encoder.frame_rate)
-        self._context_frames = int(config.context_seconds * encoder.frame_rate)
+        self.window_frames = int(config.window_seconds * encoder.frame_rate)
+        self.context_frames = int(config.context_seconds * encoder.frame_rate)
         identity = {
             "last_version": LAST_VERSION,
             "weights_sha256": tensor_sha256(self.saved_tensors()),
             "transformer": {**config_to_dict(config.transformer), "dropout": None},
             "distance": config.quantizer.distance,
-            "windows": [self._window_frames, self._context_frames],
+            "windows": [self.window_frames, self.context_frames],
         }
         super().__init__(encoder, config, config.quantizer.codebook_size, identity)
 
@@ -104,21 +104,9 @@ class LastTokenizer(FrameTokenizer):
         tensors = _speech_side(model.encoder, model.quantizer)
         return cls(encoder, *_rebuild(settings, encoder.dim, tensors, "the model"), settings)
 
-    def frame_units(self, pieces: Iterable[Float[Tensor, "_frames dim"]]) -> Int[Tensor, " frames"]:
-        """Return the units of one recording, window by window, as its features come."""
-        units, keep_start = [], 0
-        size, context = self._window_frames, self._context_frames
-        waiting = torch.empty(0, self.encoder.dim, device=self.encoder.device)
-        for piece in pieces:
-            waiting = torch.cat([waiting, piece])
-            while len(waiting) > size:
-                units.append(self._window_units(waiting[:size])[keep_start : size - context])
-                keep_start, waiting = context, waiting[size - 2 * context :]
-        units.append(self._window_units(waiting)[keep_start:])
-        return torch.cat(units)
-
     @torch.no_grad()
-    def _window_units(self, features: Float[Tensor, "frames dim"]) -> Int[Tensor, " frames"]:
+    def window_units(self, features: Float[Tensor, "frames dim"]) -> Int[Tensor, " frames"]:
+        """Return the units of one window, through both encoders."""
         return self.quantizer.encode(self.transformer(features[None]))[0]
 
     def saved_config(self) -> dict[str, Any]:
@@ -134,11 +122,7 @@ class LastTokenizer(FrameTokenizer):
         cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str, source: str
     ) -> "LastTokenizer":
         """Load the frozen encoder by its name, check that it is the one of old, and add the rest."""
-        if "last" not in config or "encoder" not in config:
-            raise AssetError(f"{source}: the tokenizer folder is incomplete. Copy or download it again.")
-        settings = config_from_dict(LastTokenizerConfig, config["last"], source=source)
-        encoder = load_encoder(settings.encoder, device)
-        check_encoder(config["encoder"], encoder.description(), source)
+        settings, encoder = load_saved_encoder(LastTokenizerConfig, config, "last", device, source)
         return cls(encoder, *_rebuild(settings, encoder.dim, tensors, source), settings)
 
 
