@@ -112,10 +112,12 @@ def test_abx_of_units_features_and_files(folder, capsys):
 
 
 def test_abx_reads_item_files(folder):
-    from vocable.evaluation.abx_items import items_from_manifest, write_item_file
+    from vocable.evaluation.abx_items import items_from_manifest
 
     items = items_from_manifest(read_manifest(folder / "m.jsonl"))
-    write_item_file(items, folder / "a.item")
+    rows = [f"{item.file} {item.onset:.4f} {item.offset:.4f} {' '.join(item[3:])}\n" for item in items]
+    header = "#file onset offset #phone prev-phone next-phone speaker\n"
+    (folder / "a.item").write_text(header + "".join(rows), encoding="utf-8")
     base = ["evaluate", "abx", "--manifest", "@m.jsonl", "--device", "cpu", "--tokenizer", "@tok"]
     base += ["--speakers", "across", "--kernel", "torch"]
     assert run(folder, *base, "--out", "@r1") == 0
