@@ -68,6 +68,8 @@ class TextToSpeechConfig:
     """Channels of the prosody network."""
     prosody_loops: int = 6
     """Times that the prosody network applies its attention layer."""
+    median_hz: float = 192.0
+    """Median pitch of the voice, Hz. The default: 219 voiced seconds of predicted stories."""
     decoder: SourceFilterConfig = field(default_factory=SourceFilterConfig)
     """The decoder; its content_dim is the size of the text encoder."""
 
@@ -286,10 +288,12 @@ class TextToSpeech(nn.Module):
             ConfigError: no symbols, unknown ones, or prosody of another length.
         """
         ids = self.ids(phonemes)
-        predicted = self.predict_prosody(ids, durations, speed)
-        prosody = Prosody(
-            predicted.durations, predicted.f0 if f0 is None else f0, predicted.energy if energy is None else energy
-        )
+        if durations is None or f0 is None or energy is None:
+            predicted = self.predict_prosody(ids, durations, speed)
+            durations = predicted.durations
+            f0 = predicted.f0 if f0 is None else f0
+            energy = predicted.energy if energy is None else energy
+        prosody = Prosody(durations, f0, energy)
         return SpokenText(self.decode(self.content(ids[None])[0], prosody), prosody)
 
     def _checked_durations(self, durations: Tensor, num_symbols: int) -> Tensor:

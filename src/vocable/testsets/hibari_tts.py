@@ -1,7 +1,6 @@
 """Speech from text with hibari (6 M parameters, Apache-2.0): one voice, with the time of every word, fast.
 
-    text -> words, phonemes (synthesis/phonemes.py) -> TextToSpeech -> 24 kHz waveform, frames per phoneme -> word and
-    phone times
+    text -> words, phonemes (synthesis/phonemes.py) -> plan_words, TextToSpeech -> 24 kHz waveform, word and phone times
 
 For sets that need one voice only; kokoro_tts.py has many.
 """
@@ -17,17 +16,14 @@ import torch
 from vocable.errors import ConfigError
 from vocable.registry import look_up
 from vocable.synthesis.phonemes import (
-    LEAD_FRAMES,
     PhonemizerName,
     WordPhonemes,
     default_phonemizer,
-    join_words,
     open_phonemizer,
-    phone_times,
     split_long,
-    word_times,
 )
 from vocable.synthesis.text_to_speech import TextToSpeech
+from vocable.synthesis.word_prosody import plan_words
 from vocable.testsets.speech import Speech
 
 VOICES = ("heart",)
@@ -97,17 +93,10 @@ class Hibari:
 
     @torch.inference_mode()
     def _speak_part(self, words: list[WordPhonemes]) -> Speech:
-        symbols, spans = join_words(words)
-        ids = self.model.ids(symbols)
-        prosody = self.model.predict_prosody(ids, speed=self.speed)
-        content = self.model.content(ids[None])[0]
+        plan = plan_words(self.model, words, speed=self.speed)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.autocasts):
-            waveform = self.model.decode(content, prosody)
-        frames = prosody.durations.numpy()
-        first = max(0, int(frames[0]) - LEAD_FRAMES)
-        times = word_times([word.word for word in words], spans, frames[1:-1], first)
-        phones = phone_times(symbols, frames[1:-1], first)
-        return Speech(waveform.float().numpy(), self.model.sample_rate, times, phones)
+            waveform = plan.speak(self.model).waveform
+        return Speech(waveform.float().numpy(), self.model.sample_rate, plan.times, plan.phones)
 
 
 def has_bfloat16() -> bool:
