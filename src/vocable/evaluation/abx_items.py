@@ -134,7 +134,6 @@ def plan_cells(
         context: compare only phones between the same neighbours, or any.
         max_group: at most so many tokens of a phone, context and speaker, drawn once for all cells.
         max_x_speakers: at most so many speakers of X for each A and B, drawn.
-        seed: of the draws.
 
     Differs from the ZeroSpeech 2021 code: that draws tokens anew for every cell.
     """

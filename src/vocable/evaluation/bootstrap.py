@@ -41,10 +41,6 @@ def resample(
     """Draw things with replacement, as many as there are, and compute a statistic of each draw.
 
     Args:
-        statistic: see `Statistic`.
-        num_things: how many there are to draw from.
-        num_resamples: how often to draw.
-        seed: seed of the draws.
         block: draws held in memory at once; the draws do not depend on it.
 
     Returns:
@@ -120,8 +116,6 @@ def bootstrap_ratio(
         numerators: one per utterance, e.g. word errors (or a difference of errors, for a paired comparison).
         denominators: one per utterance, e.g. reference words; not negative.
         clusters: one label per utterance; whole clusters are then drawn, e.g. speakers.
-        num_resamples: how often to draw.
-        seed: seed of the draws.
 
     Returns:
         None where there are fewer than two things to draw from: their spread is unknown, not zero.

@@ -176,7 +176,7 @@ class Retrieval(HalvesBenchmark[RetrievalConfig]):
         return notes
 
     def picture(self, result: EvaluationResult) -> str:
-        """Draw the four cells; see `retrieval_picture`."""
+        """Draw the four cells."""
         return retrieval_picture(result)
 
 
@@ -226,13 +226,6 @@ def score_pool(
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> PairScores:
     """Score every continuation of a pool behind every prompt. Each prompt is read once; equal rows are scored once.
-
-    Args:
-        model: one that reads.
-        pool: the utterances that compete.
-        cell: modality of prompt and continuation.
-        config: see `RetrievalConfig`.
-        on_progress: called with the number of pairs scored since the last call.
 
     Raises:
         NumericsError: the model returned NaN or infinite values.
@@ -293,12 +286,8 @@ def score_name(way: str, cell: str) -> str:
     return f"cra_{cell}" if way == "prompts" else f"{way}_{cell}"
 
 
-def retrieval_picture(result: EvaluationResult, way: str = "prompts") -> str:
-    """Draw the cells of a result as SVG, shaded from chance to 1; cells that were not measured stay empty.
-
-    Args:
-        result: of this benchmark.
-        way: which argmax; see `WAYS`.
+def retrieval_picture(result: EvaluationResult) -> str:
+    """Draw the CRA of the cells as SVG, shaded from chance to 1; cells that were not measured stay empty.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -310,7 +299,7 @@ def retrieval_picture(result: EvaluationResult, way: str = "prompts") -> str:
     colours = LinearSegmentedColormap.from_list("retrieval", ["#ffffff", ACCENT])
     figure, axis = plt.subplots(figsize=(3.6, 3.2))
     for cell, (row, column) in PLACES.items():
-        score = result.scores.get(score_name(way, cell))
+        score = result.scores.get(score_name("prompts", cell))
         if score is None or score.value is None:
             continue
         height = max(0.0, (score.value - chance) / (1 - chance))

@@ -445,11 +445,7 @@ def random_units(
     """Draw units by their frequency until they last `seconds`; of equal neighbours one stays where runs are collapsed.
 
     Args:
-        counts: how often each unit occurs.
-        unit_seconds: how long each lasts.
         seconds: length wanted; at least one unit comes back.
-        collapsed: whether the tokenizer collapses runs.
-        generator: of the draws.
     """
     if int((counts > 0).sum()) < 2:  # collapsing would leave one unit however many are drawn
         collapsed = False

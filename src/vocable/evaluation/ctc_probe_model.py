@@ -181,10 +181,7 @@ def train_recogniser(
 
     Args:
         examples: each with at least `steps_needed` steps.
-        codebook_size: ids of each codebook.
         num_classes: characters and the blank.
-        config: see there.
-        device: where.
         on_update: called with 1 after every update, and with how many there are.
 
     Raises:

@@ -115,8 +115,6 @@ def cut_utterance(
     """Cut one utterance.
 
     Args:
-        utterance: with its words.
-        config: where to cut.
         tokens: of the whole utterance; needed with `speech`.
         speech: how the model reads speech; None: it reads none.
         text_form: write the utterance's text (its words where it has none), or always the words, as a layout says.
@@ -380,11 +378,7 @@ def continue_halves(
     Each utterance and cell has its own seed, so that a continuation does not depend on what else is in the run.
 
     Args:
-        model: of `load_half_model`.
-        utterances: whose prompts are continued.
-        cell: modality of prompt and continuation.
         config: sampling, lengths of speech, guards; its seed is not used.
-        max_text_tokens: longest text.
         seed: with the utterance's id and the cell, decides what is drawn.
 
     Raises:

@@ -39,23 +39,14 @@ def encode_once(
     utterances: Sequence[Utterance],
     tokenizer: SpeechTokenizer,
     cache: Path,
-    batching: str = "exact",
     on_progress: Progress | None = None,
 ) -> dict[str, SpeechTokens]:
-    """Return the tokens of every utterance that can be read, by id; from the cache where they are there.
-
-    Args:
-        utterances: with different ids.
-        tokenizer: what encodes them.
-        cache: folder for the shards.
-        batching: as for `SpeechTokenizer.encode`.
-        on_progress: see `Progress`.
-    """
+    """Return the tokens of every utterance that can be read, by id; from the cache where they are there."""
     card, utterances = tokenizer.card(), [_read_by(tokenizer, one) for one in sorted(utterances, key=_place)]
-    what = {"version": VERSION, "files": _files(utterances), "batching": batching, "collapse": card.get("collapse")}
+    what = {"version": VERSION, "files": _files(utterances), "batching": "exact", "collapse": card.get("collapse")}
     key = fingerprint(what)
     folder = Path(cache) / "tokens" / f"{tokenizer.fingerprint}-{key}"
-    for job in plan_shards(utterances, folder, card, ShardsConfig(utterances_per_shard=100, batching=batching)):
+    for job in plan_shards(utterances, folder, card, ShardsConfig(utterances_per_shard=100)):
         if finished_shard(job) is None:
             write_token_shard(job, tokenizer)
         if on_progress is not None:

@@ -407,9 +407,6 @@ def measure(prompts: Sequence[str], texts: Sequence[str], text_lm: TextLM, empty
     Where both together are longer than the external model's context, likelihoods are None, and `too_long` is 1.
 
     Args:
-        prompts: as text.
-        texts: continuations as text.
-        text_lm: the external model.
         empty: whether a continuation without a word is left out, or scored as its prompt alone.
     """
     rows = [

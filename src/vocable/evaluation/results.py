@@ -13,7 +13,7 @@ import json
 import math
 import platform
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -185,6 +185,10 @@ class EvaluationResult:
                 )
 
 
+RECORDED = [field.name for field in fields(EvaluationResult) if field.name != "items"]
+"""What the JSON file says; the items have a file of their own."""
+
+
 def save_result(result: EvaluationResult, folder: Path, overwrite: bool = False) -> Path:
     """Write `<benchmark>.json` and `<benchmark>.items.parquet` into `folder`; return the path of the JSON.
 
@@ -197,19 +201,12 @@ def save_result(result: EvaluationResult, folder: Path, overwrite: bool = False)
     path = folder / f"{result.benchmark}.json"
     items_path = folder / f"{result.benchmark}.items.parquet"
     check_output(folder, result.benchmark, overwrite)
+    kept = {name: getattr(result, name) for name in RECORDED}
     record = {
         "format": FORMAT,
-        "benchmark": result.benchmark,
+        **kept,
         "scores": {name: asdict(score) for name, score in result.scores.items()},
-        "measurements": dict(result.measurements),
         "num_items": len(result.items),
-        "excluded": dict(result.excluded),
-        "notes": list(result.notes),
-        "conventions": result.conventions,
-        "fingerprints": result.fingerprints,
-        "weights": result.weights,
-        "versions": result.versions,
-        "seed": result.seed,
         "seconds": round(result.seconds, 3),
         "items": items_path.name,
     }
@@ -255,13 +252,10 @@ def load_result(path: Path) -> EvaluationResult:
     items_path = path.parent / Path(record["items"]).name
     if not items_path.is_file():
         raise ConfigError(f"{items_path}: the items of {path.name} are missing. Keep both files together.")
-    kept = {"benchmark", "conventions", "fingerprints", "weights", "versions", "seed", "seconds"}
-    kept |= {"excluded", "measurements"}
     return EvaluationResult(
         scores={name: Score(**score) for name, score in record["scores"].items()},
-        notes=tuple(record["notes"]),
         items=pq.read_table(items_path).to_pylist(),
-        **{name: record[name] for name in kept},
+        **{name: tuple(record[name]) if name == "notes" else record[name] for name in RECORDED if name != "scores"},
     )
 
 

@@ -305,13 +305,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Run a benchmark by name: `evaluate("phones", manifest="dev.jsonl", tokenizer="tokenizer", out="results")`.
 
-    Args:
-        name: see `BENCHMARKS`.
-        out: see `run_benchmark`.
-        overwrite: see `run_benchmark`.
-        opened: see `Benchmark`.
-        on_progress: see `Progress`.
-        settings: fields of the benchmark's config.
+    `settings` are fields of the benchmark's config; for the others see `run_benchmark` and `Benchmark`.
 
     Raises:
         UnknownNameError: there is no such benchmark.

@@ -80,11 +80,8 @@ def paired_permutation_test(
     arXiv:1603.05766.
 
     Args:
-        first: scores of one model.
         second: scores of the other, for the same items in the same order.
         clusters: one label per item; items of one cluster are swapped together.
-        num_permutations: how many arrangements to draw.
-        seed: seed of the draws.
 
     Raises:
         ConfigError: the lengths differ, a number is not finite, or there is nothing to divide by.

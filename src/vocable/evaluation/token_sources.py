@@ -36,12 +36,6 @@ def encode_all(tokenizer: SpeechTokenizer, clips: Sequence[Clip | Tensor]) -> li
 class TokenSource:
     """Tokens by utterance; `card` is the tokenizer's, `excluded` counts utterances without tokens, by reason.
 
-    Args:
-        utterances: The manifest.
-        tokens: Folder of token shards. Either this or `tokenizer`.
-        tokenizer: Encodes the utterances.
-        stream: Name of the stream to read, where the tokens have several.
-
     Raises:
         ConfigError: neither or both are given, the stream is not known, or no utterance of the manifest has tokens.
     """

@@ -223,7 +223,6 @@ class UnitCounter:
 
         Args:
             frame_rate: frames per second; gives `seconds` from the number of frames when nobody says it.
-            seconds: of audio behind the tokens.
 
         Raises:
             ConfigError: nothing was counted.

@@ -76,7 +76,6 @@ def tree_nll(
 
     Args:
         model: a Hugging Face causal LM; one whose attention cannot be packed reads each prefix + branch by itself.
-        trees: what to score.
         max_tokens: tokens in one forward pass; a longer tree is a pass of its own.
         classes: a class of each token id, e.g. speech or text; each token's probability is then taken among the ids
             of its own class only (the others' logits are masked). None: among all ids.

@@ -112,10 +112,8 @@ def read_lm(
     """Read a model and its card, in evaluation mode; `lm.spoken.load_lm` returns the object that uses them.
 
     Args:
-        folder: as written by `save_lm`.
         tokenizer: the tokenizer whose units the model will read; refused when the model was trained on another's.
         dtype: type of the weights, e.g. 'bfloat16'; None keeps the saved one.
-        device: where to put the model.
 
     Raises:
         AssetError: the folder holds no model, or no readable `vocable.json`.

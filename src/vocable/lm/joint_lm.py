@@ -148,8 +148,6 @@ def joint_rules(
 
     Args:
         layout: the model's, bound to its text tokenizer; without one, all text ids may be drawn.
-        card: how long units last, and which are silent.
-        to: what the continuation may hold.
         max_text_tokens: stop after this many tokens that are not speech, where text is allowed.
 
     Raises:

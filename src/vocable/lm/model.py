@@ -153,10 +153,7 @@ class LanguageModel(ABC):
         """Continue prompts, or say them in the other modality.
 
         Args:
-            prompts: the segments of each.
-            config: sampling, lengths of speech, guards.
             to: what continuations may hold; None: the modality that the first prompt ends in.
-            task: decides the symbol after the prompt; see `prompt`.
             max_text_tokens: stop after this many tokens that are not speech.
             seeds: one per prompt, instead of `config.seed` + position.
 
@@ -204,11 +201,8 @@ class LanguageModel(ABC):
         """Return the negative log-likelihood of each row; see `score_rows`.
 
         Args:
-            rows: of `rows`.
             logits: probabilities among all ids, or among those of the token's own modality.
-            share_prefixes: read what several rows begin with once.
             max_tokens: tokens in one forward pass; fewer where the vocabulary has text.
-            on_progress: told of each forward pass.
         """
         limit = min(max_tokens, TEXT_MAX_TOKENS) if "text" in self.modalities else max_tokens
         return score_rows(

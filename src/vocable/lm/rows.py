@@ -78,12 +78,10 @@ def score_rows(
     """Score the scored positions of each row.
 
     Args:
-        model: a Hugging Face causal LM.
         rows: what to score; equal ones are read once.
         classes: modality of each token id, for scores by modality; None: all is text.
         masked: take each token's probability among the ids of its own class alone.
         share_prefixes: read what several rows begin with once. Changes no score but by rounding.
-        max_tokens: tokens in one forward pass.
         on_progress: told how many groups of rows that share a beginning, or rows alone, each forward pass scored.
     """
     different = {tuple(row.token_ids.tolist()): row.token_ids for row in rows}

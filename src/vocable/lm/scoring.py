@@ -34,7 +34,6 @@ def token_nll(
     """Return the negative log-likelihood, in nats, of each scored token of each document, read by itself.
 
     Args:
-        model: a Hugging Face causal LM.
         documents: token ids without start and end symbols.
         boundary: which symbols are added and scored; see the module's table.
         bos_id: start symbol; None takes the model config's, which also names the end symbol.

@@ -138,11 +138,9 @@ def replace_vocabulary(
 
     Args:
         model: any Hugging Face causal LM; OPT-350M's narrower embeddings keep their width.
-        num_tokens: rows of the new table.
         mode: `reinit` draws from a normal with the config's `initializer_range` (what TWIST drew from is not stated);
             `truncate` keeps the first text rows; `mean` is the mean text row plus noise of a tenth of the columns'
             standard deviation, without which all units would stay alike.
-        seed: draws the rows.
         pad_id: written to the config, as is the next.
         end_id: opens and closes a document.
 
@@ -170,12 +168,8 @@ def append_vocabulary(
     """Append rows to the embedding table and the output head, tied or not, in place; the rows that are there stay.
 
     Args:
-        model: any Hugging Face causal LM.
         num_tokens: rows of the new table, old ones included.
         mode: where the new rows start: `reinit` or `mean`, as in `replace_vocabulary`.
-        seed: draws the rows.
-        pad_id: written to the config, as is the next.
-        end_id: opens and closes a document.
 
     Raises:
         ConfigError: fewer rows than there are, or `truncate`, which has no meaning here.

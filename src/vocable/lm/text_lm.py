@@ -34,15 +34,7 @@ class TextLM(LanguageModel):
     def __init__(
         self, model: Any, tokenizer: Any, name: str, opening: Opening = "bos", weights: Mapping[str, str] | None = None
     ) -> None:
-        """Take loaded parts; `load_text_lm` checks them.
-
-        Args:
-            model: a Hugging Face causal LM.
-            tokenizer: its text tokenizer.
-            name: how results call it.
-            opening: whether texts open with the start symbol, so that their first token is scored too.
-            weights: name and hash, for results.
-        """
+        """Take loaded parts; `load_text_lm` checks them."""
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.opening: Opening = opening
         self.weights: Mapping[str, str] = dict(weights or {"name": name})
@@ -136,10 +128,7 @@ def load_text_lm(
 
     Args:
         name: hub name, asset name or folder; resolved by `vocable.assets`.
-        opening: open texts with the start symbol, or not; then first tokens are not scored.
         tokenizer: where the text tokenizer is, when it is not beside the weights.
-        device: where it runs.
-        dtype: of weights and activations.
 
     Raises:
         AssetError: the weights or the tokenizer are not available here.

@@ -33,7 +33,6 @@ def measure_units(shards: TokenShards, tokenizer: SpeechTokenizer | None = None)
     Shards of earlier versions, which lack these facts, are counted and listened to now, one utterance at a time.
 
     Args:
-        shards: tokens of one codebook.
         tokenizer: that made them; None, and no unit counts as silence.
     """
     (stream,) = shards.streams

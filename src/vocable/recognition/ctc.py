@@ -44,7 +44,6 @@ def ctc_viterbi(
         log_probs: log posteriors; frames past `num_frames` may hold anything.
         labels: the label ids of each utterance, without blanks.
         num_frames: frames of each utterance; None means all.
-        blank: id of the blank.
 
     Raises:
         AlignmentError: a sequence is empty, names an id that the vocabulary lacks or the blank, or needs more frames

@@ -42,9 +42,7 @@ def align_posteriors(
 
     Args:
         log_probs: rows that sum to 1 as probabilities.
-        words: of the text.
         vocabulary: what the columns stand for.
-        frame_rate: frames per second.
         offset: seconds from the start of the utterance to the start of the first frame.
         strict: a letter that the vocabulary lacks is an error instead of a note.
 

@@ -63,7 +63,6 @@ def spoken_words(text: str, language: str = "en") -> list[SpokenWord]:
     """Split a text at spaces, and say how each word is read.
 
     Args:
-        text: the transcript.
         language: decides how numbers, symbols and titles are read; only "en" has symbols and titles.
 
     Returns:

@@ -84,7 +84,6 @@ def read_textgrid(path: Path, tier: str | None = None) -> list[Stamp]:
     """Read the words of a TextGrid, with praatio.
 
     Args:
-        path: the file.
         tier: the tier to read; None takes the interval tier `words` (or `SPEAKER - words`, if there is only one), else
             the only interval tier there is.
 

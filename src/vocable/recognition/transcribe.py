@@ -8,7 +8,7 @@ does. `judges.py` compares the two.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -63,13 +63,7 @@ class WhisperTranscriber:
         """Wrap loaded parts; `load_whisper` does it by name.
 
         Args:
-            model: a `WhisperForConditionalGeneration`.
-            feature_extractor: its `WhisperFeatureExtractor`.
-            tokenizer: its tokenizer.
-            name: how results call it.
             language: what is spoken; ignored by English-only checkpoints, which refuse anything but "en".
-            batch_size: recordings decoded together.
-            weights: name and hash, for results.
         """
         self.model = model.eval()
         self.feature_extractor = feature_extractor
@@ -137,31 +131,16 @@ class WhisperTranscriber:
         return [text.strip() for text in texts]
 
 
-def load_whisper(
-    name: str = "openai/whisper-base",
-    language: str = "en",
-    device: str = "cpu",
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    batch_size: int = 8,
-) -> WhisperTranscriber:
-    """Load a Whisper checkpoint as judge.
-
-    Args:
-        name: hub name, asset name or folder; resolved by `vocable.assets`.
-        language: what is spoken, as a code such as "en".
-        device: where it runs.
-        dtype: of weights and activations; bfloat16 is faster and changes some words.
-        batch_size: recordings decoded together.
+def load_whisper(name: str = "openai/whisper-base", language: str = "en", device: str = "cpu") -> WhisperTranscriber:
+    """Load a Whisper checkpoint as judge, in float32.
 
     Raises:
         AssetError: the weights are not at hand, or are not a Whisper model.
-        ConfigError: the checkpoint cannot transcribe `language`; `dtype` is unknown.
+        ConfigError: the checkpoint cannot transcribe `language`.
     """
-    if dtype not in ("float32", "bfloat16"):
-        raise ConfigError(f"dtype is {dtype!r}; it must be 'float32' or 'bfloat16'.")
-    folder, model, feature_extractor, tokenizer = load_recogniser(name, "Whisper", dtype)
+    folder, model, feature_extractor, tokenizer = load_recogniser(name, "Whisper", "float32")
     weights = weights_record(name, folder)
-    return WhisperTranscriber(model.to(device), feature_extractor, tokenizer, name, language, batch_size, weights)
+    return WhisperTranscriber(model.to(device), feature_extractor, tokenizer, name, language, weights=weights)
 
 
 def cut_at_quiet(waveform: Float[Tensor, " samples"], sample_rate: int) -> list[Float[Tensor, " samples"]]:
@@ -221,10 +200,6 @@ class CTCTranscriber:
 
 def load_ctc_transcriber(name: str, device: str = "cpu") -> CTCTranscriber:
     """Load a CTC checkpoint as judge.
-
-    Args:
-        name: hub name, asset name or folder; resolved by `vocable.assets`.
-        device: where it runs.
 
     Raises:
         AssetError: the weights, the tokenizer or the feature extractor are not at hand.

@@ -141,10 +141,7 @@ def complete_times(
     """Give every word a time, in order and inside the utterance, and gather what there is to know.
 
     Args:
-        words: of the text, in order.
         times: one per word; None where the aligner did not find it.
-        duration: of the utterance, in seconds.
-        notes: of the aligner.
         max_missing: largest share of words with a spoken form that may be missing.
 
     Raises:

@@ -194,11 +194,9 @@ def joint_vocabulary(
     """Make the vocabulary for a text tokenizer and the units, or unit subwords, of a speech tokenizer.
 
     Args:
-        text_tokenizer: any Hugging Face tokenizer.
         units: unit subwords, or the codebook size.
         text_rows: rows of the text model's table, where they are more than the tokenizer has ids (tables are often
             padded); None: as many as the tokenizer has.
-        names: of the special symbols.
 
     Raises:
         ConfigError: fewer rows than the tokenizer has ids.

@@ -74,8 +74,6 @@ def check_leakage(
 
     Args:
         train: what a model learns from, unpaired speech and text included.
-        test: what it is tested on.
-        by: what to compare.
         min_text_words: shorter texts are not compared; "yes" may well be on both sides.
     """
     sets = {"train": list(train), "test": list(test)}

@@ -77,14 +77,8 @@ def speak_labelled(
     """Speak all sentences and write the labelled set into `out`; what cannot be spoken is left out and noted.
 
     Args:
-        labels: what to say.
         out: a new folder, or one that a run of this function was writing.
-        voices: who speaks which split.
-        config: the synthesiser and the files.
         card: what is known about the texts: seed, how they were made.
-        language: of the texts, for the manifest.
-        licence: of the texts, for the manifest.
-        num_processes: processes that speak at once.
         progress: stands before the progress bar; empty shows none.
 
     Raises:

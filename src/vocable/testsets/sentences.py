@@ -78,9 +78,6 @@ def plan_sentence_pairs(
     """Draw pairs evenly from the phenomena, and within them from their types.
 
     Args:
-        pairs: Of any number.
-        num_pairs: How many to draw; None takes all.
-        seed: Of the draw.
         max_words: Pairs with a longer sentence are left out.
 
     Raises:

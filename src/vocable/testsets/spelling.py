@@ -23,14 +23,7 @@ UNSEEN = {0: -8.0, 1: 0.0, 2: -3.0, 3: -6.0}
 
 
 class Speller:
-    """Which letters stand for which phone in a lexicon.
-
-    Args:
-        lexicon: Words and pronunciations to learn from.
-        num_words: So many are drawn.
-        num_rounds: Of alignment and counting.
-        seed: Of the draw.
-    """
+    """Which letters stand for which phone in a lexicon."""
 
     def __init__(self, lexicon: Lexicon, num_words: int = 4000, num_rounds: int = 3, seed: int = 0):
         entries = [(word, variants[0]) for word, variants in lexicon.pronunciations.items() if word.isalpha()]

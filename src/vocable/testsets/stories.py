@@ -103,11 +103,8 @@ def plan_story_pairs(
     An ending lent in "topic" pairs comes from a story with the same voice, if there is one: it is spoken anyway.
 
     Args:
-        stories: In their order.
         versions: "spoken" wants stories with a wrong ending; those without give "topic" pairs only.
-        num_stories: The first so many; None takes all.
         num_voices: How many voices will be dealt out in turn.
-        seed: Of the lent endings.
 
     Raises:
         ConfigError: an unknown version; no story has a wrong ending; or "topic" pairs of one story, or one topic.

@@ -119,8 +119,6 @@ class TokenDistances:
 
     Args:
         frames: one tensor per token, (frames, dim), or integer codes (frames, num_codebooks); at least one frame each.
-        distance: a name in `DISTANCES`.
-        device: where to compute.
 
     Raises:
         UnknownNameError: no such distance.

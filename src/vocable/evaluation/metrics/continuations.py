@@ -69,13 +69,7 @@ def score_name(system: str, name: str) -> str:
 
 
 def measure_transcripts(prompts: Sequence[str], texts: Sequence[str], text_lm: TextLM | None) -> list[dict[str, Any]]:
-    """Measure continuations by their texts; a value is None where a text holds no word.
-
-    Args:
-        prompts: what was said in each prompt.
-        texts: what was said in each continuation, by one system.
-        text_lm: gives likelihoods; None leaves them out.
-    """
+    """Measure continuations by their texts; a value is None where a text holds no word."""
     rows = [text_measures(prompt, text) for prompt, text in zip(prompts, texts)]
     said = [index for index, row in enumerate(rows) if not row["empty"]]
     for averaging in ("geometric", "arithmetic"):

@@ -177,10 +177,6 @@ class DistillMOS(nn.Module):
 def load_distillmos(name: str = "distillmos", device: str = "cpu") -> DistillMOS:
     """Build the predictor with its released weights.
 
-    Args:
-        name: an asset name or a folder; resolved by `vocable.assets`.
-        device: where it runs.
-
     Raises:
         AssetError: the weights are not available, or are not DistillMOS weights.
     """
@@ -333,7 +329,6 @@ class UTMOS:
 
     Args:
         folder: a clone of the hub repository; None looks for one in torch's hub cache. Its code is run.
-        device: where it runs.
 
     Raises:
         AssetError: there is no such folder, or its weights are not in torch's hub cache.

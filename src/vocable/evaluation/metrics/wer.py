@@ -81,7 +81,6 @@ def count_errors(reference: str, hypothesis: str, level: Level = "word", normali
     """Count the edits between two texts.
 
     Args:
-        reference: what was said.
         hypothesis: what was heard; empty text counts every reference word as deleted.
         level: "word", or "character" (spaces count as characters).
         normaliser: applied to both; a name in `NORMALISERS`.

@@ -59,9 +59,7 @@ def pairs_from_gold(
     A pair without one half, or with two of a kind, is left out and counted; so is one whose audio file is not there.
 
     Args:
-        benchmark: its name.
         path: of gold.csv; audio files lie beside it.
-        rows: of `read_gold`.
         keys: columns that name a pair.
         group: columns to keep, and the name of each in the items.
     """

@@ -173,11 +173,6 @@ class RandomLM:
 def load_pair_model(pair_set: PairSet, config: PairsConfig, on_progress: Progress | None = None) -> PairModel:
     """Load what `config.model` names, and encode or transcribe what the pairs say.
 
-    Args:
-        pair_set: the pairs.
-        config: what to load.
-        on_progress: see `Progress`; utterances are counted.
-
     Raises:
         UnknownNameError: the model is neither a folder nor a control.
         FingerprintError: the tokenizer is not the one that the language model was trained with.

@@ -116,10 +116,6 @@ def with_voices(score: Score, groups: Sequence[Sequence[Said]]) -> Score:
     left out of that resample. Percentiles of few voices are too narrow: with four or five, take the interval for a
     rough one.
 
-    Args:
-        score: what `groups` give together.
-        groups: things of each group; a mean over things has one group.
-
     Source: cluster bootstrap; Field and Welsh, 2007, "Bootstrapping clustered data".
     """
     voices = list(dict.fromkeys(voice for things in groups for said in things for voice in said.voices))

@@ -147,9 +147,6 @@ def frozen_features(
 
     Args:
         model: in evaluation mode here, and afterwards as it was.
-        task: which states are kept.
-        rows: in any order.
-        max_tokens: in one forward pass.
     """
     was_training = model.training
     model.eval()
@@ -231,11 +228,6 @@ def fine_tune(
     """Train a head on `train` and keep the epoch that is best on `dev`; the given model is not changed.
 
     Args:
-        model: a causal LM.
-        task: sentiment or entities.
-        train: to learn from.
-        dev: to choose the epoch by.
-        config: see there.
         seed: of the head's first weights, of dropout and of the order.
         features: `frozen_features` of train and dev, where they are there already; used when only the head is trained.
 
@@ -284,11 +276,6 @@ def predict(
     """Return what the head says about every row.
 
     Args:
-        model: a causal LM.
-        head: as `fine_tune` trained it.
-        task: that it was trained for.
-        rows: to read.
-        config: for the size of a forward pass.
         features: `frozen_features` of the rows, where the model's weights are those that they were computed with.
     """
     if features is None or config.train == "all":

@@ -111,7 +111,6 @@ def read_entities(rows: Sequence[Sequence], text: str) -> tuple[Entity, ...]:
 
     Args:
         rows: [tag, first character, number of characters]; raw tags or combined ones.
-        text: that the characters are counted in.
 
     Raises:
         ManifestError: an unknown tag, a span outside the text or with no letter in it, or two spans that overlap.
@@ -189,8 +188,6 @@ def read_labelled_set(folder: Path, undecided: str = "neutral", manifest: Path |
     A label whose utterance the manifest lacks is left out and counted in `excluded`.
 
     Args:
-        folder: with manifest and labels.
-        undecided: "neutral" or "drop", see `read_sentiment`.
         manifest: to read in place of the folder's, e.g. one to which 'vocable align' added word times.
 
     Raises:

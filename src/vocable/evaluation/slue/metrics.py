@@ -154,8 +154,6 @@ def resampled_score(
     Args:
         runs: for each run, for each utterance, what `statistic` takes the sums of.
         statistic: maps sums (..., k) to values (...).
-        meaning: for the result.
-        seed: of the draws.
 
     Raises:
         ConfigError: there is no run, or no utterance.

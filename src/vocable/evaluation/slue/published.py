@@ -38,11 +38,6 @@ def read_published(folder: Path, undecided: str = "neutral", strict: bool = Fals
     A row with an unknown label, a span outside its text, an id that occurs twice or no audio is left out and counted in
     `excluded`. A test table without labels (`..._test_blind.tsv`) is not read.
 
-    Args:
-        folder: see above.
-        undecided: "neutral" or "drop": what becomes of mixed sentiment and of disagreement, see `read_sentiment`.
-        strict: stop at the first row that would be left out.
-
     Raises:
         ConfigError: the folder has no table, or one that lacks a split, or `undecided` is unknown.
         ManifestError: a column is missing, no row is usable, or with `strict` a row is not.

@@ -47,12 +47,7 @@ class RowMaker:
     """Makes rows for one language model: its opener, the content, its end symbol."""
 
     def __init__(self, lm: SpokenLM, text_case: TextCase = "as_is") -> None:
-        """Take the model.
-
-        Args:
-            lm: decides which modalities there are.
-            text_case: lower: write all texts in lower case.
-        """
+        """Take the model."""
         self.lm, self.text_case = lm, text_case
         self.modalities: tuple[Modality, ...] = lm.modalities
 
@@ -96,11 +91,8 @@ def words_of_frames(
     """Return the word of each position.
 
     Args:
-        words: with their times.
         durations: frames of each unit.
         sizes: units of each position: 1, or the number in a subword.
-        num_frames: of the utterance.
-        frame_rate: frames per second.
     """
     inner = word_borders(words, num_frames, frame_rate)[1:-1]
     of_frame = torch.searchsorted(inner, torch.arange(num_frames), right=True)
@@ -172,10 +164,6 @@ def make_examples(
     """Make all rows of a task; an utterance that lacks one modality is left out of both, so that cells compare.
 
     Args:
-        labelled: utterances and labels.
-        task: "sentiment" or "entities".
-        maker: for the language model.
-        speech: tokens of the utterances.
         context_tokens: longest row that the model reads; longer ones are left out.
         max_train: at most so many train utterances, drawn by `seed`.
         seed: see `max_train`.
