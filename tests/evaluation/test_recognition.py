@@ -18,11 +18,11 @@ from vocable.evaluation.ctc_probe_model import (
     collapse_path,
     epoch_batches,
     recognise,
-    steps_needed,
 )
 from vocable.evaluation.recognition import Recognition, RecognitionConfig, probe_inputs
 from vocable.evaluation.results import load_result, save_result
 from vocable.evaluation.runner import run_benchmark
+from vocable.recognition.ctc import min_frames
 from vocable.tokens.streams import streams_of_card
 from vocable.types import SpeechTokens, Utterance
 
@@ -234,7 +234,7 @@ def test_steps_needed_are_those_of_the_shortest_path(labels):
         for length in itertools.count(0)
         if any(collapse_path(torch.tensor(path, dtype=torch.long)) == labels for path in _paths(labels, length))
     )
-    assert steps_needed(labels) == shortest
+    assert min_frames(labels) == shortest
 
 
 def _paths(labels, length):

@@ -6,9 +6,8 @@ CTC (Graves et al., 2006) needs no alignment: it sums over all ways to spread th
 units and texts, and reports: `recognition`.
 """
 
-import itertools
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -180,7 +179,7 @@ def train_recogniser(
     """Train a recogniser for `config.epochs` epochs; on a CPU the same seed gives the same weights.
 
     Args:
-        examples: each with at least `steps_needed` steps.
+        examples: each with at least `recognition.ctc.min_frames` steps.
         num_classes: characters and the blank.
         on_update: called with 1 after every update, and with how many there are.
 
@@ -278,11 +277,6 @@ def recognise(
 def collapse_path(path: Int[Tensor, " steps"]) -> list[int]:
     """Drop repeats, then blanks: 1 1 0 1 2 -> 1 1 2. Source: Graves et al., 2006, section 3.1, the map B."""
     return [label for label in torch.unique_consecutive(path).tolist() if label != BLANK]
-
-
-def steps_needed(characters: Sequence[Hashable]) -> int:
-    """Steps that CTC needs at least: one a character, and one for the blank between two that are equal."""
-    return len(characters) + sum(a == b for a, b in itertools.pairwise(characters))
 
 
 def epoch_batches(

@@ -21,13 +21,14 @@ from typing import Any
 import torch
 
 from vocable.errors import ConfigError
-from vocable.evaluation.ctc_probe_model import Example, ProbeConfig, recognise, steps_needed, train_recogniser
+from vocable.evaluation.ctc_probe_model import Example, ProbeConfig, recognise, train_recogniser
 from vocable.evaluation.metrics.wer import LEVELS, NORMALISERS, ErrorCounts, column_error_rate, count_errors
 from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, Item, Items, TokensConfig
 from vocable.evaluation.token_sources import TokenSource
 from vocable.evaluation.units import check_ids
 from vocable.evaluation.unusable import reasons
+from vocable.recognition.ctc import min_frames
 from vocable.registry import look_up
 from vocable.tokens.fingerprint import check_fingerprint, fingerprint
 from vocable.types import SpeechTokens, Utterance
@@ -132,7 +133,7 @@ class Recognition(Benchmark[RecognitionConfig]):
         return found
 
     def _steps_enough(self, one: _Spoken) -> bool:
-        return self.config.num_steps(one.codes.shape[1]) >= steps_needed(one.text)
+        return self.config.num_steps(one.codes.shape[1]) >= min_frames(one.text)
 
     def _row(self, one: _Spoken, heard: str) -> dict[str, Any]:
         """Texts and counted errors, in columns that `compare` knows."""

@@ -24,19 +24,22 @@ from vocable.errors import ConfigError
 from vocable.lm.lora import has_lora
 
 
-class JoinedEmbedding(nn.Module):
-    """A table in two parts: frozen rows first, trained ones behind them."""
+class Joined(nn.Module):
+    """An embedding or a head in two parts: frozen rows first, trained ones behind them."""
 
-    def __init__(self, kept: nn.Embedding | None, new: nn.Embedding, dtype: torch.dtype):
+    def __init__(self, kept: Any, new: Any, dtype: torch.dtype):
         super().__init__()
-        self.kept, self.new = kept, new
-        self.num_kept = 0 if kept is None else kept.num_embeddings
-        self.dtype = dtype
+        self.kept, self.new, self.dtype = kept, new, dtype
+        self.num_kept = 0 if kept is None else len(kept.weight)
 
     @property
     def weight(self) -> Float[Tensor, "vocabulary dim"]:
         """Both parts as one table, of the frozen part's type."""
         return _joined(None if self.kept is None else self.kept.weight, self.new.weight, self.dtype)
+
+
+class JoinedEmbedding(Joined):
+    """A table in two parts."""
 
     def forward(self, token_ids: Int[Tensor, "*positions"]) -> Float[Tensor, "*positions dim"]:
         """Look ids up, each in its part. New rows always take part, so that all processes have gradients of them."""
@@ -51,18 +54,8 @@ class JoinedEmbedding(nn.Module):
         return _copy(self.new if self.kept is None else self.kept, self.weight.detach(), None)
 
 
-class JoinedHead(nn.Module):
+class JoinedHead(Joined):
     """An output head in two parts: scores of frozen rows first, then those of trained ones."""
-
-    def __init__(self, kept: nn.Linear | None, new: nn.Linear, dtype: torch.dtype):
-        super().__init__()
-        self.kept, self.new = kept, new
-        self.dtype = dtype
-
-    @property
-    def weight(self) -> Float[Tensor, "vocabulary dim"]:
-        """Both parts as one table, of the frozen part's type."""
-        return _joined(None if self.kept is None else self.kept.weight, self.new.weight, self.dtype)
 
     @property
     def bias(self) -> Float[Tensor, " vocabulary"] | None:

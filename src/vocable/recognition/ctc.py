@@ -9,7 +9,7 @@ place of the sum. Next stage: words.py.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -81,7 +81,7 @@ def ctc_viterbi(
     return results
 
 
-def min_frames(labels: Sequence[int]) -> int:
+def min_frames(labels: Sequence[Hashable]) -> int:
     """Frames that a sequence needs at least: one a label, and a blank between equal neighbours."""
     return len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
 

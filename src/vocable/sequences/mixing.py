@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -31,11 +31,21 @@ from vocable.splits import hash_place
 LENGTH_SAMPLE = 2000  # documents that a source's mean length is measured on; all, where there are not more
 
 
-class BuiltDocuments:
-    """Documents that a layout builds from examples; each repeat is an epoch of the layout, so spans are drawn anew.
+@runtime_checkable
+class DocumentSource(Protocol):
+    """Documents of one kind."""
 
-    A mixture takes anything in its place that has a length and the method `document`.
-    """
+    def __len__(self) -> int:
+        """Documents that there are."""
+        ...
+
+    def document(self, index: int, repeat: int) -> Int[Tensor, " positions"]:
+        """Return one of them; `repeat` counts how often it has been used before, for what is drawn anew each time."""
+        ...
+
+
+class BuiltDocuments:
+    """Documents that a layout builds from examples; each repeat is an epoch of the layout, so spans are drawn anew."""
 
     def __init__(self, examples: Sequence[JointExample], layout: JointLayout) -> None:
         self.examples = examples
@@ -89,7 +99,7 @@ class Mixture:
         ConfigError: a source is empty, or the shares name other sources than there are.
     """
 
-    def __init__(self, sources: Mapping[str, BuiltDocuments], config: MixtureConfig | None = None) -> None:
+    def __init__(self, sources: Mapping[str, DocumentSource], config: MixtureConfig | None = None) -> None:
         self.sources = dict(sources)
         self.config = config or MixtureConfig()
         empty = [name for name, source in self.sources.items() if not len(source)]
@@ -191,7 +201,7 @@ def _normalised(ratios: Mapping[str, float] | None, names: Sequence[str]) -> dic
     return {name: ratios[name] / total for name in names}
 
 
-def _mean_tokens(source: BuiltDocuments) -> float:
+def _mean_tokens(source: DocumentSource) -> float:
     stride = max(1, len(source) // LENGTH_SAMPLE)
     lengths = [len(source.document(index, 0)) for index in range(0, len(source), stride)]
     return max(1.0, torch.tensor(lengths, dtype=torch.float64).mean().item())

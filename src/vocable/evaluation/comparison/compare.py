@@ -15,6 +15,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vocable.config import config_to_dict
 from vocable.errors import ConfigError
 from vocable.evaluation.bootstrap import bootstrap_ratio
 from vocable.evaluation.comparison.measures import Measure, find_measures, unpaired_scores
@@ -130,8 +131,11 @@ class Comparison:
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it, without the items."""
-        kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "items"}
-        return {"format": FORMAT, **{name: _plain(value) for name, value in kept.items()}}
+        kept = config_to_dict(dataclasses.replace(self, items={}))
+        del kept["items"]
+        for name in ("differences", "groups"):
+            kept[name] = [{**row, "favours": d.favours} for row, d in zip(kept[name], getattr(self, name), strict=True)]
+        return {"format": FORMAT, **kept}
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,13 +380,3 @@ def _conventions(config: CompareConfig, content: str | None) -> dict[str, Any]:
         "correction": "Holm, over all scores and pairs of models; by group, over the groups of one column",
         "seed": config.seed,
     }
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses become mappings, tuples lists."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        extra = {"favours": value.favours} if isinstance(value, Difference) else {}
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)} | extra
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

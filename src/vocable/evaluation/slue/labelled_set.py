@@ -30,6 +30,8 @@ from vocable.types import Utterance
 SENTIMENTS = ("Negative", "Neutral", "Positive")
 UNDECIDED = ("mixed", "<mixed>", "disagreement")
 """What stands in the published tables where annotators saw both, or did not agree; in lower case."""
+WAYS = {"neutral": "Neutral", "drop": None}
+"""What becomes of them: the label that they get, or None to leave them out."""
 TASKS = ("sentiment", "entities")
 SPLITS = ("train", "dev", "test")
 
@@ -97,7 +99,7 @@ def read_sentiment(value: str, undecided: str = "neutral") -> str | None:
     """
     plain = value.strip().lower()
     if plain in UNDECIDED:
-        return "Neutral" if undecided == "neutral" else None
+        return WAYS[undecided]
     named = {sentiment.lower(): sentiment for sentiment in SENTIMENTS}
     if plain not in named:
         guess = nearest_name(plain, named)
@@ -195,7 +197,8 @@ def read_labelled_set(folder: Path, undecided: str = "neutral", manifest: Path |
         ConfigError: an unknown `undecided`.
     """
     folder = Path(folder)
-    check_undecided(undecided)
+    if undecided not in WAYS:
+        raise ConfigError(f"undecided is {undecided!r}; it is {' or '.join(WAYS)}.")
     manifest = manifest or folder / MANIFEST
     missing = [path.name for path in (manifest, folder / LABELS) if not path.is_file()]
     if missing:
@@ -222,16 +225,6 @@ def read_labelled_set(folder: Path, undecided: str = "neutral", manifest: Path |
         raise ManifestError(f"{folder / LABELS}: no label has its utterance in {manifest.name}.")
     card = json.loads(read_text(folder / CARD)) if (folder / CARD).is_file() else {}
     return LabelledSet(labels=list(labels.values()), utterances=utterances, card=card, excluded=excluded)
-
-
-def check_undecided(undecided: str) -> None:
-    """Refuse a word that `read_sentiment` does not know.
-
-    Raises:
-        ConfigError: see above.
-    """
-    if undecided not in ("neutral", "drop"):
-        raise ConfigError(f"undecided is {undecided!r}; it is neutral or drop.")
 
 
 def _to_row(label: Labels) -> dict[str, Any]:

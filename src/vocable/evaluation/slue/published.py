@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.slue.labelled_set import LabelledSet, Labels, check_undecided, read_entities, read_sentiment
+from vocable.evaluation.slue.labelled_set import LabelledSet, Labels, read_entities, read_sentiment
 from vocable.files import read_text
 from vocable.types import Utterance
 
@@ -43,7 +43,6 @@ def read_published(folder: Path, undecided: str = "neutral", strict: bool = Fals
         ManifestError: a column is missing, no row is usable, or with `strict` a row is not.
     """
     folder = Path(folder)
-    check_undecided(undecided)
     name = next((name for name in LICENCES if list(folder.glob(f"slue-{name}_*.[ct]sv"))), None)
     if name is None:
         raise ConfigError(
