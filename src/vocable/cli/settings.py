@@ -173,8 +173,10 @@ def _source(module: str) -> str:
     if module.startswith("vocable."):
         place = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
         file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    elif module in sys.modules and module.partition(".")[0] not in sys.stdlib_module_names:
+        file = inspect.getsourcefile(sys.modules[module])
     else:
-        file = inspect.getsourcefile(sys.modules[module]) if module in sys.modules else None
+        file = None
     return Path(file).read_text(encoding="utf-8") if file else ""
 
 
