@@ -11,7 +11,7 @@ from vocable.errors import ConfigError
 from vocable.synthesis.phonemes import WordPhonemes, read_given
 from vocable.synthesis.source_filter import SourceFilterConfig
 from vocable.synthesis.text_to_speech import TextToSpeech, TextToSpeechConfig
-from vocable.synthesis.word_prosody import WordProsody, measure_word_prosody, plan_words
+from vocable.synthesis.word_prosody import WordProsody, change_words, measure_word_prosody, plan_words
 from vocable.types import Word
 
 RATE = 16_000
@@ -248,3 +248,28 @@ def test_silence_at_the_end_of_a_sound_belongs_to_the_pause(model, monkeypatch):
     assert (found.seconds, found.pause) == (pytest.approx(0.5), pytest.approx(0.4))
     found = plan_words(model, words, [WordProsody(pause=0.025), None]).word_prosody()[0]
     assert found.pause == pytest.approx(0.025)
+
+
+def test_changes_are_asked_of_the_words_that_they_name(model):
+    plan = plan_words(model, [*WORDS, WORDS[0]])
+    now = plan.word_prosody()
+    changes = [{"word": "BA", "semitones": 2, "pause": 0.3}, {"word": "ab", "nth": 2, "stretch": 2, "decibels": -3}]
+    assert change_words(plan, changes) == [
+        None,
+        WordProsody(level=now[1].level + 2, pause=0.3),
+        None,
+        WordProsody(stretch=2.0, energy=now[3].energy - 3),
+    ]
+    bad = [
+        ({"word": "cc", "stretch": 2}, "no word 'cc' to change. Words: ab, ba, bb, ab"),
+        ({"word": "ab", "stretch": 2}, "is there 2 times; say which one"),
+        ({"word": "ab", "nth": 3}, "nth is 3; the word 'ab' is there 2 times: 1 to 2"),
+        ({"word": "ba", "pitch": 2}, "something else than word, nth, stretch"),
+        ({"stretch": 2}, "does not name its word"),
+        ("ba", "does not name its word"),
+        ({"word": "ba", "stretch": "two"}, "a value that is no number"),
+        ({"word": "ba", "stretch": 0}, "must be above 0"),
+    ]
+    for change, message in bad:
+        with pytest.raises(ConfigError, match=message):
+            change_words(plan, [change])

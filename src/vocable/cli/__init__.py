@@ -26,6 +26,7 @@ HOMES = {
     "evaluate": "testsets",
     "generate": "lm",
     "quickstart": "lm",
+    "speak": "testsets",
     "stories": "testsets",
     "subwords": "sequences",
     "tokenize": "tokenizer",

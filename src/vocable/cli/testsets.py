@@ -347,6 +347,54 @@ def read_aloud(
     print(f"{out / 'manifest.jsonl'}: {len(utterances)} utterances, {size / 1e6:.1f} MB of Opus")
 
 
+def speak(
+    text: str,
+    out: Path,
+    prosody: Path | None = None,
+    phonemizer: Literal["hibari", "espeak-ng", "given"] | None = None,
+    speed: float = 1.0,
+) -> None:
+    """Speak a text in hibari's voice, words longer, higher, louder as you ask; or each line of a file.
+
+    vocable speak "The old farmer carried a yellow basket." basket.wav
+    vocable speak "The old farmer carried a yellow basket." basket.wav --prosody changes.json
+    vocable speak lines.txt spoken/
+
+    Args:
+        text: what to say, in English; or a text file, each line of which becomes a file in the folder OUT: 0001.wav ...
+        out: audio file to write (wav, flac, ogg, opus, mp3); for a text file, a folder.
+        prosody: JSON file, a list of changes of words: [{"word": "yellow", "stretch": 1.5, "semitones": 4,
+            "decibels": 6, "pause": 0.3}], with "nth" where the text has the word several times.
+        phonemizer: who turns the text into phonemes; given: it is phonemes, in Kokoro's symbols. Without it: hibari
+            (`pip install 'vocable[voice]'`) where it is installed, else the program espeak-ng.
+        speed: speaking rate: 1 is normal, 2 twice as fast.
+    """
+    import json
+
+    import torch
+
+    from vocable.audio.writing import write_audio
+    from vocable.files import read_text
+    from vocable.testsets.hibari_tts import Hibari
+
+    is_file = text.endswith(".txt") and Path(text).is_file()
+    lines = [line for line in read_text(Path(text)).splitlines() if line.strip()] if is_file else [text]
+    if is_file and prosody is not None:
+        raise ConfigError("Words are changed in one text: give it in place of the file, or leave out --prosody.")
+    if not lines:
+        raise ConfigError(f"{text}: holds no text.")
+    try:
+        changes = None if prosody is None else json.loads(read_text(prosody))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{prosody}: no JSON: {error}.") from error
+    speaker = Hibari(speed=speed, phonemizer=phonemizer)
+    for number, line in enumerate(lines, start=1):
+        path = out / f"{number:04d}.wav" if is_file else out
+        speech = speaker.speak(line) if changes is None else speaker.speak_changed(line, changes)
+        write_audio(path, torch.from_numpy(speech.waveform), speech.sample_rate)
+        print(f"{path}: {len(speech.waveform) / speech.sample_rate:.2f} s, {len(speech.words)} words")
+
+
 def _source(texts: Path | None, seed: int) -> dict[str, Any]:
     return {"source": "templates of Vocable" if texts is None else texts.name, "seed": seed}
 
@@ -408,4 +456,5 @@ COMMANDS = {
     "evaluate build labelled OUT": build_labelled,
     "evaluate build slue SOURCE OUT": build_slue,
     "stories build OUT": read_aloud,
+    "speak TEXT OUT": speak,
 }

@@ -13,9 +13,9 @@ and energy where they are given; word times are those of the sound, and pitch an
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ SMOOTHING = 5
 SILENT_ENERGY = -6.0
 """Energy below which a frame is silent: 25 dB below the mean of speech. The model gives a part of a pause to the sound
 before it (up to 0.3 s, measured); such frames at the end of a word belong to its pause here."""
+CHANGES = ("stretch", "semitones", "decibels", "pause")
+"""What `change_words` can change."""
 WINDOW_SECONDS = 0.05
 """Length of the windows in which the energy of a recording is measured."""
 
@@ -200,6 +202,50 @@ def measure_word_prosody(
     return [*measured[:-1], replace(measured[-1], pause=max(0.0, length - words[-1].end))]
 
 
+def change_words(plan: WordPlan, changes: Sequence[Any]) -> list[WordProsody | None]:
+    """Turn changes, one for each word that is not to stay as it is, into what to ask of the plan's words.
+
+    Args:
+        plan: The words as they would be spoken.
+        changes: Each a table of `word`, of `nth` (1, 2, ...) where the text has that word several times, and of what to
+            change: `stretch` (times as long), `semitones` (higher), `decibels` (louder), `pause` (seconds after it).
+
+    Raises:
+        ConfigError: a word is not in the text, or there several times; or a key is unknown, or its value no number.
+    """
+    asked: list[WordProsody | None] = [None] * len(plan.times)
+    described = plan.word_prosody()
+    for change in changes:
+        unknown = sorted(set(change) - {"word", "nth", *CHANGES}) if isinstance(change, Mapping) else ["no table"]
+        if unknown or "word" not in change:
+            known = ", ".join(("word", "nth", *CHANGES))
+            raise ConfigError(f"The change {change!r} does not name its word, or has something else than {known}.")
+        given = {key: change[key] for key in CHANGES if change.get(key) is not None}
+        if any(isinstance(value, bool) or not isinstance(value, int | float) for value in given.values()):
+            raise ConfigError(f"The change {change!r} has a value that is no number.")
+        now = described[place := _find_word(plan, str(change["word"]), change.get("nth"))]
+        moved = now.change(semitones=float(given.get("semitones", 0)), decibels=float(given.get("decibels", 0)))
+        asked[place] = WordProsody(
+            stretch=float(given["stretch"]) if "stretch" in given else None,
+            level=moved.level if "semitones" in given else None,
+            energy=moved.energy if "decibels" in given else None,
+            pause=float(given["pause"]) if "pause" in given else None,
+        )
+    return asked
+
+
+def _find_word(plan: WordPlan, word: str, nth: Any) -> int:
+    places = [place for place, time in enumerate(plan.times) if time.word.casefold() == word.casefold()]
+    if not places:
+        raise ConfigError(f"There is no word {word!r} to change. Words: {', '.join(time.word for time in plan.times)}.")
+    if nth is None and len(places) > 1:
+        raise ConfigError(f"The word {word!r} is there {len(places)} times; say which one, such as nth: 1.")
+    number = 1 if nth is None else nth
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(places):
+        raise ConfigError(f"nth is {nth!r}; the word {word!r} is there {len(places)} times: 1 to {len(places)}.")
+    return places[number - 1]
+
+
 def _describe(
     times: Sequence[Word], semitones: np.ndarray, voiced: np.ndarray, decibels: np.ndarray
 ) -> list[WordProsody]:
@@ -267,7 +313,8 @@ def _silent_tails(phonemes: str, prosody: Prosody) -> np.ndarray:
     tails = np.zeros_like(durations)
     for index, symbol in enumerate(phonemes, start=1):
         if symbol not in PAUSES + " " and phonemes[index : index + 1] in ("", *PAUSES):
-            frames = silent[2 * max(ends[index] - durations[index], 0) : 2 * ends[index]].reshape(-1, 2).all(-1)
+            heard = silent[2 * max(ends[index] - durations[index], 0) : 2 * ends[index]]
+            frames = np.logical_and(heard[::2], heard[1::2])
             count = len(frames) if frames.all() else int(frames[::-1].argmin())
             tails[index] = min(count, durations[index] - 1)
     return tails

@@ -7,8 +7,10 @@ For sets that need one voice only; kokoro_tts.py has many.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from vocable.synthesis.phonemes import (
     split_long,
 )
 from vocable.synthesis.text_to_speech import TextToSpeech
-from vocable.synthesis.word_prosody import plan_words
+from vocable.synthesis.word_prosody import WordPlan, change_words, plan_words
 from vocable.testsets.speech import Speech
 
 VOICES = ("heart",)
@@ -91,9 +93,25 @@ class Hibari:
             tuple(phone for part in spoken for phone in part.phones),
         )
 
-    @torch.inference_mode()
-    def _speak_part(self, words: list[WordPhonemes]) -> Speech:
+    def speak_changed(self, text: str, changes: Sequence[Mapping[str, Any]]) -> Speech:
+        """Speak a text with words longer, higher, louder, or with pauses after them: see `change_words`.
+
+        Raises:
+            ConfigError: as `speak` does; or a change cannot be made, or the text has more than 400 symbols.
+        """
+        words = self.phonemize(text)
+        if len(split_long(words, MAX_SYMBOLS)) > 1:
+            raise ConfigError(f"{text[:40]!r}... has more than {MAX_SYMBOLS} phonemes; change words in one sentence.")
+        if not isinstance(changes, list | tuple):
+            raise ConfigError(f"The changes are a {type(changes).__name__}; they must be a list of tables.")
         plan = plan_words(self.model, words, speed=self.speed)
+        return self._say(plan_words(self.model, words, change_words(plan, changes), self.speed))
+
+    def _speak_part(self, words: list[WordPhonemes]) -> Speech:
+        return self._say(plan_words(self.model, words, speed=self.speed))
+
+    @torch.inference_mode()
+    def _say(self, plan: WordPlan) -> Speech:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.autocasts):
             waveform = plan.speak(self.model).waveform
         return Speech(waveform.float().numpy(), self.model.sample_rate, plan.times, plan.phones)
