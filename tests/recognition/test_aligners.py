@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from vocable.audio.io import read_utterance
 from vocable.audio.manifest import read_manifest
 from vocable.audio.writing import write_audio
-from vocable.errors import AlignmentError, AssetError, ConfigError, UnknownNameError
+from vocable.errors import AlignmentError, AssetError, ConfigError, ManifestError, UnknownNameError
 from vocable.quickstart.data import STORIES
 from vocable.recognition.aligner import Found
 from vocable.recognition.ctc import ctc_viterbi
@@ -135,7 +135,7 @@ def test_posteriors_of_the_caller(tmp_path):
         ("pocketsphynx", UnknownNameError, "Did you mean 'pocketsphinx'"),
         ("pocketsphinx:en", ConfigError, "write it as pocketsphinx"),
         ("ctc", ConfigError, "write it as ctc:facebook/wav2vec2-base-960h"),
-        ("ctm:/none.ctm", ConfigError, "not a readable text file"),
+        ("ctm:/none.ctm", ManifestError, "cannot be read"),
         ("textgrid:/none", ConfigError, "no such folder"),
     ],
 )
