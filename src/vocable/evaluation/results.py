@@ -252,11 +252,9 @@ def load_result(path: Path) -> EvaluationResult:
     items_path = path.parent / Path(record["items"]).name
     if not items_path.is_file():
         raise ConfigError(f"{items_path}: the items of {path.name} are missing. Keep both files together.")
-    return EvaluationResult(
-        scores={name: Score(**score) for name, score in record["scores"].items()},
-        items=pq.read_table(items_path).to_pylist(),
-        **{name: tuple(record[name]) if name == "notes" else record[name] for name in RECORDED if name != "scores"},
-    )
+    known: dict[str, Any] = {name: record[name] for name in RECORDED}
+    known["scores"] = {name: Score(**score) for name, score in record["scores"].items()}
+    return EvaluationResult(**known | {"notes": tuple(record["notes"])}, items=pq.read_table(items_path).to_pylist())
 
 
 def environment_versions() -> dict[str, str]:
