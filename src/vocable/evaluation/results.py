@@ -254,7 +254,8 @@ def load_result(path: Path) -> EvaluationResult:
         raise ConfigError(f"{items_path}: the items of {path.name} are missing. Keep both files together.")
     known: dict[str, Any] = {name: record[name] for name in RECORDED}
     known["scores"] = {name: Score(**score) for name, score in record["scores"].items()}
-    return EvaluationResult(**known | {"notes": tuple(record["notes"])}, items=pq.read_table(items_path).to_pylist())
+    known["notes"] = tuple(record["notes"])
+    return EvaluationResult(**known, items=pq.read_table(items_path).to_pylist())
 
 
 def environment_versions() -> dict[str, str]:
