@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocable.errors import ConfigError, MissingDependencyError
@@ -51,12 +51,14 @@ def test_a_number_of_two_spoken_words_stays_one_word():
     assert align_words("twˈɛnti wˈʌn kˈæts", ["twˈɛntiwˈʌn", "kˈæts"]) == ["twˈɛntiwˈʌn", "kˈæts"]
 
 
+@settings(deadline=None)
 @given(words=st.lists(st.text("abdˈɛɪ", min_size=1, max_size=6), min_size=1, max_size=6), joined=st.booleans())
 def test_alignment_keeps_every_phoneme_in_order(words, joined):
     clause = ("" if joined else " ").join(words)
     assert "".join(align_words(clause, words)) == "".join(words)
 
 
+@settings(deadline=None)
 @given(words=st.lists(st.text("abdˈɛɪ", min_size=1, max_size=6), min_size=1, max_size=6))
 def test_alignment_to_the_same_words_gives_the_words(words):
     assert align_words(" ".join(words), words) == words

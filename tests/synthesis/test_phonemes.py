@@ -154,6 +154,7 @@ def test_rewritten_words_fall_to_the_words_of_the_text():
     assert assign_words(["a"], spoken("x a"))[0].phonemes == "X A"
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40), marks=st.integers(0, 2**40))
 def test_long_texts_are_split_and_nothing_is_lost(sizes: list[int], marks: int):
     words = [WordPhonemes("w", "x" * size, "," if marks >> index & 1 else "") for index, size in enumerate(sizes)]

@@ -46,9 +46,10 @@ LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
 """Pitch stays between them, whatever is asked for."""
 SMOOTHING = 5
 """Frames over which changes of pitch and energy set in."""
-SILENT_ENERGY = -6.0
-"""Energy below which a frame is silent: 25 dB below the mean of speech. The model gives a part of a pause to the sound
-before it (up to 0.3 s, measured); such frames at the end of a word belong to its pause here."""
+SILENT_ENERGY = -2.0
+"""Energy below which a frame at the end of a word belongs to the pause after it: the model gives the sound before a
+pause a large part of the silence. Measured on 39 such words, against a forced aligner: they end 0.22 s late (median)
+without this, and 0.015 s with it."""
 CHANGES = ("stretch", "semitones", "decibels", "pause")
 """What `change_words` can change."""
 WINDOW_SECONDS = 0.05
