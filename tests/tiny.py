@@ -18,11 +18,17 @@ from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.subwords import UnitSubwords
 from vocable.sequences.vocabulary import UnitVocabulary
 from vocable.synthesis import UnitVocoder, VocoderConfig
+from vocable.synthesis.source_filter import SourceFilterConfig
+from vocable.synthesis.unit_frontend import FrontendConfig
 from vocable.tokens.kmeans import KMeans, KMeansConfig
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 from vocable.types import Utterance, Word
 
 WORDS = ["the", "cat", "sat", "on", "mats", "by", "rivers", "and", "hills", "far", "away", "."]
+TINY_FRONTEND = FrontendConfig(dim=8, hidden_dim=16, token_layers=1, frame_layers=1, kernel_size=3)
+TINY_DECODER = SourceFilterConfig(
+    content_dim=4, dim=8, hidden_dim=16, num_layers=1, kernel_size=3, sample_rate=16_000, hop_length=200, n_fft=400
+)
 _LANGUAGE_MODELS = {
     "opt": {"num_attention_heads": 4, "ffn_dim": 64, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
     "qwen2": {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64, "tie_word_embeddings": True},
@@ -107,7 +113,7 @@ def make_tiny_recogniser():
     model.generation_config._from_model_config = False  # else transformers drops what only Whisper has on saving
     model.generation_config.suppress_tokens = [1, 2, vocabulary["<notimestamps>"]]
     model.generation_config.begin_suppress_tokens = [0]
-    model.generation_config.no_timestamps_token_id = vocabulary["<notimestamps>"]
+    model.generation_config.no_timestamps_token_id = vocabulary["<notimestamps>"]  # type: ignore[attr-defined]  # of Whisper alone
     return model, WhisperFeatureExtractor(feature_size=80), tokenizer
 
 
@@ -134,12 +140,10 @@ def make_tiny_vocoder(tokenizer: UnitTokenizer) -> UnitVocoder:
     torch.manual_seed(0)
     config = VocoderConfig(
         codebook_size=8,
-        token_frame_rate=tokenizer.frame_rate,
-        dim=8,
-        hidden_dim=16,
-        num_layers=1,
+        token_frame_rate=tokenizer.frame_rate or 50.0,
+        frontend=TINY_FRONTEND,
+        decoder=TINY_DECODER,
         prosody_dim=8,
-        pitch_layers=1,
         tokenizer_fingerprint=tokenizer.fingerprint,
     )
     return UnitVocoder(config).eval()

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from vocable.assets.weights import read_weights, weights_key, weights_record
+from vocable.audio.pieces import cut_at_quiet
 from vocable.errors import AssetError, AudioFormatError, ConfigError
 from vocable.evaluation.judges import check_judge, judge_relation
 from vocable.evaluation.metrics import mos
 from vocable.features import speaker
-from vocable.recognition.transcribe import WhisperTranscriber, cut_at_quiet, load_whisper
+from vocable.recognition.transcribe import WhisperTranscriber, load_whisper
 
 
 def synthetic_speech(num_samples: int, seed: int, pitch: float = 120.0) -> Tensor:

@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tokens.example_tokenizers import SineCodec
+from vocable.audio.io import Audio, read_utterance
 from vocable.audio.writing import write_audio
 from vocable.errors import ConfigError, FingerprintError, ManifestError
 from vocable.evaluation.judges import Judges
@@ -62,7 +64,9 @@ def test_the_whole_way(speaking, tiny_transcriber, quick_mos, make_utterances, t
         expected = sum(count.errors for count in counts) / sum(count.reference_length for count in counts)
         assert result.scores[name].value == pytest.approx(expected)
         assert result.scores[name].num_items == 2
-    loss = result.scores["wer_resynthesis"].value - result.scores["wer_topline"].value
+    rates = [result.scores[name].value for name in ("wer_resynthesis", "wer_topline")]
+    assert rates[0] is not None and rates[1] is not None
+    loss = rates[0] - rates[1]
     assert result.scores["wer_loss"].value == pytest.approx(loss)
     # the utterance without text stands apart, and the reader is told
     assert result.scores["wer_resynthesis_to_asr"].num_items == 1
@@ -142,6 +146,78 @@ def test_predicted_durations_leave_the_true_ones_out(speaking, tiny_transcriber,
         result = evaluate_resynthesis(make_utterances(["the cat"]), speaking, Judges(tiny_transcriber), config)
         assert result.conventions["durations"] == durations
     assert [tokens.durations is None for tokens in seen] == [False, True]
+
+
+@pytest.fixture
+def watched(tiny_tokenizer, tiny_vocoder, monkeypatch):
+    """A tokenizer whose vocoder copies voices, and what it was told to speak with: voice and prosody of each call."""
+    decoder = dataclasses.replace(tiny_vocoder.config.decoder, speaker_dim=6)
+    vocoder = UnitVocoder(dataclasses.replace(tiny_vocoder.config, decoder=decoder)).eval()
+    vocoder._encoder[:] = [SpeakerEncoder(hidden_dim=8, embedding_dim=6).eval()]
+    tiny_tokenizer.synthesizer = vocoder
+    calls: list[tuple[Any, Any]] = []
+    decode = tiny_tokenizer.decode
+
+    def watch(tokens, voice=None, prosody=None):
+        calls.append((voice, prosody))
+        return decode(tokens, voice, prosody)
+
+    monkeypatch.setattr(tiny_tokenizer, "decode", watch)
+    return tiny_tokenizer, calls
+
+
+def sound_of(utterance: Utterance) -> torch.Tensor:
+    return read_utterance(utterance, 16_000)
+
+
+def test_the_own_voice_is_taken_from_another_recording_of_the_speaker(watched, tiny_transcriber, tmp_path):
+    """The first of four seconds or more; else the first other one; else the recording itself."""
+    tokenizer, calls = watched
+    rows = [
+        ("ann", 1.2),
+        ("ann", 1.5),
+        ("bob", 1.3),
+        ("ann", 4.5),
+        ("ann", 5.0),
+        ("bob", 1.1),
+        ("eve", 1.4),
+        (None, 1.6),
+    ]
+    utterances = []
+    for index, (speaker, seconds) in enumerate([*rows, (None, 1.2)]):
+        time = torch.arange(int(seconds * 16_000)) / 16_000
+        buzz = sum(torch.sin(2 * torch.pi * (110 + 10 * index) * k * time) / k for k in range(1, 9))
+        write_audio(tmp_path / f"{index}.wav", 0.1 * torch.as_tensor(buzz), 16_000)
+        utterances.append(
+            Utterance(id=f"u{index}", audio=tmp_path / f"{index}.wav", duration=seconds, speaker=speaker, text="the")
+        )
+    config = dataclasses.replace(FEW_DRAWS, voice="own")
+    result = evaluate_resynthesis(utterances, tokenizer, Judges(tiny_transcriber), config)
+    assert len(result.items) == 9 and result.conventions["prosody"] == "tokens"
+    #            ann: 4.5 s     bob's other  ann         ann's other of 4 s   eve and nobody have no other
+    expected = [3, 3, 5, 4, 3, 2, 6, 7, 8]
+    for (voice, prosody), row in zip(calls, expected, strict=True):
+        assert isinstance(voice, Audio) and voice.sample_rate == 16_000 and prosody is None
+        assert torch.equal(voice.waveform, sound_of(utterances[row]))
+
+
+def test_prosody_of_the_recordings_is_handed_to_the_vocoder(watched, tiny_transcriber, make_utterances):
+    tokenizer, calls = watched
+    utterances = make_utterances(["the cat", "sat"])
+    config = dataclasses.replace(FEW_DRAWS, prosody="recording")
+    result = evaluate_resynthesis(utterances, tokenizer, Judges(tiny_transcriber), config)
+    assert result.conventions["prosody"] == "recording" and len(result.items) == len(calls) == 2
+    for (voice, prosody), utterance in zip(calls, utterances, strict=True):
+        assert voice is None and len(prosody) == 1
+        assert torch.equal(prosody[0].waveform, sound_of(utterance))
+
+
+def test_a_synthesizer_that_follows_no_prosody_says_so(tiny_transcriber, make_utterances):
+    config = dataclasses.replace(FEW_DRAWS, prosody="recording")
+    with pytest.raises(
+        ConfigError, match=r"'sines' takes pitch and energy from the tokens.*Unit vocoders of Vocable can"
+    ):
+        evaluate_resynthesis(make_utterances(["the cat"]), SineCodec.make(), Judges(tiny_transcriber), config)
 
 
 def test_a_voice_to_be_like(speaking, tiny_transcriber, make_utterances):

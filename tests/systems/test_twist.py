@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tiny import save_tiny_encoder, save_tiny_lm, write_speech
+from tiny import TINY_DECODER, TINY_FRONTEND, save_tiny_encoder, save_tiny_lm, write_speech
 from vocable.cli import main
 from vocable.config import load_config
 from vocable.errors import ConfigError, FingerprintError, OutputError
@@ -205,7 +205,7 @@ def test_generate_command_writes_speech(tmp_path, make_speechlike, monkeypatch, 
     from vocable.tokens.fingerprint import encoder_fingerprint
 
     manifest = write_speech(tmp_path / "speech", make_speechlike)
-    units = UnitTokenizerConfig(  # 50 Hz, which a vocoder at 16 kHz can divide into its frames
+    units = UnitTokenizerConfig(  # 50 Hz, as the vocoder reads
         encoder=EncoderConfig(name=str(save_tiny_encoder("whisper", tmp_path / "encoder")), layer=2),
         kmeans=KMeansConfig(num_clusters=6, init_frames=100),
     )
@@ -224,11 +224,9 @@ def test_generate_command_writes_speech(tmp_path, make_speechlike, monkeypatch, 
             codebook_size=6,
             codebook_dim=tokenizer.encoder.dim,
             encoder_fingerprint=encoder_fingerprint(tokenizer.encoder.description()),
-            dim=16,
-            hidden_dim=24,
-            num_layers=2,
+            frontend=TINY_FRONTEND,
+            decoder=TINY_DECODER,
             prosody_dim=8,
-            pitch_layers=1,
         )
     )
     vocoder.save_pretrained(tmp_path / "vocoder")

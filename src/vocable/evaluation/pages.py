@@ -1,4 +1,4 @@
-"""The templates of all pages that an evaluation writes: strict, and with all text from outside escaped."""
+"""The templates of all pages: strict, and with all text from outside escaped."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from vocable.errors import missing_extra
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def page_template(name: str) -> Any:
-    """Return a jinja2 template of `evaluation/templates`; one that uses an unknown name fails instead of staying blank.
+def page_template(name: str, folder: Path = TEMPLATES) -> Any:
+    """Return a jinja2 template of a folder; one that uses an unknown name fails instead of staying blank.
 
     Templates know `show` and `interval`, and the filter `base64` for sound.
 
@@ -24,7 +24,7 @@ def page_template(name: str) -> Any:
     except ImportError as error:
         raise missing_extra("jinja2", "report", "The page") from error
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.globals |= {"show": show, "interval": interval}
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode("ascii")

@@ -49,6 +49,12 @@ class Score:
         interval = "" if self.low is None else f" [{self.low:.4g}, {self.high:.4g}]"
         return f"{self.value:.4g}{interval} (n={self.num_items})"
 
+    def rounded(self, digits: int = 2, scale: float = 1.0) -> str:
+        """Write the value, times `scale`, and its interval over items with so many decimals; a dash for no value."""
+        numbers = (self.value, self.low, self.high)
+        value, low, high = ("" if number is None else f"{scale * number:.{digits}f}" for number in numbers)
+        return f"{value} [{low}, {high}]" if low and high else value or "–"
+
 
 def score_between(
     value: float | None,

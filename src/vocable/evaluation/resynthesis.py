@@ -12,6 +12,7 @@ Modeling from Raw Audio (Lakhotia et al., 2021, arXiv:2102.01192), section 4.2 (
 import dataclasses
 import functools
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vocable.audio.io import read_audio, read_utterance
+from vocable.audio.io import Audio, read_audio, read_utterance
 from vocable.audio.waveforms import resample
 from vocable.audio.writing import encode_audio
 from vocable.errors import AudioFormatError, ConfigError, ManifestError
@@ -43,6 +44,9 @@ from vocable.synthesis.opening import attach_synthesizer
 from vocable.tokens.tokenizer import SpeechTokenizer, load_tokenizer
 from vocable.types import Clip, SpeechTokens, Utterance
 
+OWN_VOICE = "own"
+LONG_ENOUGH = 4.0
+"""Seconds of a recording that a voice is rather taken from."""
 BLOCK_UTTERANCES = 16
 """Read, encoded and judged together; what stays in memory."""
 MEANS = {
@@ -69,6 +73,9 @@ class ResynthesisConfig(ListeningConfig):
     """How many utterances are drawn from the manifest, without replacement; null takes all."""
     normaliser: str = "english"
     """Normalisation of texts before they are compared: english, basic or none."""
+    prosody: Literal["tokens", "recording"] = "tokens"
+    """Source of pitch and energy: the tokens, or the recording, moved to the voice. The voice `own` is that of the
+    speaker, from another recording of theirs in the manifest, or from the same one where there is no other."""
     voice_reference: Path | None = None
     """A recording of the voice that the resynthesis should have; adds a similarity to it."""
     durations: Literal["true", "predicted"] = "true"
@@ -118,6 +125,7 @@ class Resynthesis(ListeningBenchmark[ResynthesisConfig]):
         self.open_judges(self.tokenizer, config.mos, config.speaker_encoder)
         self.chosen = choose_utterances(run.utterances(), config.num_utterances, config.seed)
         self.target = self._voice_target()
+        self.recordings: dict[str | None, list[Utterance]] = defaultdict(list)
         self.counters = {stream: UnitCounter(stream.codebook_sizes) for stream in self.tokenizer.streams}
         num_examples = 0
         run.advance("Judging resynthesis", 0, len(self.chosen))
@@ -173,7 +181,7 @@ class Resynthesis(ListeningBenchmark[ResynthesisConfig]):
         predicted = config.durations == "predicted"
         to_decode = [_without_durations(tokens) if predicted else tokens for _, _, tokens in spoken]
         with self.run.timed("decode"):
-            decoded = tokenizer.decode(to_decode, voice=config.voice) if spoken else []
+            decoded = self._decode([utterance for utterance, _, _ in spoken], to_decode) if spoken else []
         for (utterance, waveform, tokens), resynthesis in zip(spoken, decoded, strict=True):
             if not resynthesis.numel() or not torch.isfinite(resynthesis).all():
                 excluded["resynthesis is empty or not finite"] += 1
@@ -182,6 +190,27 @@ class Resynthesis(ListeningBenchmark[ResynthesisConfig]):
             if tokenizer.sample_rate != JUDGE_RATE:  # not resampled twice
                 original = read_utterance(utterance, JUDGE_RATE)
             yield _Copy(utterance, original, tokens, resample(resynthesis.cpu(), tokenizer.decode_rate, JUDGE_RATE))
+
+    def _decode(self, utterances: Sequence[Utterance], tokens: Sequence[SpeechTokens]) -> list[Tensor]:
+        """Speak in one voice, or each in that of its speaker; with the prosody of the tokens or of the recordings."""
+        config, tokenizer = self.config, self.tokenizer
+        if config.voice != OWN_VOICE and config.prosody == "tokens":
+            return tokenizer.decode(tokens, voice=config.voice)
+        decoded = []
+        for utterance, item in zip(utterances, tokens, strict=True):
+            voice = self._own_voice(utterance) if config.voice == OWN_VOICE else config.voice
+            prosody = [_audio(utterance)] if config.prosody == "recording" else None
+            decoded += tokenizer.decode([item], voice, prosody)
+        return decoded
+
+    def _own_voice(self, utterance: Utterance) -> Audio:
+        """Another recording of the speaker."""
+        if not self.recordings:
+            for one in self.run.utterances():
+                self.recordings[one.speaker].append(one)
+        others = [one for one in self.recordings[utterance.speaker] if one.id != utterance.id and one.speaker]
+        long_enough = [one for one in others if (one.duration or 0) >= LONG_ENOUGH] or others
+        return _audio(long_enough[0] if long_enough else utterance)
 
     def _judge(self, copies: Sequence[_Copy]) -> Iterator[dict[str, Any]]:
         """One item per utterance: texts, counted errors, quality, similarity."""
@@ -287,6 +316,7 @@ class Resynthesis(ListeningBenchmark[ResynthesisConfig]):
             "error_rate": "all edits / all reference words (characters with spaces)",
             "intervals": f"percentile bootstrap, 95 %, {config.num_resamples} draws, over utterances and over speakers",
             "durations": config.durations,
+            "prosody": config.prosody,
             "voice_reference": reference.name if reference is not None else None,
             "speaker_encoder": judges.speaker.name if judges.speaker else None,
             "num_utterances": config.num_utterances,
@@ -364,6 +394,10 @@ def choose_utterances(utterances: Sequence[Utterance], num_utterances: int | Non
         return list(utterances)
     rows = random.Random(seed).sample(range(len(utterances)), num_utterances)
     return [utterances[row] for row in sorted(rows)]
+
+
+def _audio(utterance: Utterance) -> Audio:
+    return Audio(read_utterance(utterance, JUDGE_RATE), JUDGE_RATE)
 
 
 def _without_durations(tokens: SpeechTokens) -> SpeechTokens:

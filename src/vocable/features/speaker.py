@@ -45,6 +45,11 @@ class SpeakerEncoder(nn.Module):
         self.linear = nn.Linear(hidden_dim, embedding_dim)
         self.register_buffer("mel_filters", _mel_filters(), persistent=False)
 
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        return self.linear.out_features
+
     def forward(self, mels: Float[Tensor, "windows frames mels"]) -> Float[Tensor, "windows dim"]:
         """Embed windows of mel power spectra (not logarithms): last LSTM state, linear, ReLU, length 1."""
         _, (hidden, _) = self.lstm(mels)

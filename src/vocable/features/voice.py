@@ -1,23 +1,45 @@
 """Who speaks: a voice is a name, a recording, or a speaker vector, and here it becomes what a synthesizer reads.
 
-Synthesizers with a table of voices know names; those that copy a voice want its speaker vector.
+Synthesizers with a table of voices know names; those that copy a voice want its speaker vector, and its pitch.
 """
 
+import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vocable.audio.io import Audio, read_audio
 from vocable.audio.waveforms import resample
-from vocable.errors import ConfigError
+from vocable.errors import AudioFormatError, ConfigError
+from vocable.features.pitch import REFERENCE_HZ, Pitch, measure_pitch
 from vocable.features.speaker import SpeakerEncoder, load_speaker_encoder
 from vocable.registry import look_up
 
+logger = logging.getLogger(__name__)
+
 Voice: TypeAlias = str | Path | Audio | Tensor
 """A name, a recording (an audio file, or audio in memory), or a speaker vector (dim,)."""
+SHORTEST_SECONDS = 1.0
+"""Length of a recording that a voice can be taken from."""
+LONGEST_SECONDS = 30.0
+"""A voice is taken from the start of longer recordings."""
+ALIKE = 0.55
+"""Cosine similarity of the two halves of a recording below which they are hardly one speaker."""
+LEAST_SPREAD = 0.08
+"""Smallest standard deviation of log F0 that a speaker is taken to have."""
+
+
+class Speaker(NamedTuple):
+    """A voice as synthesizers read it."""
+
+    vector: Float[Tensor, " dim"]
+    pitch: Float[Tensor, "2"] | None
+    """Mean (a median) and standard deviation of log F0 in Hz, where voiced; None where only the vector is known."""
 
 
 def voice_row(voice: Voice | None, names: Sequence[str]) -> int | None:
@@ -52,6 +74,51 @@ def voice_vector(voice: Voice, encoder: SpeakerEncoder | None = None) -> Float[T
     if isinstance(voice, str):
         raise ConfigError(f"The voice is the name {voice!r}, but this synthesizer copies a recording: give its path.")
     encoder = encoder or load_speaker_encoder()
+    return encoder.embed(_recording(voice, encoder.sample_rate))
+
+
+def find_speaker(voice: Path | Audio | Tensor, encoder: SpeakerEncoder | None = None) -> Speaker:
+    """Measure the speaker vector and the pitch of a recording; a vector says nothing of pitch.
+
+    Warns where the two halves of a recording hardly sound like one speaker: the voice is then a mixture.
+
+    Raises:
+        AudioFormatError: the recording cannot be read, is silent, or shorter than a second.
+    """
+    if isinstance(voice, Tensor):
+        return Speaker(voice, None)
+    encoder = encoder or load_speaker_encoder()
+    rate = encoder.sample_rate
+    waveform = _recording(voice, rate)[: round(LONGEST_SECONDS * rate)]
+    seconds = len(waveform) / rate
+    if seconds < SHORTEST_SECONDS:
+        raise AudioFormatError(
+            f"The recording of the voice lasts {seconds:.2f} s; a voice needs at least {SHORTEST_SECONDS:g} s of "
+            "speech, better five."
+        )
+    vector = encoder.embed(waveform)
+    if seconds >= 4:
+        halves = [part for part in waveform.chunk(2) if part.any()]
+        if len(halves) == 2:
+            alike = float(encoder.embed(halves[0]) @ encoder.embed(halves[1]))
+            if alike < ALIKE:
+                logger.warning(
+                    "The two halves of the voice's recording hardly sound like one speaker (similarity %.2f); the "
+                    "voice will be a mixture. Cut out one speaker.",
+                    alike,
+                )
+    return Speaker(vector, pitch_of(measure_pitch(waveform[None], rate, rate // 100)))
+
+
+def pitch_of(pitch: Pitch) -> Float[Tensor, "2"] | None:
+    """Return median and standard deviation of log F0 in Hz of one recording; None where nothing is voiced."""
+    known = pitch.log_f0[0][pitch.voiced[0]].float() + math.log(REFERENCE_HZ)
+    if len(known) < 2:
+        return None
+    return torch.stack([known.median(), known.std().clamp(min=LEAST_SPREAD)])
+
+
+def _recording(voice: Path | Audio, sample_rate: int) -> Float[Tensor, " samples"]:
     if isinstance(voice, Path):
-        return encoder.embed(read_audio(voice, encoder.sample_rate).waveform)
-    return encoder.embed(resample(voice.waveform, voice.sample_rate, encoder.sample_rate))
+        return read_audio(voice, sample_rate).waveform
+    return resample(voice.waveform, voice.sample_rate, sample_rate)

@@ -25,7 +25,6 @@ class ConvNeXtBlock(nn.Module):
         scale: float,
         future: int | None = None,
         dilation: int = 1,
-        eps: float = 1e-6,
     ) -> None:
         """Make a block whose convolution sees `future` frames after its own; None: as many as before it."""
         super().__init__()
@@ -33,7 +32,7 @@ class ConvNeXtBlock(nn.Module):
         future = span // 2 if future is None else future
         self.pad = (span - future, future)
         self.depthwise = nn.Conv1d(dim, dim, kernel_size, groups=dim, dilation=dilation)
-        self.norm = nn.LayerNorm(dim, eps=eps)
+        self.norm = nn.LayerNorm(dim)
         self.expand = nn.Linear(dim, hidden_dim)
         self.contract = nn.Linear(hidden_dim, dim)
         self.scale = nn.Parameter(torch.full((dim,), scale))
@@ -42,27 +41,6 @@ class ConvNeXtBlock(nn.Module):
         """Return the frames, changed."""
         mixed = self.norm(self.depthwise(functional.pad(frames.mT, self.pad)).mT)
         return frames + self.scale * self.contract(functional.gelu(self.expand(mixed)))
-
-
-class ConvNeXtStack(nn.Module):
-    """An input convolution, blocks, and a final LayerNorm. `reach` is how far one frame sees to either side."""
-
-    def __init__(self, dim: int, hidden_dim: int, num_layers: int, kernel_size: int) -> None:
-        super().__init__()
-        self.embed = nn.Conv1d(dim, dim, kernel_size, padding="same")
-        self.embed_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.blocks = nn.ModuleList(
-            ConvNeXtBlock(dim, hidden_dim, kernel_size, scale=1 / num_layers) for _ in range(num_layers)
-        )
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.reach = (num_layers + 1) * (kernel_size // 2)
-
-    def forward(self, frames: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
-        """Return the frames after all blocks."""
-        frames = self.embed_norm(self.embed(frames.mT).mT)
-        for block in self.blocks:
-            frames = block(frames)
-        return self.norm(frames)
 
 
 class DurationPredictor(nn.Module):
@@ -101,15 +79,6 @@ class DurationPredictor(nn.Module):
 def whole_durations(log_durations: Float[Tensor, "*runs"], scale: float = 1.0) -> Int[Tensor, "*runs"]:
     """Turn log(1 + duration) into whole frames, at least 1; published vocoders have `scale` 1."""
     return (scale * (log_durations.exp() - 1)).round().long().clamp(min=1)
-
-
-def frame_signal(
-    signal: Float[Tensor, "batch samples"], window: Float[Tensor, " n_fft"], hop_length: int
-) -> Complex[Tensor, "batch frames bins"]:
-    """Short-time spectra, one per `hop_length` samples, each window centred on the middle of its hop."""
-    overhang = (len(window) - hop_length) // 2
-    padded = functional.pad(signal, (overhang, overhang))
-    return torch.fft.rfft(padded.unfold(-1, len(window), hop_length) * window)
 
 
 def overlap_add(

@@ -11,8 +11,8 @@ from vocable.synthesis.vocoder import UnitVocoder
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.tokenizer import SpeechTokenizer, Synthesizer, load_tokenizer, resolve_folder
 
-SHIPPED = Path(__file__).with_name("shipped")
-"""Folder of the small vocoder, which reads k-means units of one encoder by their vectors."""
+SHIPPED = "vocable/voices"
+"""The vocoder that comes with Vocable; it reads k-means units of one encoder by their vectors."""
 
 
 def load_synthesizer(
@@ -34,7 +34,7 @@ def load_synthesizer(
     """
     if name_or_folder is None and tokenizer is not None and tokenizer.synthesizer is not None:
         return tokenizer.synthesizer
-    path = SHIPPED if name_or_folder is None else resolve_folder(name_or_folder)
+    path = resolve_folder(SHIPPED if name_or_folder is None else name_or_folder)
     synthesizer = _open(path, device)
     if tokenizer is not None:
         if isinstance(synthesizer, UnitVocoder) and synthesizer.config.codebook_dim is not None:
@@ -77,13 +77,13 @@ def _fit_to_codebook(vocoder: UnitVocoder, tokenizer: SpeechTokenizer, path: Pat
     if units is None:
         raise ConfigError(
             f"{path} reads k-means units by their vectors, but the tokens of {tokenizer.name!r} stand for no vectors "
-            "of an encoder. Train a vocoder for it: vocable vocoder train"
+            f"of an encoder. Train a vocoder for it: vocable vocoder train MANIFEST OUT --tokenizer {tokenizer.name}"
         )
     if vocoder.config.encoder_fingerprint != units.encoder_fingerprint:
         raise FingerprintError(
             f"{path} reads units of an encoder with fingerprint {vocoder.config.encoder_fingerprint}, but "
             f"{tokenizer.name!r} has encoder {units.encoder_name!r} with fingerprint {units.encoder_fingerprint}. "
-            "Train a vocoder for it: vocable vocoder train"
+            f"Train a vocoder for it: vocable vocoder train MANIFEST OUT --tokenizer {tokenizer.name}"
         )
     return vocoder.for_codebook(units.vectors, tokenizer.fingerprint)
 

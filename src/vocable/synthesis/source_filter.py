@@ -92,11 +92,14 @@ class SourceFilterConfig:
 
     @property
     def reach(self) -> tuple[int, int]:
-        """Frames before and after its own that can change a frame's samples, the inverse STFT included."""
+        """Frames before and after its own that can change a frame's samples.
+
+        Samples are added up from windows that reach over frames beside their own, and so were the pulses before.
+        """
         overlap = -(-self.n_fft // (2 * self.hop_length))
         after = sum(self.futures)
         before = (self.kernel_size - 1) * (self.num_layers + 1) - after
-        return before + overlap, after + overlap
+        return max(before, overlap) + overlap, max(after, overlap) + overlap
 
 
 def share_lookahead(lookahead: int | None, kernel_sizes: Sequence[int]) -> tuple[int, ...]:
@@ -133,7 +136,7 @@ class SourceFilterDecoder(nn.Module):
         self.embed = nn.Conv1d(config.content_dim + 2, config.dim, config.kernel_size)
         self.pad = (config.kernel_size - 1 - first, first)
         self.blocks = nn.ModuleList(
-            ConvNeXtBlock(config.dim, config.hidden_dim, config.kernel_size, 1 / config.num_layers, future, eps=1e-5)
+            ConvNeXtBlock(config.dim, config.hidden_dim, config.kernel_size, 1 / config.num_layers, future)
             for future in rest
         )
         self.norm = nn.LayerNorm(config.dim)

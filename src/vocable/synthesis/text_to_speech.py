@@ -123,7 +123,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.num_loops = num_loops
         self.embed = nn.Embedding(num_symbols, dim)
-        self.blocks = nn.ModuleList(ConvNeXtBlock(dim, 2 * dim, 5, scale=0.5, eps=1e-5) for _ in range(2))
+        self.blocks = nn.ModuleList(ConvNeXtBlock(dim, 2 * dim, 5, scale=0.5) for _ in range(2))
         self.attention = AttentionLayer(dim, 2 * dim)
         self.norm = nn.LayerNorm(dim)
 
@@ -150,7 +150,7 @@ class ProsodyPredictor(nn.Module):
         self.embed = nn.Linear(dim, dim)
         scale = 1 / len(PREDICTOR_DILATIONS)
         self.blocks = nn.ModuleList(
-            ConvNeXtBlock(dim, 2 * dim, 7, scale, dilation=dilation, eps=1e-5) for dilation in PREDICTOR_DILATIONS
+            ConvNeXtBlock(dim, 2 * dim, 7, scale, dilation=dilation) for dilation in PREDICTOR_DILATIONS
         )
         self.head = nn.Linear(dim, 4)
 

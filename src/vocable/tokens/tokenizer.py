@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import safetensors
 import safetensors.torch
@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vocable import __version__
+from vocable.audio.io import Audio
 from vocable.audio.waveforms import check_waveform
 from vocable.errors import AssetError, AudioFormatError, ConfigError, FingerprintError
 from vocable.features.voice import Voice
@@ -57,6 +58,22 @@ class Synthesizer(Protocol):
         ...
 
     def synthesize(self, tokens: Sequence[SpeechTokens], voice: Voice | None = None) -> list[Tensor]:
+        """Return one waveform, (samples,), per item."""
+        ...
+
+
+@runtime_checkable
+class ProsodyFollower(Protocol):
+    """A synthesizer that can take pitch and energy from recordings of the same words at the same times."""
+
+    follows_prosody: ClassVar[bool]
+
+    def synthesize(
+        self,
+        tokens: Sequence[SpeechTokens],
+        voice: Voice | None = None,
+        prosody: Sequence[Audio | Path | None] | None = None,
+    ) -> list[Tensor]:
         """Return one waveform, (samples,), per item."""
         ...
 
@@ -229,17 +246,31 @@ class SpeechTokenizer(ABC):
         """
         return self._attached().sample_rate
 
-    def decode(self, tokens: Sequence[SpeechTokens], voice: Voice | None = None) -> list[Tensor]:
+    def decode(
+        self,
+        tokens: Sequence[SpeechTokens],
+        voice: Voice | None = None,
+        prosody: Sequence[Audio | Path | None] | None = None,
+    ) -> list[Tensor]:
         """Return one waveform, (samples,), at `decode_rate`, per item.
 
         Args:
             tokens: All streams of each item, as `encode` returns them.
             voice: A name, a recording or a speaker vector; None takes the synthesizer's default.
+            prosody: For each item, the recording whose pitch and energy it shall have; None leaves them to the tokens.
 
         Raises:
-            ConfigError: no synthesizer is attached.
+            ConfigError: no synthesizer is attached, or it does not follow the prosody of recordings.
         """
-        return self._attached().synthesize(list(tokens), voice=voice)
+        if prosody is None:
+            return self._attached().synthesize(list(tokens), voice=voice)
+        synthesizer = cast(object, self._attached())
+        if not isinstance(synthesizer, ProsodyFollower):
+            raise ConfigError(
+                f"The synthesizer of {self.name!r} takes pitch and energy from the tokens; it cannot take them from a "
+                "recording. Unit vocoders of Vocable can."
+            )
+        return synthesizer.synthesize(list(tokens), voice=voice, prosody=prosody)
 
     def _attached(self) -> Synthesizer:
         if self.synthesizer is None:

@@ -1,4 +1,4 @@
-"""Level and pitch of recordings, kept in a file; and what was used last, kept in memory up to a limit.
+"""Level, pitch, energy and speaker of recordings, kept in a file; and what was used last, kept in memory up to a limit.
 
 Both spare work without being needed: a file that is deleted, or an entry that a kill left half written, is made again.
 """
@@ -31,25 +31,49 @@ class Measures(NamedTuple):
     """Factor that brings it to the wanted level."""
     divisor: float
     """Divides it afterwards, so that it does not clip."""
-    log_f0: Tensor
-    """(frames,)"""
-    voiced: Tensor
-    """(frames,)"""
+    frames: Tensor
+    """(3, frames): log F0 against REFERENCE_HZ, a line through unvoiced frames; 2 where it was measured, 1 where speech
+    is voiced all the same, else 0; energy."""
+    speaker: Tensor
+    """(dim,): speaker vector; empty where none is read."""
+
+    @property
+    def log_f0(self) -> Tensor:
+        """Pitch of every frame."""
+        return self.frames[0]
+
+    @property
+    def voiced(self) -> Tensor:
+        """Whether each frame has a pitch."""
+        return self.frames[1] > 0
+
+    @property
+    def is_measured(self) -> Tensor:
+        """Whether the pitch of each frame was measured."""
+        return self.frames[1] > 1
+
+    @property
+    def energy(self) -> Tensor:
+        """Energy of every frame."""
+        return self.frames[2]
 
 
 class MeasuresFile:
-    """Measures by number of the utterance: 5 bytes a frame, in a place that follows from the lengths of all.
+    """Measures by number of the utterance: 12 bytes a frame, in a place that follows from the lengths of all.
 
     Processes may share it: whoever measures an utterance first writes it, and all would write the same.
     """
 
-    def __init__(self, folder: Path, settings: Sequence[object], rows: TokenRows) -> None:
-        """Name the file after what is measured, and how."""
-        digest = hashlib.sha256(repr(tuple(settings)).encode() + rows.num_frames.tobytes())
+    def __init__(
+        self, folder: Path, settings: Sequence[object], rows: TokenRows, num_frames: np.ndarray, dim: int
+    ) -> None:
+        """Name the file after what is measured, and how: `num_frames` of each utterance, and a vector of `dim`."""
+        digest = hashlib.sha256(repr((*settings, dim)).encode() + num_frames.tobytes())
         for id in rows.values("id"):
             digest.update(id.encode() + b"\n")
         self.path = folder / f"measures-{digest.hexdigest()[:16]}.bin"
-        self._starts = np.cumsum([0, *(_HEAD.size + 5 * rows.num_frames)])
+        self._starts = np.cumsum([0, *(_HEAD.size + 4 * (3 * num_frames + dim))])
+        self._dim = dim
 
     def get(self, index: int) -> Measures | None:
         """Return the measures of an utterance, if they are there whole."""
@@ -62,12 +86,12 @@ class MeasuresFile:
         if len(content) < _HEAD.size:
             return None
         check, num_frames, scale, divisor = _HEAD.unpack_from(content)
-        content = content[: _HEAD.size + 5 * num_frames]
+        content = content[: _HEAD.size + 4 * (3 * num_frames + self._dim)]
         if not num_frames or zlib.crc32(content[4:]) != check:
             return None
-        log_f0 = np.frombuffer(content, np.float32, num_frames, _HEAD.size)
-        voiced = np.frombuffer(content, np.bool_, num_frames, _HEAD.size + 4 * num_frames)
-        return Measures(scale, divisor, torch.from_numpy(log_f0.copy()), torch.from_numpy(voiced.copy()))
+        values = torch.from_numpy(np.frombuffer(content, np.float32, offset=_HEAD.size).copy())
+        frames, speaker = values.split([3 * num_frames, self._dim])
+        return Measures(scale, divisor, frames.view(3, num_frames), speaker)
 
     def put(self, index: int, measures: Measures) -> None:
         """Write the measures of an utterance.
@@ -75,9 +99,9 @@ class MeasuresFile:
         Raises:
             OutputError: the file cannot be written.
         """
-        num_frames = len(measures.log_f0)
+        num_frames = measures.frames.shape[1]
         content = _HEAD.pack(0, num_frames, measures.scale, measures.divisor)[4:]
-        content += measures.log_f0.numpy().tobytes() + measures.voiced.numpy().tobytes()
+        content += measures.frames.numpy().tobytes() + measures.speaker.numpy().tobytes()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()

@@ -20,7 +20,7 @@ from vocable.evaluation.storycloze import StoryCloze
 from vocable.evaluation.unusable import UnusableError
 from vocable.lm import rows as rows_module
 from vocable.lm.checkpoint import LMCard, LoadedLM
-from vocable.lm.ngram import NgramLM
+from vocable.lm.ngram import NgramCounts, NgramLM
 from vocable.lm.packed import enable_packing
 from vocable.lm.rows import Row, RowScore, share_rows
 from vocable.lm.text_lm import TextLM
@@ -300,7 +300,7 @@ def test_a_single_segment_has_no_ending(model, tmp_path):
 
 def test_counts_by_hand():
     documents = [torch.tensor([1, 2, 3, 2, 3, 1]), torch.tensor([1, 3, 2, 1])]
-    ngram = NgramLM(documents, 5, order=2)
+    ngram = NgramLM(NgramCounts.of(documents, 5), order=2)
     row = Row(torch.tensor([1, 2, 3, 3]), torch.arange(4) >= 2)
     found, same = CountingLM(LoadedLM(ngram, CARD)).score([row, row])
     expected = -(ngram.bigram[2, 3].log() + ngram.bigram[3, 3].log())

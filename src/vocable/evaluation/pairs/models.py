@@ -25,7 +25,7 @@ from vocable.evaluation.pairs.items import Segment as PairSegment
 from vocable.evaluation.runner import BenchmarkConfig
 from vocable.evaluation.unusable import UnusableError
 from vocable.lm.checkpoint import LMCard, LoadedLM
-from vocable.lm.ngram import NgramLM
+from vocable.lm.ngram import NgramCounts, NgramLM
 from vocable.lm.rows import Row, RowScore
 from vocable.lm.scoring import Boundary
 from vocable.lm.spoken import LanguageModel, Segment, load_lm
@@ -220,12 +220,11 @@ def _load_counts(pair_set: PairSet, config: PairsConfig, on_progress: Progress |
     vocabulary = UnitVocabulary(codebook_size=tokenizer.codebook_size)
     layout = UnitsLayout(vocabulary=vocabulary, collapsed=collapsed)
     card = LMCard(vocabulary=vocabulary, layout=layout.card(), tokenizer_fingerprint=tokenizer.fingerprint)
-    counts: Any = NgramLM(
-        [layout.build(tokens) for _, tokens in shards], vocabulary.size, 1 if config.model == "unigram" else 2
-    )
+    counts = NgramCounts.of([layout.build(tokens) for _, tokens in shards], vocabulary.size)
+    table: Any = NgramLM(counts, 1 if config.model == "unigram" else 2)
     record = {"control": config.model, "train_tokens": str(config.train_tokens), "utterances": len(shards)}
     return PairModel(
-        lm=CountingLM(LoadedLM(counts, card)),
+        lm=CountingLM(LoadedLM(table, card)),
         tokens=encode_once(pair_set.spoken(), tokenizer, config.cache or cache_folder(), on_progress=on_progress),
         fingerprints={"tokenizer": tokenizer.fingerprint},
         weights={"model": record},
