@@ -12,7 +12,17 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from vocable.assets import ASSETS, GROUPS, catalogue, expand_groups, get_asset, is_available, list_assets, resolve
+from vocable.assets import (
+    ASSETS,
+    GROUPS,
+    catalogue,
+    expand_groups,
+    get_asset,
+    is_available,
+    list_assets,
+    resolve,
+    resolving,
+)
 from vocable.errors import AssetError, UnknownNameError
 
 
@@ -86,6 +96,36 @@ def test_a_misspelt_asset_is_refused_with_the_nearest_one():
     with pytest.raises(UnknownNameError, match=r"Unknown asset 'whisper-tiny'. Did you mean 'whisper-tiny\.en'\?"):
         resolve("whisper-tiny")
     assert not is_available("whisper-tiny")
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two models in place of those that come with Vocable, and a folder that is none."""
+    for name in ("small-units", "tiny-voices"):
+        (tmp_path / "package" / name).mkdir(parents=True)
+        (tmp_path / "package" / name / "config.json").touch()
+    (tmp_path / "package" / "__pycache__").mkdir()
+    monkeypatch.setattr(resolving, "SHIPPED", tmp_path / "package")
+    return tmp_path / "package"
+
+
+def test_models_that_come_with_vocable_have_names(shipped: Path, tmp_path: Path):
+    assert resolving.shipped_models() == ["small-units", "tiny-voices"]
+    assert is_available("vocable/tiny-voices") and not is_available("vocable/__pycache__")
+    assert resolve("vocable/tiny-voices") == shipped / "tiny-voices"
+    local = tmp_path / "vocable" / "tiny-voices"  # a folder of that name here comes first, as it does for assets
+    local.mkdir(parents=True)
+    (local / "config.json").touch()
+    assert resolve("vocable/tiny-voices").absolute() == local
+
+
+def test_a_misspelt_model_of_vocable_is_refused_with_the_nearest_one(shipped: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    with pytest.raises(UnknownNameError, match=r"Unknown model 'vocable/tiny-voice'.*'vocable/tiny-voices'"):
+        resolve("vocable/tiny-voice")
+    with pytest.raises(UnknownNameError, match=r"Unknown model 'vocable/zzz'.*small-units.*tiny-voices"):
+        resolve("vocable/zzz")
+    assert not is_available("vocable/tiny-voice")
 
 
 def test_offline_an_asset_says_what_was_tried_and_how_to_fetch_it(tmp_path: Path, hub: Path):

@@ -181,7 +181,8 @@ ASSETS: Mapping[str, Asset] = {
 }
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "quickstart": ("whisper-tiny.en", "smollm2-135m", "whisper-base", "hibari", "distillmos", "resemblyzer"),
+    "quickstart": ("whisper-tiny.en", "whisper-base", "distillmos", "resemblyzer"),
+    "training": ("smollm2-135m",),
     "all": tuple(ASSETS),
 }
 
@@ -210,7 +211,7 @@ def get_asset(name: str) -> Asset:
 
 
 def expand_groups(names: Iterable[str]) -> list[Asset]:
-    """Return the assets for names, hub names and groups (`quickstart`, `all`), each once, in order.
+    """Return the assets for names, hub names and groups (`quickstart`, `training`, `all`), each once, in order.
 
     Raises:
         UnknownNameError: a name is no asset and no group; the message names the nearest one.

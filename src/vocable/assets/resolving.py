@@ -1,4 +1,4 @@
-"""From a name to a folder: a local folder, then the asset cache, then the Hugging Face hub."""
+"""From a name to a folder: a local folder, a model that comes with Vocable, the asset cache, the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from vocable.registry import nearest_name, unknown_name_message
 
 logger = logging.getLogger(__name__)
 
+SHIPPED = Path(__file__).parents[1] / "shipped"
+"""Folders of the models that come with Vocable; their names are vocable/FOLDER."""
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.onnx")
 HUB_SECONDS = 10
 """How long the hub may take to answer the first question."""
@@ -40,10 +42,11 @@ def is_available(name: str) -> bool:
 
 
 def resolve(name: str) -> Path:
-    """Return the folder of a model: a local folder, an asset in the cache, or a download from the Hugging Face hub.
+    """Return the folder of a model: local, in this package, in the asset cache, or downloaded from the hub.
 
     Args:
-        name: a folder, an asset name (`whisper-tiny.en`) or a hub name (`openai/whisper-tiny.en`).
+        name: a folder, a model of this package (`vocable/units-500`), an asset name (`whisper-tiny.en`) or a hub name
+            (`openai/whisper-tiny.en`).
 
     Raises:
         UnknownNameError: `name` looks like a misspelt asset; the message names the nearest one.
@@ -60,6 +63,8 @@ def resolve(name: str) -> Path:
             return cached
     elif "/" not in name and nearest_name(name, ASSETS) is not None:
         raise UnknownNameError(unknown_name_message("asset", name, ASSETS))
+    elif name.startswith("vocable/"):
+        raise UnknownNameError(unknown_name_message("model", name, [f"vocable/{model}" for model in shipped_models()]))
     tried = [f"local folder {Path(name).absolute()}: not there"]
     if asset is not None:
         tried.append(f"asset cache {cache_folder() / asset.name}: not cached")
@@ -69,9 +74,17 @@ def resolve(name: str) -> Path:
 def _local_folder(name: str) -> Path | None:
     path = Path(name).expanduser()
     try:
-        return path if path.is_dir() and any(path.iterdir()) else None
+        if path.is_dir() and any(path.iterdir()):
+            return path
     except OSError:
         return None
+    owner, _, model = name.partition("/")
+    return SHIPPED / model if owner == "vocable" and model in shipped_models() else None
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models that come with Vocable, without `vocable/`."""
+    return sorted(path.name for path in SHIPPED.iterdir() if (path / "config.json").is_file())
 
 
 def _say_if_replaced(name: str, asset: Asset) -> None:
