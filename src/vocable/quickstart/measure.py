@@ -1,85 +1,72 @@
-"""Held-out loss of the language models, beside models that only count units."""
+"""Held-out loss of language models, beside tables that only count units, and whether it is below theirs."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import numpy as np
+from vocable.evaluation.results import Score, ratio_score
+from vocable.lm.ngram import NgramCounts, NgramLM
+from vocable.lm.spoken import Segment, SpokenLM
+from vocable.quickstart.page import Table
+from vocable.types import SpeechTokens
 
-from vocable.evaluation.bootstrap import Interval, bootstrap_ratio
-from vocable.lm.ngram import NgramLM
-from vocable.lm.packed import enable_packing
-from vocable.lm.scoring import token_nll
-from vocable.lm.spoken import SpokenLM
-from vocable.systems import twist
-from vocable.tokens.shards import TokenShards
-from vocable.types import Utterance
+TABLES = {"unigram table": 1, "bigram table": 2, "trigram table": 3}
+TO_BEAT = "bigram table"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOutLoss:
+class HeldOutLoss(NamedTuple):
     """Loss of one model on one set of utterances. Start symbol given, end symbol scored."""
 
     model: str
     speech: str
     num_utterances: int
-    nats_per_unit: float
-    interval: Interval | None
-    """95 %, over utterances."""
+    nats_per_unit: Score
     nats_per_second: float
     """Per second of audio: the number that can be compared between tokenizers."""
-    difference: float | None = None
-    """Nats per unit less than the cold start on the same utterances (negative: better)."""
-    difference_interval: Interval | None = None
+    above_table: Score
+    """Nats per unit more than the bigram table on the same utterances (negative: better)."""
 
 
 def held_out_losses(
     lms: Mapping[str, SpokenLM],
-    train_shards: TokenShards,
-    test_shards: TokenShards,
-    is_new_voice: Callable[[Utterance], bool],
+    counts: NgramCounts,
+    groups: Mapping[str, Sequence[SpeechTokens]],
+    frame_rate: float,
     seed: int,
 ) -> list[HeldOutLoss]:
-    """Score every model, and unigram and bigram tables, on test utterances of known and of new voices."""
-    layout = twist.build_layout(train_shards.card["codebook_size"])
-    frame_rate = train_shards.card["frame_rate"]
-    train = twist.build_sequences(train_shards, layout, frame_rate)
-    pairs = list(test_shards)
-    groups = {
-        "known voices": [pair for pair in pairs if not is_new_voice(pair[0])],
-        "new voices": [pair for pair in pairs if is_new_voice(pair[0])],
-    }
-    if not groups["new voices"]:
-        groups = {"held-out recordings": pairs}
-    size = layout.vocabulary.size
-    tables = {name: NgramLM(train.token_ids, size, order) for name, order in (("unigram", 1), ("bigram", 2))}
-    results = []
+    """Score tables of the training units, and language models with the same rows, on groups of utterances."""
+    results, tables = [], {name: NgramLM(counts, order) for name, order in TABLES.items()}
     for speech, members in groups.items():
-        documents = twist.build_sequences(members, layout, frame_rate)
-        counts = [len(ids) - 1 for ids in documents.token_ids]
-        sums = {name: [float(table.nll(ids).sum()) for ids in documents.token_ids] for name, table in tables.items()}
-        for name, lm in lms.items():
-            enable_packing(lm.model)
-            units = [ids[1:-1] for ids in documents.token_ids]
-            sums[name] = [float(losses.double().sum()) for losses in token_nll(lm.model, units, "bos_eos")]
-        results += [_loss(name, speech, sums, counts, sum(documents.seconds), seed) for name in (*tables, *lms)]
+        documents = [[Segment(tokens=tokens)] for tokens in members]
+        rows = [row.token_ids for row in next(iter(lms.values())).rows(documents)]
+        sums = {name: [float(table.nll(row).sum()) for row in rows] for name, table in tables.items()}
+        sums |= {name: [score.nll for score in lm.score(lm.rows(documents))] for name, lm in lms.items()}
+        seconds = sum(tokens.num_frames for tokens in members) / frame_rate
+
+        def per_unit(losses: Sequence[float], lengths: Sequence[int] = [len(row) - 1 for row in rows]) -> Score:
+            return ratio_score(losses, lengths, better="lower", meaning="nats per unit", seed=seed)
+
+        for name, losses in sums.items():
+            above = per_unit([loss - table for loss, table in zip(losses, sums[TO_BEAT], strict=True)])
+            mean = per_unit(losses)
+            results.append(HeldOutLoss(name, speech, len(members), mean, sum(losses) / seconds, above))
     return results
 
 
-def _loss(
-    name: str, speech: str, sums: Mapping[str, Sequence[float]], counts: Sequence[int], seconds: float, seed: int
-) -> HeldOutLoss:
-    difference, interval = None, None
-    if name == "warm" and "cold" in sums:
-        below = (np.array(sums["warm"]) - np.array(sums["cold"])).tolist()
-        difference = sum(below) / sum(counts)
-        interval = bootstrap_ratio(below, counts, seed=seed)
-    return HeldOutLoss(
-        model=name,
-        speech=speech,
-        num_utterances=len(counts),
-        nats_per_unit=sum(sums[name]) / sum(counts),
-        interval=bootstrap_ratio(sums[name], counts, seed=seed),
-        nats_per_second=sum(sums[name]) / seconds,
-        difference=difference,
-        difference_interval=interval,
+def beats_table(losses: Sequence[HeldOutLoss], model: str) -> bool:
+    """Whether a model is below the bigram table on all speech: one that is not has learnt less than counting does."""
+    return all((loss.above_table.value or 0.0) < 0 for loss in losses if loss.model == model)
+
+
+def loss_table(losses: Sequence[HeldOutLoss]) -> Table:
+    """Show losses."""
+    rows = []
+    for loss in losses:
+        above = "" if loss.model == TO_BEAT else loss.above_table.rounded(3)
+        numbers = f"{loss.nats_per_second:.1f}", str(loss.num_utterances)
+        rows.append((loss.speech, loss.model, loss.nats_per_unit.rounded(3), above, *numbers))
+    note = (
+        "Lower is better. Tables count the units that the model was trained on: alone, in pairs, in triples. Intervals "
+        "(95 %) by bootstrap over utterances. Only nats per second may be compared with other tokenizers."
     )
+    columns = ("speech", "model", "nats per unit", "more than the bigram table", "nats per second", "utterances")
+    return Table(title="Loss on speech that was not trained on", columns=columns, rows=rows, note=note)

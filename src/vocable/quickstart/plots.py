@@ -13,15 +13,7 @@ WARM, COLD, INK, FAINT = "#c8553d", "#2d6a8e", "#222222", "#b8b8b8"
 
 
 def learning_curves(curves: Mapping[str, Sequence[tuple[int, float]]], baselines: Mapping[str, float]) -> str:
-    """Plot held-out loss against training steps, one line a run; horizontal lines for the baselines.
-
-    Args:
-        curves: per run, (step, nats per unit) pairs. Runs whose names begin with "warm" and "cold" get fixed colours.
-        baselines: nats per unit of the models that need no training, such as a bigram table.
-
-    Returns:
-        An `<svg>` element.
-    """
+    """Plot held-out loss in nats per unit against steps, a line for each run, dashed ones for baselines; `<svg>`."""
     plt = load_pyplot()
     figure, axis = plt.subplots(figsize=(7.2, 3.6))
     for name, points in curves.items():
@@ -51,18 +43,7 @@ def unit_usage(counts: Sequence[int]) -> str:
 def spectrogram_with_units(
     mel: Tensor, tokens: SpeechTokens, frame_rate: float, duration: float, words: Sequence[Word] = ()
 ) -> str:
-    """Draw a log-mel spectrogram, its words above and its runs of units below, over one time axis.
-
-    Args:
-        mel: log-mel frames, shape (frames, num_mels).
-        tokens: the units of the same utterance.
-        frame_rate: units per second before run collapsing, Hz.
-        duration: length of the utterance in seconds.
-        words: word times in seconds, if known.
-
-    Returns:
-        An `<img>` element with the picture inside.
-    """
+    """Draw log-mel frames (frames, num_mels), words above and runs of units below, over one time axis; `<img>`."""
     plt = load_pyplot()
     figure, (upper, lower) = plt.subplots(2, 1, figsize=(11, 4.2), sharex=True, height_ratios=(5, 1))
     upper.imshow(mel.T.numpy(), origin="lower", aspect="auto", extent=(0, duration, 0, mel.shape[1]), cmap="magma")
