@@ -58,7 +58,7 @@ def test_transcripts_equal_the_rule_by_hand(checkpoint, make_speechlike):
 
 def test_long_recordings_are_cut_and_joined(checkpoint, make_speechlike):
     transcriber = load_ctc_transcriber(str(checkpoint))
-    from vocable.recognition.transcribe import cut_at_quiet
+    from vocable.audio.pieces import cut_at_quiet
 
     waveform = make_speechlike(16_000 * 40, seed=1)
     pieces = cut_at_quiet(waveform, 16_000)

@@ -28,7 +28,7 @@ def import_folder(
     strict: bool = False,
     rejections: Rejections | None = None,
 ) -> Iterator[Utterance]:
-    """Read a folder of audio and its sub-folders: one utterance for each file, in the order of their names.
+    """Read a folder of audio and its sub-folders, or one file: an utterance for each file, in the order of their names.
 
     vocable manifest import-folder my-recordings all.jsonl --language en
 
@@ -36,7 +36,7 @@ def import_folder(
     same name in `.txt` (UTF-8) holds the text. Hidden files and folders are passed over.
 
     Args:
-        source: the folder.
+        source: the folder, or a single file.
         speaker_from_folder: take the name of the first sub-folder as the speaker.
         language: language of all utterances, such as en.
         licence: licence of all utterances.
@@ -46,18 +46,20 @@ def import_folder(
     Raises:
         ManifestError: there is no such folder, or no audio in it; with `strict`, an unreadable file.
     """
-    source = absolute(Path(source))
+    given = absolute(Path(source))
+    source = given.parent if given.is_file() else given
     if not source.is_dir():
         raise ManifestError(f"{source}: no such folder. Name the folder that holds the audio files.")
+    found = [given] if given.is_file() else source.rglob("*")
     paths = sorted(
         path
-        for path in source.rglob("*")
+        for path in found
         if path.suffix.lower() in AUDIO_SUFFIXES | FOREIGN_SUFFIXES
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(source).parts)
     )
     if not paths:
-        raise ManifestError(f"{source}: no audio in it. Looked for: {' '.join(sorted(AUDIO_SUFFIXES))}.")
+        raise ManifestError(f"{given}: no audio in it. Looked for: {' '.join(sorted(AUDIO_SUFFIXES))}.")
     stems = Counter(path.with_suffix("") for path in paths)
     for path in paths:
         inside = path.relative_to(source)

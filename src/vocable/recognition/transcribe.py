@@ -17,12 +17,9 @@ from torch import Tensor
 from vocable.assets import resolve
 from vocable.assets.quiet import silenced_transformers
 from vocable.assets.weights import weights_record
+from vocable.audio.pieces import cut_at_quiet
 from vocable.errors import AssetError, ConfigError
 from vocable.recognition.checkpoints import load_recogniser
-
-WINDOW_SECONDS = 30.0
-SEARCH_SECONDS = 5.0
-"""A longer recording is cut at the quietest place in the last seconds of each window."""
 
 
 class Transcriber(Protocol):
@@ -141,19 +138,6 @@ def load_whisper(name: str = "openai/whisper-base", language: str = "en", device
     folder, model, feature_extractor, tokenizer = load_recogniser(name, "Whisper", "float32")
     weights = weights_record(name, folder)
     return WhisperTranscriber(model.to(device), feature_extractor, tokenizer, name, language, weights=weights)
-
-
-def cut_at_quiet(waveform: Float[Tensor, " samples"], sample_rate: int) -> list[Float[Tensor, " samples"]]:
-    """Cut a recording into pieces of at most 30 s, each at the quietest 20 ms of its last 5 s; nothing is lost."""
-    longest, search = int(WINDOW_SECONDS * sample_rate), int(SEARCH_SECONDS * sample_rate)
-    frame = sample_rate // 50
-    pieces = []
-    while waveform.numel() > longest:
-        energy = waveform[longest - search : longest].unfold(0, frame, frame).square().sum(-1)
-        cut = longest - search + int(energy.argmin()) * frame + frame // 2
-        pieces.append(waveform[:cut])
-        waveform = waveform[cut:]
-    return [*pieces, waveform]
 
 
 class CTCTranscriber:
