@@ -9,6 +9,7 @@ import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jiwer
 import pytest
@@ -355,7 +356,7 @@ class TestTraining:
         )
         monkeypatch.setattr(training, "RECIPE", small)
         monkeypatch.setattr(training, "GENERATION", replace(training.GENERATION, min_seconds=0.1, max_seconds=0.4))
-        monkeypatch.setattr(training, "LAST_MINUTES", 0.98)  # leaves a tenth of the only minute to each model
+        monkeypatch.setattr(training, "_minutes_per_model", lambda run, out: 0.02)
         return small
 
     def test_adds_its_sections_to_the_same_page_and_goes_on(self, speech, recipe, workplace):
@@ -393,6 +394,16 @@ class TestTraining:
         page = quickstart("--audio", speech, "--out", "run", "--train", "--minutes", 1)
         record = json.loads(Path("run/training/resynthesis/resynthesis.json").read_text())
         assert f"{record['scores']['wer_resynthesis']['value']:.4g}" in page and "wer resynthesis" in page
+
+    def test_models_share_the_minutes_that_are_left_and_keep_them(self, tmp_path):
+        def minutes(asked: float, elapsed: float) -> float:
+            run = SimpleNamespace(minutes=asked, elapsed_minutes=elapsed)
+            return training._minutes_per_model(run, tmp_path)  # type: ignore[arg-type]  # all it looks at
+
+        assert minutes(10, 2.5) == pytest.approx((10 - 2.5 - 1.5) / 2)
+        assert minutes(10, 0.1) == pytest.approx(3)  # a run that goes on keeps what it settled
+        assert minutes(20, 0.5) == pytest.approx(9)
+        assert minutes(5, 30) == pytest.approx(0.5)  # late, but each makes some steps
 
     def test_a_missing_text_model_is_said_at_once(self, speech, workplace, capsys):
         assert main(["quickstart", "--audio", str(speech), "--out", "run", "--train"]) == 2
