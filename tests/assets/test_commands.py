@@ -18,7 +18,10 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOCABLE_CACHE", str(tmp_path / "cache"))
 
 
-def test_list_shows_licence_and_what_is_not_cached(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_list_shows_licence_and_what_is_not_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("COLUMNS", "200")  # of the terminal: a narrow one breaks words in the table
     assert main(["assets", "list"]) == 0
     shown = capsys.readouterr().out
     for asset in assets.list_assets():

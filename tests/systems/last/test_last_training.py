@@ -130,7 +130,7 @@ def test_validation_counts_its_own_units(run, config, world, tmp_path):
     for clip, length in enumerate(data.valid.lengths):
         for crop in cut_clips([length], 60):  # validation sees crops
             features = data.valid.read(clip, crop.start, crop.stop)
-            units.append(tokenizer._window_units(features))
+            units.append(tokenizer.window_units(features))
     shares = torch.bincount(torch.cat(units), minlength=12).double() / len(torch.cat(units))
     entropy = -(shares[shares > 0] * shares[shares > 0].log()).sum()
     last = result.valid_curve[-1]
