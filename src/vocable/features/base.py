@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from vocable.audio.waveforms import check_waveform
@@ -115,15 +116,34 @@ class FeatureEncoder(nn.Module, ABC):
             "features_version": FEATURES_VERSION,
         }
 
-    def forward(self, waveforms: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames dim"]:
-        """Run clips of equal length at once, in one window; gradients flow back to the waveforms.
+    def forward(
+        self,
+        waveforms: Float[Tensor, "batch samples"],
+        lengths: Int[Tensor, " batch"] | None = None,
+        keep_padding: bool = False,
+    ) -> Float[Tensor, "batch frames dim"]:
+        """Run clips at once, in one window; gradients flow back to the waveforms.
 
         For losses that listen through a frozen encoder. Nothing is checked; `encode` is the way for files.
+
+        Args:
+            waveforms: Of one length, or lengthened to it.
+            lengths: Samples of each clip, at least 1: what follows is not heard, and its frames are zero. None: all of
+                them. A clip's features are those it has alone, up to rounding.
+            keep_padding: Return the frames of silence that `condition` adds too, where it does (Whisper's `30s`).
         """
-        num_frames = self.num_frames(waveforms.shape[-1])
-        conditioned = torch.stack([self.condition(waveform) for waveform in waveforms])
-        with self._autocast():
-            return self.layers_up(self.front(conditioned), None)[:, :num_frames].float()
+        total = waveforms.shape[-1]
+        sizes = [total] * len(waveforms) if lengths is None else lengths.tolist()
+        conditioned = [self.condition(waveform[:size]) for waveform, size in zip(waveforms, sizes, strict=True)]
+        hidden = self._run_padded(conditioned) if len(set(map(len, conditioned))) > 1 else self._run_batch(conditioned)
+        if keep_padding:
+            return hidden
+        num_frames = self.num_frames(total)
+        hidden = functional.pad(hidden, (0, 0, 0, max(num_frames - hidden.shape[1], 0)))[:, :num_frames]
+        if lengths is None:
+            return hidden
+        counts = torch.tensor([self.num_frames(size) for size in sizes], device=hidden.device)
+        return hidden * (torch.arange(num_frames, device=hidden.device) < counts[:, None])[..., None]
 
     @torch.no_grad()
     def encode(
@@ -199,6 +219,14 @@ class FeatureEncoder(nn.Module, ABC):
         with self._autocast():
             return self.layers_up(self.front(torch.stack(list(waveforms))), None).float()
 
+    def _run_padded(self, waveforms: Sequence[Tensor]) -> Tensor:
+        """Run the front clip by clip, so that its norms and convolutions never see padding; pad only for the layers."""
+        with self._autocast():
+            fronts = [self.front(waveform[None])[0] for waveform in waveforms]
+            lengths = torch.tensor([len(hidden) for hidden in fronts], device=self.device)
+            mask = torch.arange(int(lengths.max()), device=self.device) < lengths[:, None]
+            return self.layers_up(pad_sequence(fronts, batch_first=True), None if mask.all() else mask).float()
+
     def _run_exact(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         return [
             self._run_batch([self._prepare(waveform)])[0, : self.num_frames(waveform.numel())] for waveform in waveforms
@@ -213,15 +241,10 @@ class FeatureEncoder(nn.Module, ABC):
         return [results[index] for index in range(len(waveforms))]
 
     def _run_masked(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
-        """Run the front clip by clip, so that its norms and convolutions never see padding; pad only for the layers."""
         prepared = [self._prepare(waveform) for waveform in waveforms]
         results: dict[int, Tensor] = {}
         for indices in _batches([clip.numel() for clip in prepared], self.batch_samples, equal=False):
-            with self._autocast():
-                fronts = [self.front(prepared[index][None])[0] for index in indices]
-                lengths = torch.tensor([len(hidden) for hidden in fronts], device=self.device)
-                mask = torch.arange(int(lengths.max()), device=self.device) < lengths[:, None]
-                hidden = self.layers_up(pad_sequence(fronts, batch_first=True), None if mask.all() else mask).float()
+            hidden = self._run_padded([prepared[index] for index in indices])
             for row, index in enumerate(indices):
                 results[index] = hidden[row, : self.num_frames(waveforms[index].numel())]
         return [results[index] for index in range(len(waveforms))]
