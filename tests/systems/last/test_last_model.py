@@ -7,9 +7,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
 from vocable.errors import ConfigError
+from vocable.features.frame_transformer import FrameTransformerConfig
 from vocable.systems.last import LastModel
 from vocable.systems.last.adapter import LastAdapterConfig
-from vocable.systems.last.encoder import LastEncoderConfig
 from vocable.systems.last.model import (
     LastDecoderConfig,
     LastLossConfig,
@@ -50,7 +50,7 @@ def plain_loss(**settings) -> LastLossConfig:
 def make_model(lm: PreTrainedModel | None = None, **settings) -> LastModel:
     settings = {
         "feature_dim": 6,
-        "encoder": LastEncoderConfig(num_layers=1, **SIZES),
+        "encoder": FrameTransformerConfig(num_layers=1, **SIZES),
         "decoder": LastDecoderConfig(num_layers=1, **SIZES),
         "loss": plain_loss(),
         "quantizer": LastQuantizerConfig(dim=8, codebook_size=10, init_iterations=3, decay=0.99),
@@ -164,7 +164,7 @@ def test_the_start_is_k_means_and_at_rest(beta, left):
     """The decoder undoes the encoder: reconstruction pulls by 2 (entry - vector), and commitment by the opposite."""
     model = make_model(
         feature_dim=64,
-        encoder=LastEncoderConfig(num_layers=2, width=128, num_heads=2),
+        encoder=FrameTransformerConfig(num_layers=2, width=128, num_heads=2),
         decoder=LastDecoderConfig(num_layers=1, width=64, num_heads=2),
         quantizer=LastQuantizerConfig(dim=64, codebook_size=10, commitment_weight=beta),
         loss=plain_loss(normalise_features=True, nll_start_step=1),
@@ -234,7 +234,7 @@ def test_features_can_be_normalised_before_they_are_compared():
 
 
 def test_units_do_not_depend_on_the_batch_and_not_on_the_mode():
-    model = make_model(encoder=LastEncoderConfig(num_layers=1, **{**SIZES, "dropout": 0.5}))
+    model = make_model(encoder=FrameTransformerConfig(num_layers=1, **{**SIZES, "dropout": 0.5}))
     features, mask = make_batch()
     model(features, mask)
     units = model.encode(features, mask)

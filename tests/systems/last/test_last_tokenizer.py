@@ -10,8 +10,8 @@ from features.tiny_encoders import save_tiny
 from vocable.cli import main
 from vocable.errors import AssetError, AudioFormatError, ConfigError, FingerprintError
 from vocable.features import EncoderConfig, load_encoder
+from vocable.features.frame_transformer import FrameTransformer, FrameTransformerConfig
 from vocable.systems.last import LastTokenizer
-from vocable.systems.last.encoder import FrameTransformer, LastEncoderConfig
 from vocable.systems.last.model import LastQuantizerConfig
 from vocable.systems.last.tokenizer import LastTokenizerConfig
 from vocable.tokens import collapse_runs, load_tokenizer
@@ -19,7 +19,7 @@ from vocable.tokens.agreement import compare_tokens, encode_each
 from vocable.tokens.tokenizer import read_card
 from vocable.tokens.vector_quantizer import VectorQuantizer
 
-TRANSFORMER = LastEncoderConfig(num_layers=2, width=16, num_heads=2, feedforward_dim=32, reach_frames=10)
+TRANSFORMER = FrameTransformerConfig(num_layers=2, width=16, num_heads=2, feedforward_dim=32, reach_frames=10)
 CONFIG = LastTokenizerConfig(
     encoder=EncoderConfig(name="log-mel", layer=0),
     transformer=TRANSFORMER,

@@ -18,11 +18,11 @@ from vocable.audio.manifest import Rejections, read_manifest
 from vocable.config import save_config
 from vocable.errors import AudioFormatError, ConfigError, OutputError
 from vocable.features import EncoderConfig, load_encoder
+from vocable.features.frame_transformer import FrameTransformerConfig
 from vocable.systems.last import LastConfig, LastTokenizer, build_model, prepare_data, train_from_speech
 from vocable.systems.last.batches import Crop, cut_clips, group_crops, read_batch
 from vocable.systems.last.clips import StreamedClips, cache_clips
 from vocable.systems.last.config import FrozenLMConfig, LastTrainingConfig
-from vocable.systems.last.encoder import LastEncoderConfig
 from vocable.systems.last.model import LastDecoderConfig, LastLossConfig, LastModelConfig, LastQuantizerConfig
 from vocable.systems.last.task import LastTask
 from vocable.tokens import load_tokenizer
@@ -59,7 +59,7 @@ def config(world) -> LastConfig:
     return LastConfig(
         encoder=EncoderConfig(name=str(encoder), layer=2),
         model=LastModelConfig(
-            encoder=LastEncoderConfig(num_layers=1, **SIZES),
+            encoder=FrameTransformerConfig(num_layers=1, **SIZES),
             decoder=LastDecoderConfig(num_layers=1, **SIZES),
             quantizer=LastQuantizerConfig(dim=8, codebook_size=12, window_frames=500),
             loss=LastLossConfig(nll_start_step=1, nll_ramp_steps=0, reconstruction_weight=1.0),

@@ -9,10 +9,13 @@ from torch import nn
 
 from vocable.config import config_from_dict
 from vocable.errors import AudioFormatError, ConfigError
+from vocable.features.frame_transformer import FrameTransformerConfig
 from vocable.synthesis.layers import ConvNeXtBlock
+from vocable.systems.lm_spt.conv_transformer import ConvTransformer, ConvTransformerConfig
 from vocable.systems.lm_spt.dac import DacDecoder, DacDecoderConfig, DacEncoder, DacEncoderConfig, Snake
 from vocable.systems.lm_spt.vocos import VocosDecoder, VocosDecoderConfig
 
+SMALL_TRANSFORMER: dict[str, Any] = {"num_layers": 2, "width": 8, "num_heads": 2, "feedforward_dim": 16, "dropout": 0.0}
 STRIDES = [(2,), (3,), (4, 5), (5, 4), (3, 5, 3), (2, 3, 7)]
 SMALL_VOCOS: dict[str, Any] = {"dim": 12, "hidden_dim": 16, "num_layers": 2, "kernel_size": 3, "sample_rate": 800}
 
@@ -20,6 +23,12 @@ SMALL_VOCOS: dict[str, Any] = {"dim": 12, "hidden_dim": 16, "num_layers": 2, "ke
 def make_encoder(strides: tuple[int, ...]) -> DacEncoder:
     torch.manual_seed(0)
     return DacEncoder(DacEncoderConfig(width=2, strides=strides), dim=6).eval()
+
+
+def make_conv_transformer(**settings) -> ConvTransformer:
+    torch.manual_seed(0)
+    transformer = FrameTransformerConfig(**{**SMALL_TRANSFORMER, "reach_frames": 2, **settings})
+    return ConvTransformer(ConvTransformerConfig(width=2, strides=(2, 3), transformer=transformer), dim=6).eval()
 
 
 def make_decoder(strides: tuple[int, ...]) -> DacDecoder:
@@ -44,7 +53,9 @@ DECODERS |= {
     "vocos-upsampled-odd": (make_vocos, {"upsample": (5,), "fine_layers": 1}),
 }
 each_decoder = pytest.mark.parametrize(("make", "settings"), DECODERS.values(), ids=DECODERS)
-each_strides = pytest.mark.parametrize("strides", STRIDES, ids=str)
+ENCODERS = {f"dac-{'-'.join(map(str, strides))}": (make_encoder, {"strides": strides}) for strides in STRIDES}
+ENCODERS |= {f"transformer-{view}": (make_conv_transformer, {"attention": view}) for view in ("full", "causal")}
+each_encoder = pytest.mark.parametrize(("make", "settings"), ENCODERS.values(), ids=ENCODERS)
 
 
 def count(network: nn.Module) -> int:
@@ -67,6 +78,27 @@ def test_encoder_has_the_published_number_of_parameters():
     with torch.device("meta"):
         found = count(DacEncoder(DacEncoderConfig(), dim=1024))
     assert found == expected and round(found / 1e6, 2) == 16.24
+
+
+def test_encoder_of_the_first_version_has_as_many_parameters_as_its_parts():
+    layer = (512 * 1536 + 1536) + (512 * 512 + 512) + (512 * 1024 + 1024) + (1024 * 512 + 512) + 2 * 2 * 512
+    expected = dac_conv(1, 32, 7) + 512 + dac_conv(512, 512, 3)
+    for width, stride in [(32, 4), (64, 4), (128, 5), (256, 8)]:
+        expected += 3 * residual_unit(width) + width + dac_conv(width, 2 * width, 2 * stride)
+    expected += 8 * layer + 2 * (512 * 512 + 512) + 2 * 2 * 512
+    with torch.device("meta"):
+        encoder = ConvTransformer(ConvTransformerConfig(), dim=512)
+    assert encoder.hop_length == 640 and count(encoder) == expected
+
+
+def test_a_transformer_can_be_shared_and_reach_without_limit():
+    semantic, acoustic = make_conv_transformer(), make_conv_transformer(reach_frames=None)
+    assert semantic.reach is not None and acoustic.reach is None
+    separate = count(nn.ModuleList([semantic, acoustic]))
+    acoustic.transformer = semantic.transformer
+    assert count(nn.ModuleList([semantic, acoustic])) == separate - count(semantic.transformer)
+    waveforms = torch.randn(1, 30)
+    assert torch.equal(acoustic(waveforms), semantic.transformer(acoustic.convolutions(waveforms)))
 
 
 @pytest.mark.parametrize(
@@ -104,11 +136,11 @@ def test_snake_is_its_formula():
         torch.testing.assert_close(snake(signal)[:, channel].flatten(), torch.tensor(expected))
 
 
-@each_strides
+@each_encoder
 @pytest.mark.parametrize("frames", [1, 2, 5])
-def test_encoder_gives_the_frames_of_its_samples(strides: tuple[int, ...], frames: int):
-    encoder = make_encoder(strides)
-    assert encoder.hop_length == math.prod(strides)
+def test_encoder_gives_the_frames_of_its_samples(make, settings, frames: int):
+    encoder = make(**settings)
+    assert encoder.hop_length == math.prod(settings.get("strides", (2, 3)))
     assert encoder(torch.randn(2, frames * encoder.hop_length)).shape == (2, frames, 6)
 
 
@@ -144,9 +176,9 @@ def test_a_clip_decodes_as_it_does_alone(make, settings):
     torch.testing.assert_close(together, decoder.train()(vectors), atol=1e-5, rtol=1e-5)
 
 
-@each_strides
-def test_a_clip_encodes_as_it_does_alone(strides: tuple[int, ...]):
-    encoder = make_encoder(strides)
+@each_encoder
+def test_a_clip_encodes_as_it_does_alone(make, settings):
+    encoder = make(**settings)
     waveforms = torch.randn(5, 4 * encoder.hop_length)
     together = encoder(waveforms)
     assert all(torch.equal(together[row : row + 1], encoder(waveforms[row : row + 1])) for row in range(5))
@@ -171,9 +203,9 @@ def test_decoder_reaches_as_far_as_it_says(make, settings):
     assert reach_of(moved.tolist(), place) == (before, after)
 
 
-@each_strides
-def test_encoder_reaches_as_far_as_it_says(strides: tuple[int, ...]):
-    encoder = make_encoder(strides).double()
+@each_encoder
+def test_encoder_reaches_as_far_as_it_says(make, settings):
+    encoder = make(**settings).double()
     before, after = encoder.reach
     hop, place, frames = encoder.hop_length, after + 2, before + after + 5
     waveform = torch.randn(1, frames * hop).double()
@@ -195,14 +227,17 @@ def test_a_window_with_its_reach_decodes_as_the_whole(make, settings):
     torch.testing.assert_close(window[:, before * hop : (before + last - first) * hop], expected)
 
 
-@each_strides
-def test_a_window_with_its_reach_encodes_as_the_whole(strides: tuple[int, ...]):
-    encoder = make_encoder(strides).double()
+@each_encoder
+def test_a_window_with_its_reach_encodes_as_the_whole(make, settings):
+    encoder = make(**settings).double()
     (before, after), hop = encoder.reach, encoder.hop_length
     waveform = torch.randn(1, (before + after + 9) * hop).double()
     first, last = before + 2, before + 5
     window = encoder(waveform[:, (first - before) * hop : (last + after) * hop])
-    torch.testing.assert_close(window[:, before : before + last - first], encoder(waveform)[:, first:last])
+    # rotations are float32, and a window counts its positions from its own start
+    torch.testing.assert_close(
+        window[:, before : before + last - first], encoder(waveform)[:, first:last], atol=1e-6, rtol=1e-6
+    )
 
 
 @torch.no_grad()
@@ -248,6 +283,9 @@ def test_loud_spectra_are_finite_and_so_are_their_gradients():
         (DacEncoderConfig, {"width": 0}, "encoder.width is 0"),
         (DacEncoderConfig, {"strides": []}, r"encoder.strides is \[\]"),
         (DacEncoderConfig, {"strides": [4, 1]}, r"encoder.strides is \[4, 1\].*at least 2"),
+        (ConvTransformerConfig, {"width": 0}, "encoder.width is 0"),
+        (ConvTransformerConfig, {"strides": [4, 1]}, r"encoder.strides is \[4, 1\]"),
+        (ConvTransformerConfig, {"transformer": {"num_heads": 7}}, "encoder.width is 512, which 7 heads"),
         (DacDecoderConfig, {"width": 36, "strides": [2, 2, 2]}, "decoder.width is 36.*halved 3 times.*multiple of 8"),
         (DacDecoderConfig, {"sample_rate": 0}, "decoder.sample_rate is 0"),
         (DacDecoderConfig, {"kind": "vocos"}, "kind is 'vocos'"),

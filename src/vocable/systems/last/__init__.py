@@ -1,7 +1,7 @@
 """LAST: a speech tokenizer trained through a frozen text language model (Turetzky and Adi, 2024, arXiv:2409.03701).
 
     features of a frozen speech encoder (batch, frames, feature_dim)
-      -> encoder, learnable    (batch, frames, dim)              encoder.py
+      -> encoder, learnable    (batch, frames, dim)              features/frame_transformer.py
       -> vector quantizer      units (batch, frames) and entries  tokens/vector_quantizer.py
       -> adapter               (batch, frames, embedding width)   adapter.py
       -> frozen text LM        (batch, frames, hidden width)

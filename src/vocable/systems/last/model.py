@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vocable.errors import ConfigError
+from vocable.features.frame_transformer import FrameTransformer, FrameTransformerConfig
 from vocable.systems.last.adapter import LastAdapter, LastAdapterConfig
-from vocable.systems.last.encoder import FrameTransformer, LastEncoderConfig
 from vocable.tokens.vector_quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
 
 
@@ -71,7 +71,7 @@ class LastQuantizerConfig(VectorQuantizerConfig):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LastDecoderConfig(LastEncoderConfig):
+class LastDecoderConfig(FrameTransformerConfig):
     """The network back to the features, used in training only."""
 
     num_layers: int = 1
@@ -83,7 +83,7 @@ class LastModelConfig:
 
     feature_dim: int | None = None
     """Width of the frozen encoder's features; None: as wide as those are (768 for HuBERT-base)."""
-    encoder: LastEncoderConfig = field(default_factory=LastEncoderConfig)
+    encoder: FrameTransformerConfig = field(default_factory=FrameTransformerConfig)
     quantizer: LastQuantizerConfig = field(default_factory=LastQuantizerConfig)
     decoder: LastDecoderConfig = field(default_factory=LastDecoderConfig)
     decoder_input: Literal["quantized", "encoded"] = "quantized"

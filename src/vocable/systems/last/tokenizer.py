@@ -16,8 +16,8 @@ from torch import Tensor
 from vocable.config import config_to_dict
 from vocable.errors import AssetError, ConfigError
 from vocable.features import EncoderConfig, FeatureEncoder
+from vocable.features.frame_transformer import FrameTransformer, FrameTransformerConfig
 from vocable.systems.last.config import LastConfig
-from vocable.systems.last.encoder import FrameTransformer, LastEncoderConfig
 from vocable.systems.last.model import LastModel, LastQuantizerConfig
 from vocable.tokens.fingerprint import tensor_sha256
 from vocable.tokens.tokenizer import register_tokenizer
@@ -36,7 +36,7 @@ class LastTokenizerConfig:
 
     encoder: EncoderConfig
     """The frozen speech encoder."""
-    transformer: LastEncoderConfig = field(default_factory=LastEncoderConfig)
+    transformer: FrameTransformerConfig = field(default_factory=FrameTransformerConfig)
     """The learnable encoder."""
     quantizer: LastQuantizerConfig = field(default_factory=LastQuantizerConfig)
     collapse: bool = True

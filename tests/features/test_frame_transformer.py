@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from vocable.errors import ConfigError
-from vocable.systems.last.encoder import FrameTransformer, LastEncoderConfig, _turn, _turns
+from vocable.features.frame_transformer import FrameTransformer, FrameTransformerConfig, _turn, _turns
 
 SMALL = {"width": 16, "num_heads": 2, "feedforward_dim": 32}
 
 
 def make_network(**settings) -> FrameTransformer:
-    return FrameTransformer(LastEncoderConfig(**{**SMALL, "num_layers": 3, "dropout": 0.0, **settings}), 6, 5)
+    return FrameTransformer(FrameTransformerConfig(**{**SMALL, "num_layers": 3, "dropout": 0.0, **settings}), 6, 5)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -73,7 +73,7 @@ def test_rotated_products_depend_on_the_distance_alone():
 
 
 def test_a_linear_start_keeps_distances_and_still_learns_from_other_frames():
-    network = FrameTransformer(LastEncoderConfig(**SMALL, dropout=0.0), 16, 16)
+    network = FrameTransformer(FrameTransformerConfig(**SMALL, dropout=0.0), 16, 16)
     network.start_linear()
     frames = 5 * torch.randn(1, 9, 16) + 2
     normed = torch.nn.functional.layer_norm(frames, (16,))
@@ -115,13 +115,13 @@ def test_features_of_another_width_are_refused():
 )
 def test_bad_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
-        LastEncoderConfig(**settings)
+        FrameTransformerConfig(**settings)
 
 
 @pytest.mark.parametrize("attention", ["causal", "full", "lookahead"])
 def test_how_far_a_layer_reaches(attention):
     ahead = {"lookahead_frames": 1} if attention == "lookahead" else {}
-    config = LastEncoderConfig(
+    config = FrameTransformerConfig(
         num_layers=2,
         width=16,
         num_heads=2,
@@ -138,11 +138,18 @@ def test_how_far_a_layer_reaches(attention):
     seen = gradient[0].abs().sum(-1) > 0
     last = {"causal": 10, "full": 16, "lookahead": 11}[attention]
     assert torch.equal(seen, (torch.arange(20) >= 4) & (torch.arange(20) <= last))  # two layers of three frames
+    assert network.reach == (6, last - 10)
     mask = torch.arange(25) < 20
     padded = torch.cat([frames[0], torch.full((5, 6), torch.nan)])[None]
     torch.testing.assert_close(network(padded, mask[None])[0, :20], out[0], atol=1e-6, rtol=1e-5)  # other kernels
 
 
+def test_reach_without_limit_or_layers():
+    assert make_network(reach_frames=None).reach is None
+    assert make_network(num_layers=0, reach_frames=None).reach == (0, 0)
+    assert make_network(num_layers=0, attention="lookahead", lookahead_frames=2).reach == (0, 0)
+
+
 def test_a_negative_reach_is_refused():
     with pytest.raises(ConfigError, match=r"encoder.reach_frames is -1; it must not be negative"):
-        LastEncoderConfig(reach_frames=-1)
+        FrameTransformerConfig(reach_frames=-1)

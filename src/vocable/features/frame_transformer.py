@@ -1,4 +1,4 @@
-"""A small transformer over the frames of a clip: LAST's learnable encoder, and its decoder back to the features.
+"""A transformer over the frames of a clip: LAST's learnable encoder and decoder, the top of LM-SPT's encoders.
 
     frames (batch, frames, in_dim)  ->  frames (batch, frames, out_dim), at the same rate
 
@@ -19,8 +19,8 @@ ROTARY_BASE = 10_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LastEncoderConfig:
-    """A transformer over frames. The paper's depth, width and view are not known to us; these are our choices."""
+class FrameTransformerConfig:
+    """A transformer over frames. The defaults are our choices for LAST; the paper's sizes are not known to us."""
 
     num_layers: int = 2
     """0 leaves linear maps (and, in the encoder, norms)."""
@@ -65,7 +65,7 @@ class FrameTransformer(nn.Module):
     In evaluation mode each clip is computed by itself, so that its result is the same to the bit in every batch.
     """
 
-    def __init__(self, config: LastEncoderConfig, in_dim: int, out_dim: int, *, normalise: bool = True):
+    def __init__(self, config: FrameTransformerConfig, in_dim: int, out_dim: int, *, normalise: bool = True):
         super().__init__()
         self.config = config
         self.in_dim = in_dim
@@ -75,6 +75,16 @@ class FrameTransformer(nn.Module):
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_layers))
         self.norm_out = nn.LayerNorm(config.width) if normalise else nn.Identity()
         self.project_out = nn.Linear(config.width, out_dim)
+
+    @property
+    def reach(self) -> tuple[int, int] | None:
+        """Frames before and after its own that can change a frame; None where there is no limit."""
+        config = self.config
+        if config.reach_frames is None and config.num_layers:
+            return None
+        layers = config.num_layers * (config.reach_frames or 0)
+        ahead = config.lookahead_frames if config.num_layers else 0
+        return layers, layers if config.attention == "full" else ahead
 
     def start_linear(self) -> None:
         """Begin as an orthogonal map of the frames, once normalised: layers add nothing until training makes them.
@@ -156,7 +166,7 @@ class FrameTransformer(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, config: LastEncoderConfig):
+    def __init__(self, config: FrameTransformerConfig):
         super().__init__()
         width = config.width
         self.num_heads = config.num_heads
