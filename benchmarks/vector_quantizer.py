@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from timing import benchmark_parser, conditions, ratio, read_options, run_in_turn, write_results
 
-from vocable.tokens.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
+from vocable.tokens.quantizers import VectorQuantizer, VectorQuantizerConfig
 
 SIZES = {"500 entries of 768": (500, 768), "16,384 entries of 8": (16_384, 8)}
 DECAY = 0.99

@@ -18,7 +18,7 @@ from vocable.lm.checkpoint import read_lm
 from vocable.lm.packed import enable_packing, token_losses
 from vocable.lm.scoring import token_nll
 from vocable.sequences import MaskedDocument, concatenate
-from vocable.tokens.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
+from vocable.tokens.quantizers import VectorQuantizer, VectorQuantizerConfig
 from vocable.training.language_model import train_lm
 from vocable.training.logs import Display, RunLog, clock, read_metrics
 from vocable.training.task import make_optimizer

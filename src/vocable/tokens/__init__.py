@@ -7,11 +7,11 @@ Previous stage: features/. Next: sequences/.
 """
 
 from vocable.tokens.kmeans import KMeans, KMeansConfig, fit_kmeans
+from vocable.tokens.quantizers import Quantized, VectorQuantizer, VectorQuantizerConfig
 from vocable.tokens.runs import Runs, collapse_runs, expand_runs
 from vocable.tokens.shards import ShardJob, TokenShards, plan_shards, write_token_shard
 from vocable.tokens.tokenizer import SpeechTokenizer, load_tokenizer, register_tokenizer
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
-from vocable.tokens.vector_quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
 
 __all__ = [
     "KMeans",

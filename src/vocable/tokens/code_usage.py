@@ -52,6 +52,24 @@ def code_statistics(
     )
 
 
+def usage_metrics(usage: CodeStatistics, prefix: str = "") -> dict[str, float]:
+    """Turn the usage of a codebook into numbers for the logs; `collapsed` is 1 while the alarm is on.
+
+    Args:
+        usage: What was counted.
+        prefix: Opening of every name, such as "acoustic_1_", where there are several codebooks.
+    """
+    values = {
+        "usage": usage.usage,
+        "perplexity": usage.perplexity,
+        "normalised_entropy": usage.normalised_entropy,
+        "top_share": usage.top_share,
+        "revived": float(usage.num_revived),
+        "collapsed": float(usage.collapsed),
+    }
+    return {prefix + name: value for name, value in values.items()}
+
+
 class CodeUsage:
     """Counts codes in windows, and warns once when a window shows a collapse."""
 
@@ -75,6 +93,11 @@ class CodeUsage:
         self.largest_share = largest_share
         self._warned = False
         self._start_window()
+
+    @property
+    def latest(self) -> CodeStatistics:
+        """The last whole window; before the first one is whole, what was counted so far."""
+        return self.last_window or code_statistics(self._counts, self._num_revived)
 
     def add(self, counts: Int[Tensor, " codebook_size"], num_revived: int = 0) -> CodeStatistics:
         """Count the frames of one step; return the window so far, this step included."""

@@ -18,15 +18,15 @@ SMALLEST_NORM = 1e-6
 
 
 def estimate_gradient(
-    vectors: Float[Tensor, "frames code_dim"], entries: Float[Tensor, "frames code_dim"], estimator: GradientEstimator
-) -> Float[Tensor, "frames code_dim"]:
+    vectors: Float[Tensor, "*frames code_dim"], entries: Float[Tensor, "*frames code_dim"], estimator: GradientEstimator
+) -> Float[Tensor, "*frames code_dim"]:
     """Return the entries, to the bit, with the gradient of the chosen estimator to `vectors`."""
     return straight_through(vectors, entries) if estimator == "straight_through" else rotate(vectors, entries)
 
 
 def straight_through(
-    vectors: Float[Tensor, "frames code_dim"], entries: Float[Tensor, "frames code_dim"]
-) -> Float[Tensor, "frames code_dim"]:
+    vectors: Float[Tensor, "*frames code_dim"], entries: Float[Tensor, "*frames code_dim"]
+) -> Float[Tensor, "*frames code_dim"]:
     """Return the entries; their gradient goes to `vectors` as it is.
 
     Source: Bengio et al., 2013, arXiv:1308.3432; VQ-VAE (van den Oord et al., 2017, arXiv:1711.00937, section 3.2).
@@ -36,8 +36,8 @@ def straight_through(
 
 
 def rotate(
-    vectors: Float[Tensor, "frames code_dim"], entries: Float[Tensor, "frames code_dim"]
-) -> Float[Tensor, "frames code_dim"]:
+    vectors: Float[Tensor, "*frames code_dim"], entries: Float[Tensor, "*frames code_dim"]
+) -> Float[Tensor, "*frames code_dim"]:
     """Return the entries, as the vectors turned and scaled onto them by a map that counts as constant.
 
     With e a vector and q its entry: q = s R e, where s = |q| / |e|, and R = I - 2 r r^T + 2 q' e'^T turns the direction

@@ -16,8 +16,8 @@ from vocable.systems.last.model import LastQuantizerConfig
 from vocable.systems.last.tokenizer import LastTokenizerConfig
 from vocable.tokens import collapse_runs, load_tokenizer
 from vocable.tokens.agreement import compare_tokens, encode_each
+from vocable.tokens.quantizers import VectorQuantizer
 from vocable.tokens.tokenizer import read_card
-from vocable.tokens.vector_quantizer import VectorQuantizer
 
 TRANSFORMER = FrameTransformerConfig(num_layers=2, width=16, num_heads=2, feedforward_dim=32, reach_frames=10)
 CONFIG = LastTokenizerConfig(

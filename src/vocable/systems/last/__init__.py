@@ -2,7 +2,7 @@
 
     features of a frozen speech encoder (batch, frames, feature_dim)
       -> encoder, learnable    (batch, frames, dim)              features/frame_transformer.py
-      -> vector quantizer      units (batch, frames) and entries  tokens/vector_quantizer.py
+      -> vector quantizer      units (batch, frames) and entries  tokens/quantizers/vector.py
       -> adapter               (batch, frames, embedding width)   adapter.py
       -> frozen text LM        (batch, frames, hidden width)
       -> head of the adapter   scores of the next unit

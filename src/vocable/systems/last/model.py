@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from vocable.errors import ConfigError
 from vocable.features.frame_transformer import FrameTransformer, FrameTransformerConfig
 from vocable.systems.last.adapter import LastAdapter, LastAdapterConfig
-from vocable.tokens.vector_quantizer import Quantized, VectorQuantizer, VectorQuantizerConfig
+from vocable.tokens.quantizers import Quantized, VectorQuantizer, VectorQuantizerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

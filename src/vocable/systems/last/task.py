@@ -20,7 +20,7 @@ from vocable.systems.last.config import LastConfig
 from vocable.systems.last.model import LastModel, LastOutput, gradient_norms
 from vocable.systems.last.tokenizer import LastTokenizer
 from vocable.tokens import processes
-from vocable.tokens.code_usage import CodeStatistics, CodeUsage
+from vocable.tokens.code_usage import CodeStatistics, CodeUsage, usage_metrics
 from vocable.training.task import AdamWTask, LossSum
 
 LOSSES = ("nll", "change_nll", "reconstruction", "commitment")
@@ -157,15 +157,3 @@ def loss_parts(output: LastOutput) -> dict[str, tuple[float, int]]:
     if output.lm_was_run and changed:
         parts["change_nll"] = (float(output.change_nll) * changed, changed)
     return parts
-
-
-def usage_metrics(usage: CodeStatistics) -> dict[str, float]:
-    """Turn the usage of a codebook into numbers for the logs; `collapsed` is 1 while the alarm is on."""
-    return {
-        "usage": usage.usage,
-        "perplexity": usage.perplexity,
-        "normalised_entropy": usage.normalised_entropy,
-        "top_share": usage.top_share,
-        "revived": float(usage.num_revived),
-        "collapsed": float(usage.collapsed),
-    }

@@ -20,9 +20,9 @@ from vocable.features.frame_transformer import FrameTransformer, FrameTransforme
 from vocable.systems.last.config import LastConfig
 from vocable.systems.last.model import LastModel, LastQuantizerConfig
 from vocable.tokens.fingerprint import tensor_sha256
+from vocable.tokens.quantizers import VectorQuantizer
 from vocable.tokens.tokenizer import register_tokenizer
 from vocable.tokens.unit_tokenizer import FrameTokenizer, load_saved_encoder
-from vocable.tokens.vector_quantizer import VectorQuantizer
 
 LAST_VERSION = 1
 """Goes up when the same features and weights give other units than before; part of the fingerprint."""

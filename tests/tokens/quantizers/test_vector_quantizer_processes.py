@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
-from vocable.tokens.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
+from vocable.tokens.quantizers import VectorQuantizer, VectorQuantizerConfig
 
 CONFIGS = {
     "ema": VectorQuantizerConfig(dim=5, codebook_size=12, decay=0.6, dead_share=0.4, revive_every=3, init_iterations=4),

@@ -10,7 +10,7 @@ from vocable.errors import ConfigError, NumericsError
 from vocable.tokens.code_usage import CodeUsage, code_statistics
 from vocable.tokens.codebook_training import draw_frames, nearest_codes
 from vocable.tokens.kmeans import KMeans
-from vocable.tokens.vector_quantizer import VectorQuantizer, VectorQuantizerConfig
+from vocable.tokens.quantizers import VectorQuantizer, VectorQuantizerConfig
 
 
 def make_quantizer(**settings) -> VectorQuantizer:

@@ -4,7 +4,7 @@
 
 The codebook follows moving averages of the frames (EMA), as in VQ-VAE, or its own loss by gradient, as in DAC;
 gradients pass by the choice of an entry (gradient_estimators.py). Unlike k-means (kmeans.py), it moves with the encoder
-before it. Other kinds of quantizers have their own files, and share codebook_training.py and code_usage.py.
+before it. Several of them in a row are a residual quantizer (residual.py).
 """
 
 from dataclasses import dataclass
@@ -25,11 +25,9 @@ from vocable.tokens.codebook_training import (
     nearest_codes,
     total_codes,
 )
-from vocable.tokens.gradient_estimators import GradientEstimator, estimate_gradient
+from vocable.tokens.gradient_estimators import GradientEstimator, estimate_gradient, straight_through
 from vocable.tokens.kmeans import full_precision_products
-
-PADDING_CODE = -1
-"""The code of masked frames."""
+from vocable.tokens.quantizers.frames import PADDING_CODE, check_features, join, spread, unmasked_frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +91,10 @@ class VectorQuantizerConfig:
                 f"quantizer.dead_share is {self.dead_share}; it is a fraction of a uniform share, below 1. "
                 "Set it to null to revive nothing."
             )
+
+    def build(self) -> "VectorQuantizer":
+        """Make the quantizer."""
+        return VectorQuantizer(self)
 
 
 class Quantized(NamedTuple):
@@ -172,25 +174,25 @@ class VectorQuantizer(nn.Module):
                 are too small to fit the codebook on.
             NumericsError: NaN or infinite features, in training.
         """
-        self._check(features, mask)
+        check_features(features, mask, self.config.dim)
         with full_precision_products(features.device):
-            clips = self._clips(features, mask, split=not self.training)
-            frames = _join(clips)
+            clips = self._clips(features, mask, by_clip=not self.training)
+            frames = join(clips)
             if self.training:
                 self._begin(frames.detach())
-            codes = _join([nearest_codes(clip, self.codebook, self.config.distance) for clip in clips])
+            codes = join([nearest_codes(clip, self.codebook, self.config.distance) for clip in clips])
             entries = nn.functional.embedding(codes, self.codebook)
             estimated = estimate_gradient(frames, entries, self.config.estimator)
             estimates = estimated.split([len(clip) for clip in clips])
-            vectors = _join([self.project_out(clip if self.training else clip.clone()) for clip in estimates])
+            vectors = join([self.project_out(clip if self.training else clip.clone()) for clip in estimates])
             commitment_loss = _mean_square(frames - entries.detach())
             codebook_loss = None if self.config.update == "ema" else _mean_square(entries - frames.detach())
             loss = self.config.commitment_weight * commitment_loss
             if codebook_loss is not None:
                 loss = loss + self.config.codebook_weight * codebook_loss
         return Quantized(
-            quantized=_spread(vectors.to(features.dtype), mask, features, 0),
-            codes=_spread(codes, mask, features, PADDING_CODE),
+            quantized=spread(vectors.to(features.dtype), mask, features, 0),
+            codes=spread(codes, mask, features, PADDING_CODE),
             loss=loss,
             commitment_loss=commitment_loss,
             codebook_loss=codebook_loss,
@@ -211,11 +213,11 @@ class VectorQuantizer(nn.Module):
                 "The quantizer's codebook is random as yet: k-means fits it on the first training batches. Train it, "
                 "or load trained weights with load_state_dict."
             )
-        self._check(features, mask)
+        check_features(features, mask, self.config.dim)
         with full_precision_products(features.device):
-            clips = self._clips(features, mask, split=True)
-            codes = _join([nearest_codes(clip, self.codebook, self.config.distance) for clip in clips])
-        return _spread(codes, mask, features, PADDING_CODE)
+            clips = self._clips(features, mask, by_clip=True)
+            codes = join([nearest_codes(clip, self.codebook, self.config.distance) for clip in clips])
+        return spread(codes, mask, features, PADDING_CODE)
 
     def decode(self, codes: Int[Tensor, "batch frames"]) -> Float[Tensor, "batch frames dim"]:
         """Return the entries of codes, mapped out to `dim`, in float32; 0 where the code is -1.
@@ -232,24 +234,9 @@ class VectorQuantizer(nn.Module):
             table = self.project_out(self.codebook.float())  # of one shape always: the same bits for every batch
         return nn.functional.embedding(codes.clamp(min=0), table) * (codes != PADDING_CODE)[..., None]
 
-    def _check(self, features: Tensor, mask: Tensor | None) -> None:
-        if features.shape[-1] != self.config.dim:
-            raise ConfigError(
-                f"Features have {features.shape[-1]} dimensions, but quantizer.dim is {self.config.dim}: use the "
-                "encoder that it was made for."
-            )
-        if mask is not None and mask.shape != features.shape[:2]:
-            raise ConfigError(
-                f"The mask has shape {tuple(mask.shape)}, the features {tuple(features.shape)}: the mask needs one "
-                "value per frame, (batch, frames)."
-            )
-
-    def _clips(self, features: Tensor, mask: Tensor | None, split: bool) -> list[Tensor]:
-        """The unmasked frames, mapped to the width of the codes: clip by clip, or all together (faster)."""
-        if not split or not len(features):
-            return [self.project_in((features.flatten(0, 1) if mask is None else features[mask]).float())]
-        clips = list(features) if mask is None else [clip[real] for clip, real in zip(features, mask)]
-        return [self.project_in(clip.to(torch.float32, copy=True)) for clip in clips]  # fresh: as in KMeans.assign
+    def _clips(self, features: Tensor, mask: Tensor | None, by_clip: bool) -> list[Tensor]:
+        """The unmasked frames, mapped to the width of the codes."""
+        return [self.project_in(clip) for clip in unmasked_frames(features, mask, by_clip)]
 
     @property
     def _averages(self) -> MovingAverages:
@@ -306,19 +293,17 @@ class VectorQuantizer(nn.Module):
         return code_statistics(counts, collapsed=window is not None and window.collapsed)
 
 
+def decodable(quantizer: VectorQuantizer, output: Quantized) -> Float[Tensor, "batch frames dim"]:
+    """Return the vectors of `output`; in evaluation mode, to the bit those that `decode` makes of its codes.
+
+    The map out of the code space runs on the table of entries there, and on frames here: sums in another order. What is
+    computed from the vectors, such as the residual for a next level, must be the same for `forward`, `encode` and
+    `decode`. The gradient is that of `output.quantized`.
+    """
+    if quantizer.training:
+        return output.quantized
+    return straight_through(output.quantized, quantizer.decode(output.codes))
+
+
 def _mean_square(differences: Tensor) -> Tensor:
     return differences.square().sum() / max(differences.numel(), 1)
-
-
-def _join(clips: list[Tensor]) -> Tensor:
-    return clips[0] if len(clips) == 1 else torch.cat(clips)
-
-
-def _spread(values: Tensor, mask: Tensor | None, features: Tensor, padding: int) -> Tensor:
-    """Put one value or vector per unmasked frame in its place in the batch."""
-    shape = (*features.shape[:2], *values.shape[1:])
-    if mask is None:
-        return values.reshape(shape)
-    spread = values.new_full(shape, padding)
-    spread[mask] = values
-    return spread
