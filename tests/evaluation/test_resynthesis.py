@@ -129,7 +129,7 @@ def test_silence_after_synthesis_counts_every_word(speaking, tiny_transcriber, m
     monkeypatch.setattr(tiny_transcriber, "transcribe", lambda waveforms: [*heard(waveforms[:1]), ""])
     result = evaluate_resynthesis(utterances, speaking, Judges(tiny_transcriber), FEW_DRAWS)
     assert result.scores["wer_resynthesis"].value == 1
-    assert any("In 1 resyntheses nothing was heard" in note for note in result.notes)
+    assert any("In 1 copies by resynthesis nothing was heard" in note for note in result.notes)
 
 
 def test_predicted_durations_leave_the_true_ones_out(speaking, tiny_transcriber, make_utterances, monkeypatch):

@@ -74,7 +74,8 @@ class SineCodec(SpeechTokenizer):
 
 
 class SineSynthesizer:
-    """Plays the tones as loud as the codes say. The first value of a speaker vector moves them, in octaves."""
+    """Plays the tones as loud as the codes say, at -20 dB without any. The first value of a speaker vector moves them,
+    in octaves."""
 
     sample_rate = DECODE_RATE
     voices = ()
@@ -86,12 +87,15 @@ class SineSynthesizer:
         octaves = 0.0 if voice is None else float(voice_vector(voice)[0])
         waveforms = []
         for item in tokens:
-            semantic, acoustic = item.stream("semantic"), item.stream("acoustic")
+            semantic = item.stream("semantic")
             tones = semantic.units
             if semantic.durations is not None:
                 tones = tones.repeat_interleave(semantic.durations)
             frequency = (self.frequencies[tones] * 2**octaves).repeat_interleave(160)
-            amplitude = (2 * 10 ** (codes_level(acoustic.codes) / 10)).sqrt().repeat_interleave(320)
+            loudness = torch.full((len(tones) // 2,), -20.0)
+            if "acoustic" in (item.streams or ()):
+                loudness = codes_level(item.stream("acoustic").codes)
+            amplitude = (2 * 10 ** (loudness / 10)).sqrt().repeat_interleave(320)
             samples = min(len(frequency), len(amplitude))
             phase = 2 * math.pi * (frequency[:samples].double().cumsum(0) / DECODE_RATE)
             waveforms.append(amplitude[:samples] * phase.sin().float())
@@ -109,8 +113,8 @@ def level_codes(level: Tensor) -> Tensor:
 
 
 def codes_level(codes: Tensor) -> Tensor:
-    """The middle of the decibels that codes stand for."""
-    sizes = torch.tensor([float(STEPS) ** -(level + 1) for level in range(LEVELS)])
+    """The middle of the decibels that codes stand for; of fewer levels, of a wider stretch."""
+    sizes = torch.tensor([float(STEPS) ** -(level + 1) for level in range(len(codes))])
     share = (codes * sizes[:, None]).sum(0) + sizes[-1] / 2
     return FLOOR_DB + share * (CEILING_DB - FLOOR_DB)
 

@@ -66,10 +66,13 @@ def write_audio_blocks(path: Path, blocks: Iterable[Float[Tensor, " samples"]], 
         return _encode(file, blocks, sample_rate, name, str(path))
 
 
-def encode_audio(waveform: Float[Tensor, " samples"], sample_rate: int, format: str = "opus") -> bytes:
+def encode_audio(
+    waveform: Float[Tensor, " samples"], sample_rate: int, format: str = "opus", compression: float | None = None
+) -> bytes:
     """Encode a waveform in memory, e.g. to put it in a page.
 
     Opus and MP3 know few sample rates; for others the waveform is resampled to the next higher one they know.
+    `compression` goes from 0 to 1, the fewest bits that libsndfile can ask for; None takes its default.
 
     Raises:
         AudioFormatError: the waveform is unusable.
@@ -81,7 +84,7 @@ def encode_audio(waveform: Float[Tensor, " samples"], sample_rate: int, format: 
         rate = min((rate for rate in RATES[format] if rate > sample_rate), default=RATES[format][-1])
         waveform, sample_rate = resample(waveform, sample_rate, rate), rate
     buffer = io.BytesIO()
-    _encode(buffer, [waveform], sample_rate, format, "waveform")
+    _encode(buffer, [waveform], sample_rate, format, "waveform", compression)
     return buffer.getvalue()
 
 
@@ -113,12 +116,20 @@ class _Sink:
         return 0
 
 
-def _encode(file: BinaryIO, blocks: Iterable[Tensor], sample_rate: int, name: str, label: str) -> int:
+def _encode(
+    file: BinaryIO,
+    blocks: Iterable[Tensor],
+    sample_rate: int,
+    name: str,
+    label: str,
+    compression: float | None = None,
+) -> int:
     kind, subtype = FORMATS[name]
     sink = _Sink(file)
     total = 0
+    settings = {"format": kind, "subtype": subtype, "compression_level": compression}
     try:
-        with soundfile.SoundFile(cast(BinaryIO, sink), "w", sample_rate, 1, format=kind, subtype=subtype) as sound:
+        with soundfile.SoundFile(cast(BinaryIO, sink), "w", sample_rate, 1, **settings) as sound:
             for block in blocks:
                 samples = block.detach().to("cpu", torch.float32).numpy()
                 total += len(samples)

@@ -107,8 +107,9 @@ def check_judge(transcriber: str, tokenizer: SpeechTokenizer, same_judge: Litera
 
 
 def encoder_name(tokenizer: SpeechTokenizer) -> str | None:
-    """Published name of the model a tokenizer encodes with, from its card; None when it names none."""
-    encoder = tokenizer.card().get("encoder")
+    """Published name of the model a tokenizer encodes with, or was distilled from, by its card; None without any."""
+    card = tokenizer.card()
+    encoder = card.get("encoder") or card.get("teacher")
     name = encoder.get("name") if isinstance(encoder, dict) else encoder
     return name if isinstance(name, str) else None
 

@@ -22,7 +22,7 @@ import torch
 
 from vocable.errors import ConfigError
 from vocable.evaluation.ctc_probe_model import Example, ProbeConfig, recognise, train_recogniser
-from vocable.evaluation.metrics.wer import LEVELS, NORMALISERS, ErrorCounts, column_error_rate, count_errors
+from vocable.evaluation.metrics.wer import NORMALISERS, column_error_rate, error_columns
 from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, Item, Items, TokensConfig
 from vocable.evaluation.token_sources import TokenSource
@@ -147,10 +147,7 @@ class Recognition(Benchmark[RecognitionConfig]):
             "reference_source": "manifest",
             "hypothesis": heard,
         }
-        for level in LEVELS:
-            counts = count_errors(one.text, heard, level, self.config.normaliser)
-            row |= {f"units_{level}_{part}": getattr(counts, part) for part in ErrorCounts._fields}
-        return row
+        return row | error_columns("units", one.text, heard, self.config.normaliser)
 
     def scores(self, items: Items) -> dict[str, Score]:
         """Error rates in characters and in words."""

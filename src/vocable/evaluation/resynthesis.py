@@ -13,10 +13,10 @@ import dataclasses
 import functools
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,19 +26,13 @@ from vocable.audio.waveforms import resample
 from vocable.audio.writing import encode_audio
 from vocable.errors import AudioFormatError, ConfigError, ManifestError
 from vocable.evaluation.judges import JUDGE_RATE, ListeningBenchmark, ListeningConfig, encoder_name
-from vocable.evaluation.metrics.wer import (
-    LEVELS,
-    NORMALISERS,
-    ErrorCounts,
-    align_texts,
-    column_error_rate,
-    count_errors,
-)
+from vocable.evaluation.metrics.wer import LEVELS, NORMALISERS, align_texts, column_error_rate, error_columns
 from vocable.evaluation.pages import page_template
 from vocable.evaluation.results import EvaluationResult, Score, column_mean, ratio_score
 from vocable.evaluation.runner import Item, Items
 from vocable.evaluation.token_sources import encode_all
 from vocable.evaluation.units import UnitCounter
+from vocable.features.speaker import SpeakerEncoder
 from vocable.registry import look_up
 from vocable.synthesis.opening import attach_synthesizer
 from vocable.tokens.tokenizer import SpeechTokenizer, load_tokenizer
@@ -49,13 +43,6 @@ LONG_ENOUGH = 4.0
 """Seconds of a recording that a voice is rather taken from."""
 BLOCK_UTTERANCES = 16
 """Read, encoded and judged together; what stays in memory."""
-MEANS = {
-    "mos_topline": ("mos_original", "predicted opinion score of the original, 1 to 5"),
-    "mos_resynthesis": ("mos_resynthesis", "predicted opinion score of the resynthesis, 1 to 5"),
-    "speaker_similarity": ("speaker_similarity", "cosine similarity of resynthesis and original voices"),
-    "voice_similarity": ("voice_similarity", "cosine similarity of the resynthesis and the voice reference"),
-}
-"""Scores that are means: their column, and what they mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +82,23 @@ class ResynthesisConfig(ListeningConfig):
 
 
 @dataclass(slots=True)
-class _Copy:
-    """An utterance before and after; both waveforms at the judges' rate."""
+class Copied:
+    """An utterance, and its copies by the name of the system that made them."""
 
     utterance: Utterance
     original: Tensor
+    """At the judges' rate."""
     tokens: SpeechTokens
-    resynthesis: Tensor
+    copies: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """At the judges' rate."""
+    sizes: dict[str, int | None] = dataclasses.field(default_factory=dict)
+    """Bytes of a compressed file, for systems that write one."""
 
 
-class Resynthesis(ListeningBenchmark[ResynthesisConfig]):
+R = TypeVar("R", bound=ResynthesisConfig)
+
+
+class Resynthesis(ListeningBenchmark[R], Generic[R]):
     """Measure the resynthesis ceiling: words, quality and voice that survive speech -> tokens -> speech.
 
     Writes resynthesis.json (scores with 95 % intervals), resynthesis.items.parquet (one row per utterance) and
@@ -117,32 +111,46 @@ class Resynthesis(ListeningBenchmark[ResynthesisConfig]):
     """
 
     name, Config = "resynthesis", ResynthesisConfig
+    systems: Sequence[str] = ("resynthesis",)
+    """Names of the ways to make copies; columns and scores carry them."""
 
     def items(self) -> Iterator[Item]:
         """Encode, decode and judge, some utterances at a time."""
         config, run = self.config, self.run
         self.tokenizer = run.open("tokenizer", self._load_tokenizer)
         self.open_judges(self.tokenizer, config.mos, config.speaker_encoder)
-        self.chosen = choose_utterances(run.utterances(), config.num_utterances, config.seed)
         self.target = self._voice_target()
+        self.open_systems()
+        self.chosen = choose_utterances(run.utterances(), config.num_utterances, config.seed)
         self.recordings: dict[str | None, list[Utterance]] = defaultdict(list)
         self.counters = {stream: UnitCounter(stream.codebook_sizes) for stream in self.tokenizer.streams}
-        num_examples = 0
-        run.advance("Judging resynthesis", 0, len(self.chosen))
+        num_examples, step = 0, f"Judging {self.name}"
+        run.advance(step, 0, len(self.chosen))
         for start in range(0, len(self.chosen), BLOCK_UTTERANCES):
             block = self.chosen[start : start + BLOCK_UTTERANCES]
-            copies = list(self._pass_through_tokens(block))
-            for copy, item in zip(copies, self._judge(copies), strict=True):
+            copied = list(self._copy(block))
+            for one, item in zip(copied, self.judge(copied), strict=True):
                 for stream, counter in self.counters.items():
-                    counter.add(copy.tokens.stream(stream.name))
+                    counter.add(one.tokens.stream(stream.name))
                 if num_examples < config.num_examples:
                     num_examples += 1
-                    item["_original"], item["_resynthesis"] = (
-                        encode_audio(waveform, JUDGE_RATE, format="opus")
-                        for waveform in (copy.original, copy.resynthesis)
-                    )
+                    for name, waveform in {"original": one.original, **one.copies}.items():
+                        item[f"_{name}"] = encode_audio(waveform, JUDGE_RATE, format="opus")
                 yield item
-            run.advance("Judging resynthesis", len(block), len(self.chosen))
+            run.advance(step, len(block), len(self.chosen))
+
+    def open_systems(self) -> None:
+        """Open what else makes or judges copies, once the tokenizer and the judges are there."""
+
+    def add_copies(self, copied: Sequence[Copied]) -> None:
+        """Make the copies of some utterances, those of every system."""
+        decoded = self.decode([one.utterance for one in copied], [one.tokens for one in copied])
+        for one, waveform in zip(copied, decoded, strict=True):
+            one.copies["resynthesis"] = waveform
+
+    def label(self, score: str, system: str) -> str:
+        """Name of the one score of its kind, or of a system's."""
+        return score
 
     def _load_tokenizer(self) -> SpeechTokenizer:
         device = self.run.device
@@ -156,8 +164,8 @@ class Resynthesis(ListeningBenchmark[ResynthesisConfig]):
             raise ConfigError(f"voice_reference is {reference}, but there is no speaker encoder to compare with.")
         return self.judges.speaker.embed(read_audio(reference, JUDGE_RATE).waveform)
 
-    def _pass_through_tokens(self, block: Sequence[Utterance]) -> Iterator[_Copy]:
-        """Read, encode and decode; what cannot be used is counted."""
+    def _copy(self, block: Sequence[Utterance]) -> Iterator[Copied]:
+        """Read, encode and copy; what cannot be used is counted."""
         config, tokenizer, excluded = self.config, self.tokenizer, self.run.excluded
         readable: list[tuple[Utterance, Tensor]] = []
         for utterance in block:
@@ -170,30 +178,37 @@ class Resynthesis(ListeningBenchmark[ResynthesisConfig]):
                 excluded["unreadable audio"] += 1
         with self.run.timed("encode"):
             encoded = encode_all(tokenizer, [Clip(sound, one.text, one.words) for one, sound in readable])
-        spoken: list[tuple[Utterance, Tensor, SpeechTokens]] = []
-        for pair, tokens in zip(readable, encoded, strict=True):
+        copied: list[Copied] = []
+        for (utterance, waveform), tokens in zip(readable, encoded, strict=True):
             if tokens is None:
                 excluded["the tokenizer refuses the audio"] += 1
             elif not tokens.num_positions:
                 excluded["no tokens: audio too short"] += 1
             else:
-                spoken.append((*pair, tokens))
-        predicted = config.durations == "predicted"
-        to_decode = [_without_durations(tokens) if predicted else tokens for _, _, tokens in spoken]
+                original = waveform
+                if tokenizer.sample_rate != JUDGE_RATE:  # not resampled twice
+                    original = read_utterance(utterance, JUDGE_RATE)
+                copied.append(Copied(utterance, original, tokens))
+        if copied:
+            self.add_copies(copied)
+        for one in copied:
+            broken = [name for name in self.systems if not _is_sound(one.copies[name])]
+            if broken:
+                excluded[f"{broken[0]} is empty or not finite"] += 1
+            else:
+                yield one
+
+    def decode(self, utterances: Sequence[Utterance], tokens: Sequence[SpeechTokens]) -> list[Tensor]:
+        """Speak at the judges' rate; in one voice, or each in that of its speaker; with the prosody of either side."""
         with self.run.timed("decode"):
-            decoded = self._decode([utterance for utterance, _, _ in spoken], to_decode) if spoken else []
-        for (utterance, waveform, tokens), resynthesis in zip(spoken, decoded, strict=True):
-            if not resynthesis.numel() or not torch.isfinite(resynthesis).all():
-                excluded["resynthesis is empty or not finite"] += 1
-                continue
-            original = waveform
-            if tokenizer.sample_rate != JUDGE_RATE:  # not resampled twice
-                original = read_utterance(utterance, JUDGE_RATE)
-            yield _Copy(utterance, original, tokens, resample(resynthesis.cpu(), tokenizer.decode_rate, JUDGE_RATE))
+            decoded = self._decode(utterances, tokens)
+        rate = self.tokenizer.decode_rate
+        return [resample(one.cpu(), rate, JUDGE_RATE) if _is_sound(one) else torch.zeros(0) for one in decoded]
 
     def _decode(self, utterances: Sequence[Utterance], tokens: Sequence[SpeechTokens]) -> list[Tensor]:
-        """Speak in one voice, or each in that of its speaker; with the prosody of the tokens or of the recordings."""
         config, tokenizer = self.config, self.tokenizer
+        if config.durations == "predicted":
+            tokens = [_without_durations(one) for one in tokens]
         if config.voice != OWN_VOICE and config.prosody == "tokens":
             return tokenizer.decode(tokens, voice=config.voice)
         decoded = []
@@ -212,98 +227,109 @@ class Resynthesis(ListeningBenchmark[ResynthesisConfig]):
         long_enough = [one for one in others if (one.duration or 0) >= LONG_ENOUGH] or others
         return _audio(long_enough[0] if long_enough else utterance)
 
-    def _judge(self, copies: Sequence[_Copy]) -> Iterator[dict[str, Any]]:
+    def judge(self, copied: Sequence[Copied]) -> Iterator[dict[str, Any]]:
         """One item per utterance: texts, counted errors, quality, similarity."""
-        judges, sounds = self.judges, [one.original for one in copies] + [one.resynthesis for one in copies]
+        judges = self.judges
+        sides: list[dict[str, Tensor]] = [{"original": one.original, **one.copies} for one in copied]
+        order = [(name, index) for name in ("original", *self.systems) for index in range(len(copied))]
+        sounds = [sides[index][name] for name, index in order]
         with self.run.timed("transcribe"):
-            texts = judges.transcriber.transcribe(sounds) if sounds else []
+            texts = dict(zip(order, judges.transcriber.transcribe(sounds) if sounds else [], strict=True))
         with self.run.timed("mos"):
             qualities = judges.mos.predict(sounds) if judges.mos is not None and sounds else []
-        for index, one in enumerate(copies):
-            again = len(copies) + index
+        quality = dict(zip(order, qualities))
+        for index, one in enumerate(copied):
             item = {
                 "id": one.utterance.id,
                 "speaker": one.utterance.speaker,
                 "seconds": one.original.numel() / JUDGE_RATE,
-                "resynthesis_seconds": one.resynthesis.numel() / JUDGE_RATE,
+                **{f"{name}_seconds": copy.numel() / JUDGE_RATE for name, copy in one.copies.items()},
                 "num_frames": one.tokens.num_frames if one.tokens.has_frames else None,
                 "num_positions": one.tokens.num_positions,
-                **self._compare_texts(one.utterance.text, texts[index], texts[again]),
+                **self._compare_texts(one.utterance.text, {name: texts[name, index] for name in sides[index]}),
+                **{f"mos_{name}": quality[name, index] for name in sides[index] if quality},
             }
-            if qualities:
-                item |= {"mos_original": qualities[index], "mos_resynthesis": qualities[again]}
             if judges.speaker is not None:
                 with self.run.timed("speaker"):
-                    item |= self._compare_voices(one)
+                    item |= self._compare_voices(one, judges.speaker)
             yield item
 
-    def _compare_texts(self, text: str | None, original: str, resynthesis: str) -> dict[str, Any]:
+    def _compare_texts(self, text: str | None, transcripts: Mapping[str, str]) -> dict[str, Any]:
         """Texts and errors; the reference is the manifest's text, else what was heard in the original."""
         source = "manifest" if text is not None else "asr of the original"
-        reference = original if text is None else text
+        reference = transcripts["original"] if text is None else text
         usable = bool(NORMALISERS[self.config.normaliser](reference))
         if not usable:
             self.run.excluded[f"error rate: empty reference ({source})"] += 1
         item: dict[str, Any] = {
             "reference": reference,
             "reference_source": source if usable else "none",
-            "transcript_original": original,
-            "transcript_resynthesis": resynthesis,
+            **{f"transcript_{name}": transcript for name, transcript in transcripts.items()},
         }
-        for name, transcript in (("original", original), ("resynthesis", resynthesis)):
-            for level in LEVELS:
-                counts = count_errors(reference, transcript, level, self.config.normaliser) if usable else None
-                for part in ErrorCounts._fields:
-                    item[f"{name}_{level}_{part}"] = getattr(counts, part) if counts else None
+        for name, transcript in transcripts.items():
+            item |= error_columns(name, reference if usable else None, transcript, self.config.normaliser)
         return item
 
-    def _compare_voices(self, one: _Copy) -> dict[str, Any]:
-        encoder, similarity, to_target = self.judges.speaker, None, None
-        assert encoder is not None
+    def _compare_voices(self, one: Copied, encoder: SpeakerEncoder) -> dict[str, Any]:
+        kinds = ("speaker_similarity", "voice_similarity")
+        columns = [self.label(kind, name) for name in self.systems for kind in kinds]
+        item: dict[str, Any] = dict.fromkeys(columns)
         try:
-            copy = encoder.embed(one.resynthesis)
-            similarity = float(encoder.embed(one.original) @ copy)
-            to_target = float(self.target @ copy) if self.target is not None else None
+            original = encoder.embed(one.original)
+            for name, waveform in one.copies.items():
+                copy = encoder.embed(waveform)
+                item[self.label("speaker_similarity", name)] = float(original @ copy)
+                if self.target is not None:
+                    item[self.label("voice_similarity", name)] = float(self.target @ copy)
         except AudioFormatError:
             self.run.excluded["speaker similarity: silence"] += 1
-        return {"speaker_similarity": similarity, "voice_similarity": to_target}
+            return dict.fromkeys(columns)
+        return item
 
     def nothing(self, reasons: str) -> ManifestError:
         """Say how many utterances there were."""
         return ManifestError(f"None of {len(self.chosen)} utterances could be judged ({reasons}).")
 
     def scores(self, items: Items) -> dict[str, Score]:
-        """Error rates of the topline, of the resynthesis, and their difference; quality; voices."""
+        """Error rates of the topline, of the copies, and their difference; quality; voices."""
         scores: dict[str, Score] = {}
         rate = functools.partial(column_error_rate, **self.draws)
         with_text = [item for item in items if item["reference_source"] == "manifest"]
         without_text = [item for item in items if item["reference_source"] == "asr of the original"]
         for short, level in zip(("wer", "cer"), LEVELS):
-            for name, whose in (("topline", "original"), ("resynthesis", "resynthesis")):
-                meaning = f"{level}s of the text not heard in the {whose}, share"
-                scores[f"{short}_{name}"] = rate(with_text, f"{whose}_{level}", meaning=meaning)
-            scores[f"{short}_loss"] = self._rate_difference(with_text, level)
-            if without_text:
-                meaning = f"{level}s heard in the original but not in the resynthesis, share; utterances without text"
-                scores[f"{short}_resynthesis_to_asr"] = rate(without_text, f"resynthesis_{level}", meaning=meaning)
-        for name, (column, meaning) in MEANS.items():
+            meaning = f"{level}s of the text not heard in the {{}}, share"
+            scores[f"{short}_topline"] = rate(with_text, f"original_{level}", meaning=meaning.format("original"))
+            for name in self.systems:
+                scores[f"{short}_{name}"] = rate(with_text, f"{name}_{level}", meaning=meaning.format(name))
+                scores[self.label(f"{short}_loss", name)] = self._rate_difference(with_text, name, level)
+                if without_text:
+                    meant = f"{level}s heard in the original but not in the {name}, share; utterances without text"
+                    scores[f"{short}_{name}_to_asr"] = rate(without_text, f"{name}_{level}", meaning=meant)
+        quality = "predicted opinion score of the {}, 1 to 5"
+        columns = {"mos_topline": ("mos_original", quality.format("original"))}
+        for name in self.systems:
+            alike = {"speaker_similarity": "original voices", "voice_similarity": "the voice reference"}
+            columns[f"mos_{name}"] = (f"mos_{name}", quality.format(name))
+            for score, other in alike.items():
+                column = self.label(score, name)
+                columns[column] = (column, f"cosine similarity of {name} and {other}")
+        for score, (column, meaning) in columns.items():
             if any(item.get(column) is not None for item in items):
-                scores[name] = column_mean(items, column, better="higher", meaning=meaning, **self.draws)
+                scores[score] = column_mean(items, column, better="higher", meaning=meaning, **self.draws)
         return scores
 
-    def _rate_difference(self, items: Items, level: str) -> Score:
-        """Resynthesis minus topline, paired by utterance."""
+    def _rate_difference(self, items: Items, name: str, level: str) -> Score:
+        """A copy minus the original, paired by utterance."""
         edits = ("substitutions", "deletions", "insertions")
         lost = [
-            sum(item[f"resynthesis_{level}_{edit}"] - item[f"original_{level}_{edit}"] for edit in edits)
-            for item in items
+            sum(item[f"{name}_{level}_{edit}"] - item[f"original_{level}_{edit}"] for edit in edits) for item in items
         ]
         return ratio_score(
             lost,
             [item[f"original_{level}_reference_length"] for item in items],
             [item["speaker"] for item in items],
             better="lower",
-            meaning=f"error rate in {level}s, resynthesis minus topline, paired",
+            meaning=f"error rate in {level}s, {name} minus topline, paired",
             **self.draws,
         )
 
@@ -328,7 +354,7 @@ class Resynthesis(ListeningBenchmark[ResynthesisConfig]):
         audio = sum(item["seconds"] for item in items)
         return {
             "audio_seconds": audio,
-            "resynthesis_seconds": sum(item["resynthesis_seconds"] for item in items),
+            **{f"{name}_seconds": sum(item[f"{name}_seconds"] for item in items) for name in self.systems},
             "compute_seconds": {name: round(value, 3) for name, value in self.run.seconds.items()},
             "real_time_factor": {name: value / audio for name, value in self.run.seconds.items()},
             "streams": {
@@ -341,7 +367,7 @@ class Resynthesis(ListeningBenchmark[ResynthesisConfig]):
         """Warn of judges that are not independent, of missing texts, of silence, of few utterances."""
         judge, encoder = self.judges.transcriber.name, encoder_name(self.tokenizer)
         relations = {
-            "same": "The recogniser is the tokenizer's own encoder: error rates of the resynthesis are too good.",
+            "same": "The recogniser is the tokenizer's own encoder: error rates of the copies are too good.",
             "same family": f"The recogniser {judge} and the tokenizer's encoder {encoder} are of one family: "
             "a judge of another family would be safer.",
             "unknown": "The tokenizer does not name its encoder, so nobody can say whether the judge is independent.",
@@ -350,30 +376,33 @@ class Resynthesis(ListeningBenchmark[ResynthesisConfig]):
         without_text = sum(item["reference_source"] == "asr of the original" for item in items)
         if without_text:
             notes.append(f"{without_text} utterances have no text; they are judged against the judge's own transcript.")
-        silent = sum(not item["transcript_resynthesis"] for item in items)
-        if silent:
-            notes.append(f"In {silent} resyntheses nothing was heard; every word of them counts as deleted.")
+        for name in self.systems:
+            silent = sum(not item[f"transcript_{name}"] for item in items)
+            if silent:
+                notes.append(f"In {silent} copies by {name} nothing was heard; every word of them counts as deleted.")
         if len(items) < 30:
             notes.append(f"Only {len(items)} utterances: intervals are rough.")
         return notes
 
     def page(self, result: EvaluationResult, items: Items) -> str:
-        """Originals beside resyntheses, with the words that were lost or made up marked; the sound is inside."""
+        """Originals beside copies, with the words that were lost or made up marked; the sound is inside."""
         shown = [
             {
                 "id": item["id"],
                 "speaker": item["speaker"],
                 "seconds": item["seconds"],
                 "source": item["reference_source"],
-                "similarity": item.get("speaker_similarity"),
                 "sides": [
                     {
                         "title": whose.capitalize(),
                         "sound": item[f"_{whose}"],
                         "mos": item.get(f"mos_{whose}"),
+                        "similarity": item.get(self.label("speaker_similarity", whose))
+                        if whose != "original"
+                        else None,
                         "parts": align_texts(item["reference"], item[f"transcript_{whose}"], self.config.normaliser),
                     }
-                    for whose in ("original", "resynthesis")
+                    for whose in ("original", *self.systems)
                 ],
             }
             for item in items
@@ -394,6 +423,10 @@ def choose_utterances(utterances: Sequence[Utterance], num_utterances: int | Non
         return list(utterances)
     rows = random.Random(seed).sample(range(len(utterances)), num_utterances)
     return [utterances[row] for row in sorted(rows)]
+
+
+def _is_sound(waveform: Tensor) -> bool:
+    return bool(waveform.numel()) and bool(torch.isfinite(waveform).all())
 
 
 def _audio(utterance: Utterance) -> Audio:

@@ -80,6 +80,7 @@ BENCHMARKS = {
     "judge": "vocable.evaluation.llm_judge:Judge",
     "phones": "vocable.evaluation.phones:Phones",
     "recognition": "vocable.evaluation.recognition:Recognition",
+    "reconstruction": "vocable.evaluation.reconstruction:Reconstruction",
     "resynthesis": "vocable.evaluation.resynthesis:Resynthesis",
     "salmon": "vocable.evaluation.salmon:Salmon",
     "sblimp": "vocable.evaluation.sblimp:Sblimp",

@@ -155,7 +155,7 @@ class Signal(Benchmark[SignalConfig]):
                 "copy_seconds": len(copy) / signal.SAMPLE_RATE,
                 "shift_seconds": aligned.shift_samples / signal.SAMPLE_RATE,
             }
-            item |= _intrusive(aligned, config, reasons)
+            item |= compare_waveforms(aligned, config.metrics, reasons)
             if "durations" in config.metrics:
                 item |= _durations(pair, config, reasons)
             if self.mos is not None:
@@ -232,8 +232,10 @@ class Signal(Benchmark[SignalConfig]):
         return notes
 
 
-def _intrusive(aligned: signal.Aligned, config: SignalConfig, reasons: Counter[str]) -> dict[str, float | None]:
-    """Metrics that need the original, sample by sample; None, and a reason counted, where one cannot be had."""
+def compare_waveforms(
+    aligned: signal.Aligned, metrics: Sequence[str], reasons: Counter[str]
+) -> dict[str, float | None]:
+    """Score what `METRICS` names, sample by sample; None, and a reason counted, where a metric cannot be had."""
     original, copy = aligned.original, aligned.copy
     functions: dict[str, Callable[[Tensor, Tensor], float | None]] = {
         "stoi": signal.stoi,
@@ -242,13 +244,13 @@ def _intrusive(aligned: signal.Aligned, config: SignalConfig, reasons: Counter[s
         "mel_distance": signal.mel_distance,
     }
     item: dict[str, float | None] = {}
-    for name in (score for metric in config.metrics for score in METRICS[metric] if score in functions):
+    for name in (score for metric in metrics for score in METRICS[metric] if score in functions):
         try:
             item[name] = functions[name](original, copy)
         except AudioFormatError as error:
             reasons[f"{name}: {error}"] += 1
             item[name] = None
-    if "prosody" in config.metrics:
+    if "prosody" in metrics:
         try:
             item |= signal.frame_agreement(original, copy)._asdict()
         except AudioFormatError as error:

@@ -106,6 +106,20 @@ def count_errors(reference: str, hypothesis: str, level: Level = "word", normali
     return ErrorCounts(found.substitutions, found.deletions, found.insertions, length)
 
 
+def error_columns(
+    column: str, reference: str | None, hypothesis: str, normaliser: str = "english"
+) -> dict[str, int | None]:
+    """Count the errors in words and in characters, in columns that `column_error_rate` and 'vocable compare' read.
+
+    Without a reference, every column holds None.
+    """
+    found: dict[str, int | None] = {}
+    for level in LEVELS:
+        counts = None if reference is None else count_errors(reference, hypothesis, level, normaliser)
+        found |= {f"{column}_{level}_{part}": getattr(counts, part, None) for part in ErrorCounts._fields}
+    return found
+
+
 def column_error_rate(
     items: Sequence[Mapping[str, Any]], column: str, *, meaning: str, seed: int = 0, num_resamples: int = 2000
 ) -> Score:
