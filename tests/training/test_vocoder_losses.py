@@ -10,7 +10,7 @@ import torch
 
 from tiny import save_tiny_encoder
 from vocable.features import EncoderConfig, FeatureEncoder, load_encoder
-from vocable.synthesis.discriminators import DiscriminatorConfig, Discriminators, Judgement
+from vocable.synthesis.discriminators import Judgement
 from vocable.synthesis.source_filter import SourceFilterConfig, SourceFilterDecoder
 from vocable.synthesis.unit_frontend import NeutralSpeech
 from vocable.training.vocoder_losses import (
@@ -29,7 +29,7 @@ from vocable.training.vocoder_losses import (
 )
 
 
-def slow_log_mel(waveform: torch.Tensor, sample_rate: int, n_fft: int, bands: int) -> torch.Tensor:
+def slow_mel(waveform: torch.Tensor, sample_rate: int, n_fft: int, bands: int) -> torch.Tensor:
     """Frame by frame by the definition of the discrete Fourier transform; triangles between slaney mel centres."""
 
     def to_mel(hertz: float) -> float:
@@ -58,9 +58,15 @@ def slow_log_mel(waveform: torch.Tensor, sample_rate: int, n_fft: int, bands: in
                 hertz = k * sample_rate / n_fft
                 weight = max(0.0, min((hertz - low) / (centre - low), (high - hertz) / (high - centre)))
                 total += weight * 2 / (high - low) * size
-            row.append(math.log(max(FLOOR, total * sample_rate / n_fft / math.sqrt(float(window.square().sum())))))
+            row.append(total)
         rows.append(row)
     return torch.tensor(rows)
+
+
+def slow_log_mel(waveform: torch.Tensor, sample_rate: int, n_fft: int, bands: int) -> torch.Tensor:
+    """Relative to the window's energy (half of n_fft, or 3/8 once squared), and to bins."""
+    scale = sample_rate / n_fft / math.sqrt(3 / 8 * n_fft)
+    return (slow_mel(waveform, sample_rate, n_fft, bands) * scale).clamp(min=FLOOR).log()
 
 
 def test_mel_loss_equals_its_definition():
@@ -75,6 +81,30 @@ def test_mel_loss_equals_its_definition():
     assert loss(real[None], real[None]) == 0
 
 
+def test_mel_loss_of_dac_equals_its_definition():
+    loss = MultiScaleMelLoss.dac(16_000)
+    assert loss.n_ffts == (256, 512, 1024, 2048)
+    assert [loss.get_buffer(f"filters_{n}").shape[1] for n in loss.n_ffts] == [40, 80, 160, 320]
+    made, real = 0.3 * torch.randn(300), 0.3 * torch.sin(torch.arange(300) / 3)
+    real[100:] = 0  # magnitudes under the floor
+    small = MultiScaleMelLoss(
+        16_000, (64, 128), (6, 8), floor=1e-5, normalised=False, log_weight=2 / math.log(10), linear_weight=1.0,
+        reduction="sum",
+    )  # fmt: skip
+    assert all(getattr(small, name) == getattr(loss, name) for name in ("floor", "log_weight", "linear_weight"))
+    assert (small.reduction, small.normalised) == (loss.reduction, loss.normalised)
+    expected = 0.0
+    for n_fft, bands in ((64, 6), (128, 8)):
+        a, b = (slow_mel(item, 16_000, n_fft, bands) for item in (made, real))
+        assert (b < 1e-5).any() and (b > 1e-3).any()
+        logs = [torch.log10(item.clamp(min=1e-5) ** 2) for item in (a, b)]
+        expected += float((logs[0] - logs[1]).abs().mean() + (a - b).abs().mean())
+    assert float(small(made[None], real[None])) == pytest.approx(expected, rel=1e-4)
+    noise = torch.randn(1, 4_000, requires_grad=True)
+    loss(noise, torch.zeros(1, 4_000)).backward()
+    assert noise.grad is not None and noise.grad.isfinite().all()
+
+
 def judged(*scores: float) -> Judgement:
     return Judgement(torch.tensor([scores]), [])
 
@@ -87,6 +117,19 @@ def test_adversarial_losses_by_hand():
     squares = (1 + 0.25) / 2 + (9 + 0) / 2 + 4 + 0.25
     assert float(discriminator_loss(real, made, "least_squares")) == pytest.approx(squares / 2)
     assert float(adversarial_loss(made, "least_squares")) == pytest.approx(((16 + 1) / 2 + 0.25) / 2)
+
+
+def test_losses_of_dac_add_up_over_discriminators_and_layers():
+    real, made = [judged(2.0, 0.5), judged(-1.0)], [judged(-3.0, 0.0), judged(0.5)]
+    squares = (1 + 0.25) / 2 + (9 + 0) / 2 + 4 + 0.25
+    assert float(discriminator_loss(real, made, "least_squares", "sum")) == pytest.approx(squares)
+    assert float(adversarial_loss(made, "least_squares", "sum")) == pytest.approx((16 + 1) / 2 + 0.25)
+    assert float(adversarial_loss(made, "hinge", "sum")) == pytest.approx((4 + 1) / 2 + 0.5)
+    sizes = ((2.0, 3.0), (10.0, 7.5), (1.0, 1.25))  # layers of different widths: of each the mean counts
+    layers = [[torch.full((1, 4 * k + 1), pair[side]) for k, pair in enumerate(sizes)] for side in (0, 1)]
+    a, b = ([Judgement(torch.zeros(1), side[:2]), Judgement(torch.zeros(1), side[2:])] for side in layers)
+    assert float(feature_matching_loss(a, b, relative=False, reduction="sum")) == pytest.approx(1 + 2.5 + 0.25)
+    assert float(feature_matching_loss(a, b)) == pytest.approx((0.5 + 0.25 + 0.25) / 3)
 
 
 def test_feature_matching_is_relative_and_sends_no_gradient_to_the_real_side():
@@ -206,15 +249,6 @@ def test_a_frozen_decoder_teaches_content(speaker_dim):
             count += 1
     assert float(found.detach()) == pytest.approx(total / count, rel=1e-4)
     assert loss.filters.sum(0).tolist() == pytest.approx([1.0] * 10, abs=1e-4)  # flat spectra have flat envelopes
-
-
-@pytest.mark.parametrize("samples", [3000, 3001, 4410])
-def test_discriminators_judge_any_length(samples):
-    config = DiscriminatorConfig(periods=(2, 7), period_channels=(4, 8), n_ffts=(256,), spectrogram_channels=4)
-    judgements = Discriminators(config)(torch.randn(2, samples))
-    assert len(judgements) == 3
-    assert all(item.scores.shape[0] == 2 for item in judgements)
-    assert [len(item.features) for item in judgements] == [3, 3, 4]
 
 
 def slow_spectral_loss(made: np.ndarray, real: np.ndarray, n_fft: int, kept: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,14 +17,16 @@ from vocable.synthesis.source_filter import LARGEST_LOG, VOICED_HZ, SourceFilter
 from vocable.synthesis.unit_frontend import ENERGY_DEVIATION, ENERGY_MEAN, LARGEST_DEVIATION, NeutralSpeech
 
 AdversarialKind = Literal["hinge", "least_squares"]
+Reduction = Literal["mean", "sum"]
 FLOOR = 1e-4
 """Smallest mel magnitude that the logarithm sees: about 80 dB under a loud vowel."""
 
 
 class MultiScaleMelLoss(nn.Module):
-    """Mean absolute difference of log-mel magnitudes, averaged over window sizes.
+    """Mean absolute difference of log-mel magnitudes, over window sizes.
 
-    Several scales as in DAC (Kumar et al., 2023, arXiv:2306.06546); one scale is HiFi-GAN's mel loss.
+    Several scales as in DAC (Kumar et al., 2023, arXiv:2306.06546); one scale is HiFi-GAN's mel loss. The defaults are
+    ours; `MultiScaleMelLoss.dac` is the loss as DAC and the release of LM-SPT have it.
     """
 
     def __init__(
@@ -32,58 +35,124 @@ class MultiScaleMelLoss(nn.Module):
         n_ffts: Sequence[int] = (512, 1024, 2048),
         num_mels: Sequence[int] = (40, 80, 120),
         top_hz: float | None = None,
+        *,
+        floor: float = FLOOR,
+        normalised: bool = True,
+        log_weight: float = 1.0,
+        linear_weight: float = 0.0,
+        reduction: Reduction = "mean",
     ) -> None:
-        """Make the filters; nothing above `top_hz` is compared (None: half the sample rate)."""
+        """Make the filters.
+
+        Args:
+            sample_rate: Hz.
+            n_ffts: Samples in a window, for each scale; the hop is a quarter.
+            num_mels: Mel bands of each scale.
+            top_hz: Nothing above it is compared; None: half the sample rate.
+            floor: Smallest mel magnitude that the logarithm sees.
+            normalised: Whether magnitudes are made comparable between windows, by the energy of the window and by
+                filters of unit area in bins. Otherwise they grow with the window; filters have unit area in Hz.
+            log_weight: Weight of the difference of natural logarithms.
+            linear_weight: Weight of the difference of magnitudes themselves.
+            reduction: How scales are put together.
+        """
         from transformers.audio_utils import mel_filter_bank
 
         super().__init__()
-        self.n_ffts = tuple(n_ffts)
+        self.n_ffts, self.floor, self.normalised = tuple(n_ffts), floor, normalised
+        self.reduction: Reduction = reduction
+        self.log_weight, self.linear_weight = log_weight, linear_weight
         top = min(top_hz or sample_rate / 2, sample_rate / 2)
         for n_fft, bands in zip(n_ffts, num_mels, strict=True):
-            filters = mel_filter_bank(n_fft // 2 + 1, bands, 0.0, top, sample_rate, norm="slaney", mel_scale="slaney")
-            scale = sample_rate / n_fft  # slaney filters have unit area in Hz; make it unit area in bins
+            with warnings.catch_warnings():  # in the lowest of many bands, which are narrower than a bin
+                warnings.filterwarnings("ignore", "At least one mel filter has all zero values")
+                filters = mel_filter_bank(
+                    n_fft // 2 + 1, bands, 0.0, top, sample_rate, norm="slaney", mel_scale="slaney"
+                )
+            scale = sample_rate / n_fft if normalised else 1.0
             self.register_buffer(f"filters_{n_fft}", torch.tensor(filters).float() * scale, persistent=False)
             self.register_buffer(f"window_{n_fft}", torch.hann_window(n_fft), persistent=False)
 
-    def log_mel(self, waveforms: Tensor, n_fft: int) -> Tensor:
-        """Log-mel magnitudes (batch, frames, bands) of waveforms (batch, samples); hop n_fft / 4."""
+    @classmethod
+    def dac(cls, sample_rate: int) -> "MultiScaleMelLoss":
+        """Make the loss of DAC, with the four scales of the release of LM-SPT (arXiv:2506.16738).
+
+        Each scale counts the difference of log10(max(mel, 1e-5)^2) and that of mel; scales are added up.
+        """
+        return cls(
+            sample_rate,
+            n_ffts=(256, 512, 1024, 2048),
+            num_mels=(40, 80, 160, 320),
+            floor=1e-5,
+            normalised=False,
+            log_weight=2 / math.log(10),
+            linear_weight=1.0,
+            reduction="sum",
+        )
+
+    def mel(self, waveforms: Tensor, n_fft: int) -> Tensor:
+        """Mel magnitudes (batch, frames, bands) of waveforms (batch, samples); hop n_fft / 4."""
         window = self.get_buffer(f"window_{n_fft}")
         spectra = torch.stft(waveforms.float(), n_fft, n_fft // 4, window=window, return_complex=True).mT
-        magnitude = (spectra.real.square() + spectra.imag.square() + 1e-10).sqrt() / window.square().sum().sqrt()
-        return (magnitude @ self.get_buffer(f"filters_{n_fft}")).clamp(min=FLOOR).log()
+        magnitude = (spectra.real.square() + spectra.imag.square() + 1e-10).sqrt()
+        if self.normalised:
+            magnitude = magnitude / window.square().sum().sqrt()
+        return magnitude @ self.get_buffer(f"filters_{n_fft}")
+
+    def log_mel(self, waveforms: Tensor, n_fft: int) -> Tensor:
+        """Natural logarithms of `mel`, floored."""
+        return self.mel(waveforms, n_fft).clamp(min=self.floor).log()
 
     def forward(self, made: Tensor, real: Tensor) -> Tensor:
-        """Distance of two batches of waveforms (batch, samples), in natural-log units."""
-        distances = [functional.l1_loss(self.log_mel(made, n), self.log_mel(real, n)) for n in self.n_ffts]
-        return torch.stack(distances).mean()
+        """Distance of two batches of waveforms (batch, samples)."""
+        distances = []
+        for n_fft in self.n_ffts:
+            a, b = self.mel(made, n_fft), self.mel(real, n_fft)
+            logs = functional.l1_loss(a.clamp(min=self.floor).log(), b.clamp(min=self.floor).log())
+            linear = self.linear_weight * functional.l1_loss(a, b) if self.linear_weight else 0.0
+            distances.append(self.log_weight * logs + linear)
+        return _reduced(distances, self.reduction)
 
 
-def discriminator_loss(real: Sequence[Judgement], made: Sequence[Judgement], kind: AdversarialKind) -> Tensor:
-    """Mean over the discriminators of how badly they tell real from made."""
+def discriminator_loss(
+    real: Sequence[Judgement], made: Sequence[Judgement], kind: AdversarialKind, reduction: Reduction = "mean"
+) -> Tensor:
+    """How badly the discriminators tell real from made, averaged or added up over them (DAC adds up)."""
     terms = []
     for a, b in zip(real, made, strict=True):
         if kind == "hinge":
             terms.append((1 - a.scores.float()).relu().mean() + (1 + b.scores.float()).relu().mean())
         else:
             terms.append((1 - a.scores.float()).square().mean() + b.scores.float().square().mean())
-    return torch.stack(terms).mean()
+    return _reduced(terms, reduction)
 
 
-def adversarial_loss(made: Sequence[Judgement], kind: AdversarialKind) -> Tensor:
-    """Mean over the discriminators of how well they see through the generator."""
+def adversarial_loss(made: Sequence[Judgement], kind: AdversarialKind, reduction: Reduction = "mean") -> Tensor:
+    """How well the discriminators see through the generator, averaged or added up over them (DAC adds up)."""
     if kind == "hinge":
-        return torch.stack([(1 - item.scores.float()).relu().mean() for item in made]).mean()
-    return torch.stack([(1 - item.scores.float()).square().mean() for item in made]).mean()
+        return _reduced([(1 - item.scores.float()).relu().mean() for item in made], reduction)
+    return _reduced([(1 - item.scores.float()).square().mean() for item in made], reduction)
 
 
-def feature_matching_loss(real: Sequence[Judgement], made: Sequence[Judgement]) -> Tensor:
-    """Mean absolute difference of inner features, each layer relative to the mean size of the real ones."""
+def feature_matching_loss(
+    real: Sequence[Judgement], made: Sequence[Judgement], relative: bool = True, reduction: Reduction = "mean"
+) -> Tensor:
+    """Mean absolute difference of inner features, averaged or added up over the layers.
+
+    Each layer's counts relative to the mean size of the real features; not so in DAC, which adds up plain differences
+    (`relative=False, reduction="sum"`). No gradient goes through the real side.
+    """
     terms = []
     for a, b in zip(real, made, strict=True):
         for target, found in zip(a.features, b.features, strict=True):
             target = target.detach().float()
-            terms.append(functional.l1_loss(found.float(), target) / target.abs().mean().clamp(min=1e-4))
-    return torch.stack(terms).mean()
+            size = target.abs().mean().clamp(min=1e-4) if relative else 1.0
+            terms.append(functional.l1_loss(found.float(), target) / size)
+    return _reduced(terms, reduction)
+
+
+def _reduced(terms: Sequence[Tensor], reduction: Reduction) -> Tensor:
+    return torch.stack(tuple(terms)).mean() if reduction == "mean" else torch.stack(tuple(terms)).sum()
 
 
 def duration_loss(predicted: Tensor, durations: Tensor, mask: Tensor) -> Tensor:
