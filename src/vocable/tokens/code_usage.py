@@ -113,6 +113,11 @@ class CodeUsage:
         self._start_window()
         return statistics
 
+    def of_codes(self, codes: Int[Tensor, " frames"]) -> CodeStatistics:
+        """Return the usage over these codes, and count nothing."""
+        collapsed = self.last_window is not None and self.last_window.collapsed
+        return code_statistics(torch.bincount(codes, minlength=self.codebook_size), collapsed=collapsed)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the window so far, as JSON values: what a run that goes on later must remember."""
         return {

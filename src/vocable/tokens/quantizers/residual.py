@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from vocable.errors import ConfigError
 from vocable.tokens.code_usage import CodeStatistics, CodeUsage, code_statistics
-from vocable.tokens.gradient_estimators import estimate_gradient
+from vocable.tokens.gradient_estimators import estimate_gradient, straight_through
+from vocable.tokens.quantizers.finite_scalar import FiniteScalarQuantizer
 from vocable.tokens.quantizers.frames import PADDING_CODE, check_features
-from vocable.tokens.quantizers.vector import Quantized, VectorQuantizer, VectorQuantizerConfig, decodable
+from vocable.tokens.quantizers.vector import Quantized, VectorQuantizer, VectorQuantizerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +207,20 @@ class ResidualQuantizer(nn.Module):
                 f"num_levels goes from {int(num_levels.min())} to {int(num_levels.max())}; every item takes from 1 to "
                 f"{len(self.levels)} levels."
             )
+
+
+def decodable(
+    quantizer: VectorQuantizer | FiniteScalarQuantizer, output: Quantized
+) -> Float[Tensor, "batch frames dim"]:
+    """Return the vectors of `output`; in evaluation mode, to the bit those that `decode` makes of its codes.
+
+    A vector quantizer's map out of the code space runs on the table of entries there, and on frames here: sums in
+    another order. But `forward`, `encode` and `decode` must agree on what is computed from the vectors, such as the
+    residual for the next level. The gradient is that of `output.quantized`.
+    """
+    if quantizer.training:
+        return output.quantized
+    return straight_through(output.quantized, quantizer.decode(output.codes))
 
 
 def _unmasked(features: Tensor, mask: Tensor | None) -> Tensor:

@@ -16,16 +16,22 @@ from torch import Tensor, nn
 
 from vocable.errors import ConfigError
 from vocable.tokens.code_usage import CodeUsage, usage_metrics
-from vocable.tokens.quantizers.residual import QuantizedLevels, ResidualQuantizer, ResidualQuantizerConfig
-from vocable.tokens.quantizers.vector import Quantized, VectorQuantizerConfig, decodable
+from vocable.tokens.quantizers.finite_scalar import FiniteScalarConfig
+from vocable.tokens.quantizers.residual import (
+    QuantizedLevels,
+    ResidualQuantizer,
+    ResidualQuantizerConfig,
+    decodable,
+)
+from vocable.tokens.quantizers.vector import Quantized, VectorQuantizerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitQuantizerConfig:
     """A semantic quantizer beside a residual one."""
 
-    semantic: VectorQuantizerConfig
-    """Quantizer of the semantic features."""
+    semantic: VectorQuantizerConfig | FiniteScalarConfig
+    """Quantizer of the semantic features; `kind: finite_scalar` in a recipe for a grid."""
     acoustic: ResidualQuantizerConfig
     """Quantizer of the acoustic features."""
     subtract: bool = False

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vocable.errors import ConfigError
 from vocable.tokens import processes
-from vocable.tokens.code_usage import CodeStatistics, CodeUsage, code_statistics
+from vocable.tokens.code_usage import CodeStatistics, CodeUsage
 from vocable.tokens.codebook_training import (
     Distance,
     MovingAverages,
@@ -25,7 +25,7 @@ from vocable.tokens.codebook_training import (
     nearest_codes,
     total_codes,
 )
-from vocable.tokens.gradient_estimators import GradientEstimator, estimate_gradient, straight_through
+from vocable.tokens.gradient_estimators import GradientEstimator, estimate_gradient
 from vocable.tokens.kmeans import full_precision_products
 from vocable.tokens.quantizers.frames import PADDING_CODE, check_features, join, spread, unmasked_frames
 
@@ -196,7 +196,7 @@ class VectorQuantizer(nn.Module):
             loss=loss,
             commitment_loss=commitment_loss,
             codebook_loss=codebook_loss,
-            statistics=self._learn(frames.detach(), codes) if self.training else self._count(codes),
+            statistics=self._learn(frames.detach(), codes) if self.training else self.usage.of_codes(codes),
         )
 
     @torch.no_grad()
@@ -286,23 +286,6 @@ class VectorQuantizer(nn.Module):
         self.codebook[rows] = drawn
         self._averages.restart(rows, drawn)
         return len(rows)
-
-    def _count(self, codes: Tensor) -> CodeStatistics:
-        window = self.usage.last_window
-        counts = torch.bincount(codes, minlength=self.config.codebook_size)
-        return code_statistics(counts, collapsed=window is not None and window.collapsed)
-
-
-def decodable(quantizer: VectorQuantizer, output: Quantized) -> Float[Tensor, "batch frames dim"]:
-    """Return the vectors of `output`; in evaluation mode, to the bit those that `decode` makes of its codes.
-
-    The map out of the code space runs on the table of entries there, and on frames here: sums in another order. What is
-    computed from the vectors, such as the residual for a next level, must be the same for `forward`, `encode` and
-    `decode`. The gradient is that of `output.quantized`.
-    """
-    if quantizer.training:
-        return output.quantized
-    return straight_through(output.quantized, quantizer.decode(output.codes))
 
 
 def _mean_square(differences: Tensor) -> Tensor:
