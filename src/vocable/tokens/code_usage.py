@@ -75,6 +75,8 @@ class CodeUsage:
 
     last_window: CodeStatistics | None = None
     """The last whole window."""
+    name: str | None = None
+    """Name of the codebook in messages, where there are several."""
 
     def __init__(
         self, codebook_size: int, window_frames: int, least_perplexity: float | None, largest_share: float | None
@@ -148,15 +150,17 @@ class CodeUsage:
 
     def _log(self, window: CodeStatistics, reasons: list[str]) -> None:
         logger.info(
-            "codes over %d frames: usage %.3f, perplexity %.1f, normalised entropy %.3f, top share %.3f, %d revived",
+            "codes%s over %d frames: usage %.3f, perplexity %.1f, normalised entropy %.3f, top share %.3f, %d revived",
+            "" if self.name is None else f" of {self.name}",
             *window[:3],
             *window[3:6],
         )
         if reasons and not self._warned:
             self._warned = True
             logger.warning(
-                "The codebook has collapsed: over %d frames %s. Look at the weights of the losses (a reconstruction "
+                "The %s has collapsed: over %d frames %s. Look at the weights of the losses (a reconstruction "
                 "loss keeps codes apart), or revive dead codes sooner.",
+                "codebook" if self.name is None else f"codebook of {self.name}",
                 window.num_frames,
                 " and ".join(reasons),
             )

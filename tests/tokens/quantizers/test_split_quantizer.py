@@ -1,5 +1,6 @@
 """The split quantizer: sums, the subtraction, gradients as the formula says, codes to vectors, usage."""
 
+import logging
 import math
 
 import pytest
@@ -141,8 +142,9 @@ def test_half_precision_in_and_out():
     assert torch.equal(output.quantized, expected.quantized.to(torch.bfloat16))
 
 
-def test_usage_of_every_codebook_for_the_logs():
-    quantizer = make_quantizer(False, {**PLAIN, "window_frames": 150}, num_levels=2)
+def test_usage_of_every_codebook_for_the_logs(caplog):
+    caplog.set_level(logging.INFO, "vocable")
+    quantizer = make_quantizer(False, {**PLAIN, "window_frames": 150, "collapse_top_share": None}, num_levels=2)
     for _ in range(3):
         output = quantizer(torch.randn(1, 40, 6), torch.randn(1, 40, 6))
     names = ("semantic", "acoustic_1", "acoustic_2")
@@ -156,6 +158,9 @@ def test_usage_of_every_codebook_for_the_logs():
     quantizer(torch.randn(1, 40, 6), torch.randn(1, 40, 6))  # 160 frames: a whole window
     window = quantizer.usages()["semantic"].last_window
     quantizer(torch.zeros(1, 40, 6), torch.zeros(1, 40, 6))
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        f"codes of {name} over 160 frames" for name in names
+    ]
     assert window.num_frames == 160 and quantizer.usage_metrics()["semantic_usage"] == window.usage
 
 

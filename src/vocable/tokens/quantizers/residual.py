@@ -96,6 +96,8 @@ class ResidualQuantizer(nn.Module):
         super().__init__()
         self.config = config
         self.levels = cast(Sequence[VectorQuantizer], nn.ModuleList(level.build() for level in config.levels()))
+        for name, usage in self.usages().items():
+            usage.name = f"level {name}"
 
     def forward(
         self,

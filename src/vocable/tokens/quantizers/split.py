@@ -67,6 +67,8 @@ class SplitQuantizer(nn.Module):
         self.config = config
         self.semantic = config.semantic.build()
         self.acoustic = ResidualQuantizer(config.acoustic)
+        for name, usage in self.usages().items():
+            usage.name = name
 
     def forward(
         self,
