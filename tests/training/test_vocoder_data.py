@@ -18,7 +18,7 @@ from vocable.synthesis import VocoderConfig
 from vocable.synthesis.source_filter import SourceFilterConfig
 from vocable.tokens.runs import frames_of
 from vocable.tokens.shard_columns import TokenRows
-from vocable.training import measures, vocoder_data
+from vocable.training import measures, recordings
 from vocable.training.measures import Kept, Measures
 from vocable.training.vocoder_data import Content, Piece, Recording, VocoderData, voices_by_speech
 from vocable.types import SpeechTokens, Utterance
@@ -81,7 +81,7 @@ def plain_recording(utterance: Utterance, tokens: SpeechTokens, loudness_db: flo
 
 @pytest.mark.parametrize(("kept", "loudness_db"), [(0, -10.0), (1 << 26, -10.0), (0, None)])
 def test_recordings_and_their_parts_are_those_of_the_whole(pairs, tmp_path, monkeypatch, kept, loudness_db):
-    monkeypatch.setattr(vocoder_data, "KEPT_BYTES", kept)
+    monkeypatch.setattr(recordings, "KEPT_BYTES", kept)
     first = make_data(pairs, loudness_db=loudness_db, store=tmp_path / "run")
     again = make_data(TokenRows.of(pairs), loudness_db=loudness_db, store=tmp_path / "run")
     alone = make_data(pairs, loudness_db=loudness_db)
@@ -116,7 +116,7 @@ def test_recordings_and_their_parts_are_those_of_the_whole(pairs, tmp_path, monk
 @pytest.mark.parametrize("more", [0, 3])
 def test_whole_files_are_read_to_their_end(tmp_path, make_speechlike, monkeypatch, file_rate, more):
     """Tokens may last a little longer than the file: silence follows."""
-    monkeypatch.setattr(vocoder_data, "KEPT_BYTES", 0)
+    monkeypatch.setattr(recordings, "KEPT_BYTES", 0)
     soundfile.write(tmp_path / "a.wav", make_speechlike(file_rate, sample_rate=file_rate).numpy(), file_rate)
     utterance = Utterance(id="a", audio=tmp_path / "a.wav")
     data = make_data([(utterance, SpeechTokens(codes=torch.randint(0, 10, (1, 50 + more))))], loudness_db=None)
@@ -256,9 +256,9 @@ def test_silence_follows_the_end(seekable):
 
 
 def test_recordings_are_measured_once(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(vocoder_data, "KEPT_BYTES", 0)
+    monkeypatch.setattr(recordings, "KEPT_BYTES", 0)
     calls = []
-    monkeypatch.setattr(vocoder_data, "measure_pitch", lambda *a: calls.append(1) or measure_pitch(*a))
+    monkeypatch.setattr(recordings, "measure_pitch", lambda *a: calls.append(1) or measure_pitch(*a))
     whole = make_data(pairs, store=tmp_path / "run")
     batches = [whole[step] for step in range(12)]
     assert len(calls) == NUM
@@ -293,12 +293,16 @@ def test_damaged_measures_are_made_again(seekable, tmp_path):
         make_data(seekable, store=store).recording(0)
 
 
+def ids_of(pairs) -> list[str]:
+    return [utterance.id for utterance, _ in pairs]
+
+
 def _equal(a, b) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 def test_measures_and_vectors_come_back_from_the_file(seekable, tmp_path):
-    file = measures.MeasuresFile(tmp_path / "new", ["x"], TokenRows.of(seekable), np.array([5, 7, 1, 2]), 3)
+    file = measures.MeasuresFile(tmp_path / "new", ["x"], ids_of(seekable), np.array([5, 7, 1, 2]), 3)
     assert file.get(1) is None
     wanted = {
         index: Measures(0.5 + index, 1.25, torch.randn(3, num), torch.randn(3)) for index, num in ((1, 7), (3, 2))
@@ -309,7 +313,7 @@ def test_measures_and_vectors_come_back_from_the_file(seekable, tmp_path):
         found = file.get(index)
         assert found is not None and all(map(_equal, found, item))
     assert file.get(0) is None and file.get(2) is None
-    other = measures.MeasuresFile(tmp_path / "new", ["x"], TokenRows.of(seekable), np.array([5, 7, 1, 2]), 4)
+    other = measures.MeasuresFile(tmp_path / "new", ["x"], ids_of(seekable), np.array([5, 7, 1, 2]), 4)
     assert other.path != file.path
 
 

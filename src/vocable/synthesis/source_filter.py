@@ -153,7 +153,7 @@ class SourceFilterDecoder(nn.Module):
         content: Float[Tensor, "batch frames content_dim"],
         f0: Float[Tensor, "batch frames"],
         energy: Float[Tensor, "batch frames"],
-        speaker: Float[Tensor, "batch speaker_dim"] | None = None,
+        speaker: Float[Tensor, "batch speaker_dim"] | Float[Tensor, "batch frames speaker_dim"] | None = None,
     ) -> Float[Tensor, "batch frames dim"]:
         """Return what the spectra are read from.
 
@@ -161,7 +161,7 @@ class SourceFilterDecoder(nn.Module):
             content: what is spoken.
             f0: Hz; 0 where unvoiced.
             energy: about 2.9 per neper of amplitude; 2.5 +- 5.8 in speech.
-            speaker: speaker vectors, where the decoder reads them.
+            speaker: speaker vectors, where the decoder reads them; one for all frames, or one for each.
         """
         prosody = torch.stack([f0.clamp(min=0).log1p(), energy], -1) / INPUT_SCALE
         frames = torch.cat([content, prosody.to(content.dtype)], -1)
@@ -184,7 +184,8 @@ class SourceFilterDecoder(nn.Module):
         if speaker is None:
             raise ConfigError("This decoder speaks with a speaker vector, and none was given.")
         sizes = [config.dim, *[2 * config.dim] * config.num_layers]
-        return list(self.film(speaker)[:, None].split(sizes, -1))
+        turns = self.film(speaker)
+        return list((turns[:, None] if turns.ndim == 2 else turns).split(sizes, -1))
 
     def spectra(self, hidden: Float[Tensor, "batch frames dim"]) -> Spectra:
         """Read the spectra."""
@@ -195,7 +196,7 @@ class SourceFilterDecoder(nn.Module):
         content: Float[Tensor, "batch frames content_dim"],
         f0: Float[Tensor, "batch frames"],
         energy: Float[Tensor, "batch frames"],
-        speaker: Float[Tensor, "batch speaker_dim"] | None = None,
+        speaker: Float[Tensor, "batch speaker_dim"] | Float[Tensor, "batch frames speaker_dim"] | None = None,
     ) -> Spectra:
         """Return spectra; see `hidden`."""
         return self.spectra(self.hidden(content, f0, energy, speaker))

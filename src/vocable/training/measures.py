@@ -9,7 +9,7 @@ import hashlib
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from vocable.errors import OutputError
-from vocable.tokens.shard_columns import TokenRows
 
 T = TypeVar("T")
 _HEAD = struct.Struct("<Iifd")  # checksum of the rest, frames, scale, divisor
@@ -65,11 +64,11 @@ class MeasuresFile:
     """
 
     def __init__(
-        self, folder: Path, settings: Sequence[object], rows: TokenRows, num_frames: np.ndarray, dim: int
+        self, folder: Path, settings: Sequence[object], ids: Iterable[str], num_frames: np.ndarray, dim: int
     ) -> None:
         """Name the file after what is measured, and how: `num_frames` of each utterance, and a vector of `dim`."""
         digest = hashlib.sha256(repr((*settings, dim)).encode() + num_frames.tobytes())
-        for id in rows.values("id"):
+        for id in ids:
             digest.update(id.encode() + b"\n")
         self.path = folder / f"measures-{digest.hexdigest()[:16]}.bin"
         self._starts = np.cumsum([0, *(_HEAD.size + 4 * (3 * num_frames + dim))])

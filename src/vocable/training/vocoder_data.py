@@ -5,9 +5,7 @@
 A batch depends only on the seed, the step and the process: a run that continues at step n draws the same batches as one
 that never stopped, without any saved sampler state.
 
-Memory is flat in the size of the corpus. Tokens are read from mapped shards; of a recording, only the segment is read,
-where its file can be sought in; what needs the whole recording (level, pitch, energy, speaker) is measured once and
-kept in a file.
+Memory is flat in the size of the corpus: tokens are read from mapped shards, audio as recordings.py says.
 """
 
 from __future__ import annotations
@@ -25,21 +23,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vocable.audio.io import audio_info, read_part, read_utterance
-from vocable.audio.waveforms import resample
-from vocable.errors import AudioFormatError, ManifestError
-from vocable.features.pitch import REFERENCE_HZ, Pitch, bridge_voicing, measure_energy, measure_pitch
+from vocable.errors import ManifestError
+from vocable.features.pitch import REFERENCE_HZ, Pitch
 from vocable.features.speaker import SpeakerEncoder
-from vocable.features.voice import LONGEST_SECONDS, Speaker, pitch_of
+from vocable.features.voice import Speaker, pitch_of
 from vocable.synthesis.unit_frontend import frame_positions
 from vocable.synthesis.vocoder import USUAL_PITCH, VocoderConfig
 from vocable.tokens.runs import frames_of
 from vocable.tokens.shard_columns import TokenRows
-from vocable.training.measures import Kept, Measures, MeasuresFile
+from vocable.training.measures import Kept, Measures
+from vocable.training.recordings import KEPT_BYTES, Recordings, extend
 from vocable.types import SpeechTokens, Utterance
-
-KEPT_BYTES = 96 << 20
-"""Samples of recordings that stay in memory, in each process: 35 minutes at 24 kHz."""
 
 
 class Content(NamedTuple):
@@ -172,7 +166,7 @@ class VocoderData(Dataset):
         Raises:
             ManifestError: no utterance is long enough.
         """
-        self.config, self.read, self.encoder, self.targets = config, read, encoder, targets
+        self.config, self.targets = config, targets
         self.segment_frames = max(1, math.ceil(segment_seconds * config.decoder.frame_rate))
         rows = TokenRows.of(pairs)
         frames = np.array([config.num_frames(int(count)) for count in rows.num_frames], dtype=np.int64)
@@ -183,19 +177,28 @@ class VocoderData(Dataset):
                 f"None of {len(rows)} utterances lasts {(self.segment_frames + 2) / config.decoder.frame_rate:.2f} s, "
                 "which a training segment needs. Lower segment_seconds or add longer utterances."
             )
-        self.batch_size, self.loudness_db, self.seed = batch_size, loudness_db, seed
+        self.batch_size, self.seed = batch_size, seed
         seconds = self.rows.num_frames.astype(np.float64)
         drawn = seconds if weights is None else seconds * np.asarray(weights, dtype=np.float64)[long_enough]
         self.shares = drawn / drawn.sum()
         self.seconds = float(seconds.sum() / config.token_frame_rate)
         self._recordings: Kept[Recording] = Kept(KEPT_BYTES // 8)
-        self._samples: Kept[np.ndarray] = Kept(KEPT_BYTES)
         self._by_speaker: dict[str | None, list[int]] | None = None
         self._speaker_of: list[str | None] = []
-        self._measured = None
-        if store is not None:
-            what = (self.sample_rate, config.decoder.hop_length, loudness_db, config.speaker_encoder)
-            self._measured = MeasuresFile(store, what, self.rows, frames[long_enough], self.speaker_dim)
+        self._audio = Recordings(
+            self._utterance,
+            self.rows.values("id"),
+            frames[long_enough],
+            self.sample_rate,
+            config.decoder.hop_length,
+            read=read,
+            loudness_db=loudness_db,
+            store=store,
+            encoder=encoder,
+            speaker_dim=self.speaker_dim,
+            speaker_encoder=config.speaker_encoder,
+            check=self._refuse_other_length,
+        )
 
     @property
     def sample_rate(self) -> int:
@@ -243,7 +246,7 @@ class VocoderData(Dataset):
             first_token = min(max(0, int((first + 0.5) * ratio - 0.5)), max(0, recording.codes.shape[1] - num_tokens))
             codes = recording.codes[:, first_token : first_token + num_tokens]
             samples = recording.read(first * hop, count * hop)
-            log_f0, voiced, energy = (_extend(values[frames], count) for values in recording.measures.frames)
+            log_f0, voiced, energy = (extend(values[frames], count) for values in recording.measures.frames)
             speaker = recording.speaker
             assert speaker.pitch is not None
             hz = math.log(REFERENCE_HZ)
@@ -257,8 +260,8 @@ class VocoderData(Dataset):
                 voiced[-last:] = 0
             columns.append(
                 (
-                    _extend(torch.from_numpy(samples).float() / 32767, count * hop, repeat=False),
-                    _extend(codes, num_tokens),
+                    extend(torch.from_numpy(samples).float() / 32767, count * hop, repeat=False),
+                    extend(codes, num_tokens),
                     frame_positions(first, count, ratio, first_token),
                     (log_f0 + hz).exp() * (voiced > 0),
                     (log_f0 + hz - speaker.pitch[0]) / speaker.pitch[1],
@@ -297,69 +300,24 @@ class VocoderData(Dataset):
     def _load(self, index: int) -> Recording:
         utterance, tokens = self.rows[index]
         codes = frames_of(tokens).long()
-        measures = None if self._measured is None else self._measured.get(index)
-        if measures is None:
-            measures = self._measure(index, utterance, codes.shape[1])
-            if self._measured is not None:
-                self._measured.put(index, measures)
+        measures = self._audio.measures(index)
         return Recording(
             codes=codes,
             measures=measures,
             content=None if self.targets is None else self.targets(utterance, measures.frames.shape[1]),
-            read=functools.partial(self._read, index, utterance, measures),
+            read=functools.partial(self._audio.samples, index, measures),
         )
 
-    def _measure(self, index: int, utterance: Utterance, num_tokens: int) -> Measures:
-        """Level the loudness of an utterance, and measure its pitch, its energy and its speaker."""
-        rate, hop, loudness = self.sample_rate, self.config.decoder.hop_length, self.loudness_db
-        waveform = self._whole(utterance)
-        wanted = self.config.num_samples(num_tokens)
+    def _utterance(self, index: int) -> Utterance:
+        return self.rows[index][0]
+
+    def _refuse_other_length(self, index: int, waveform: Tensor) -> None:
+        rate, wanted = self.sample_rate, self.config.num_samples(int(self.rows.num_frames[index]))
         if abs(wanted - len(waveform)) > 0.05 * wanted + 0.1 * rate:
             raise ManifestError(
-                f"{utterance.id}: {len(waveform) / rate:.2f} s of audio, but tokens for {wanted / rate:.2f} s. "
-                "Tokenize this manifest again."
+                f"{self.rows[index][0].id}: {len(waveform) / rate:.2f} s of audio, but tokens for {wanted / rate:.2f} "
+                "s. Tokenize this manifest again."
             )
-        waveform = _extend(waveform, self.config.num_frames(num_tokens) * hop, repeat=False)
-        scale, divisor = 1.0, 1.0
-        if loudness is not None:
-            scale = float(10 ** (loudness / 20) / waveform.square().mean().sqrt().clamp(min=1e-4))
-            divisor = max(1.0, float((waveform * scale).abs().max()) / 0.95)
-        levelled = waveform * scale / divisor
-        pitch, energy = measure_pitch(levelled[None], rate, hop), measure_energy(levelled, rate, hop)
-        measured = pitch.voiced[0]
-        voicing = measured.float() + bridge_voicing(measured, energy, rate / hop)
-        frames = torch.stack([pitch.log_f0[0], voicing, energy])
-        self._keep(index, _to_int16(levelled))
-        return Measures(scale, divisor, frames.float(), self._speaker(levelled))
-
-    def _speaker(self, waveform: Tensor) -> Tensor:
-        if self.encoder is None:
-            return torch.zeros(self.speaker_dim)
-        heard = resample(
-            waveform[: round(LONGEST_SECONDS * self.sample_rate)], self.sample_rate, self.encoder.sample_rate
-        )
-        try:
-            return self.encoder.embed(heard)
-        except AudioFormatError:  # silence
-            return torch.zeros(self.speaker_dim)
-
-    def _read(self, index: int, utterance: Utterance, measures: Measures, first: int, count: int) -> np.ndarray:
-        """Return int16 samples of the levelled utterance."""
-        samples = self._samples.get(index)
-        if samples is not None:
-            return samples[first : first + count]
-        if self.read is None:
-            part = _part(utterance, self.sample_rate, first, count)
-            return _to_int16(part * measures.scale / measures.divisor)
-        whole = _extend(self._whole(utterance), measures.frames.shape[1] * self.config.decoder.hop_length, repeat=False)
-        return self._keep(index, _to_int16(whole * measures.scale / measures.divisor))[first : first + count]
-
-    def _whole(self, utterance: Utterance) -> Tensor:
-        return (self.read or read_utterance)(utterance, self.sample_rate)
-
-    def _keep(self, index: int, samples: np.ndarray) -> np.ndarray:
-        self._samples.put(index, samples, samples.nbytes)
-        return samples
 
 
 def voices_by_speech(
@@ -373,40 +331,6 @@ def voices_by_speech(
         if speaker and split in (None, "train"):
             seconds[speaker] = seconds.get(speaker, 0.0) + count / frame_rate
     return tuple(sorted((name for name in seconds if seconds[name] >= min_seconds), key=lambda n: (-seconds[n], n)))
-
-
-def _part(utterance: Utterance, sample_rate: int, first: int, count: int) -> Tensor:
-    """Read a part of an utterance at any rate, with a margin that takes the edge of the resampling.
-
-    What lies after its end is missing.
-    """
-    info = audio_info(utterance.audio)
-    own, end = info.sample_rate, info.num_samples - round(utterance.start * info.sample_rate)
-    if utterance.duration is not None:
-        end = min(end, round(utterance.duration * own))
-    step = own // math.gcd(own, sample_rate)  # samples of the file after which both clocks meet
-    margin = 0 if own == sample_rate else own // 20
-    start = max(0, (first * own // sample_rate - margin) // step * step)
-    stop = min((first + count) * own // sample_rate + margin, end)
-    if stop <= start:
-        return torch.zeros(0)
-    samples = read_part(utterance, own, start, stop - start)
-    assert samples is not None
-    skipped = first - start * sample_rate // own
-    return resample(samples, own, sample_rate)[skipped : skipped + count]
-
-
-def _extend(values: Tensor, length: int, *, repeat: bool = True) -> Tensor:
-    """Cut or lengthen the last dimension, by its last value or by zeros."""
-    missing = length - values.shape[-1]
-    if missing <= 0:
-        return values[..., :length].clone()
-    tail = values[..., -1:] if repeat and values.shape[-1] else values.new_zeros(*values.shape[:-1], 1)
-    return torch.cat([values, tail.expand(*values.shape[:-1], missing)], -1)
-
-
-def _to_int16(waveform: Tensor) -> np.ndarray:
-    return (waveform.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
 
 
 def _runs(codes: Tensor, ends: int) -> tuple[Tensor, Tensor, Tensor]:
