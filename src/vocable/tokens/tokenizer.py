@@ -237,6 +237,10 @@ class SpeechTokenizer(ABC):
             check_fingerprint(made_for, self.fingerprint, "The synthesizer", f"the tokenizer {self.name!r}")
         self._synthesizer = synthesizer
 
+    def synthesizer_of(self, stream: str) -> Synthesizer | None:
+        """Return what makes speech of one of several streams alone; None where nothing does."""
+        return None
+
     @property
     def decode_rate(self) -> int:
         """Samples per second of what `decode` returns, Hz.
@@ -369,6 +373,7 @@ class _StreamOfTokenizer(SpeechTokenizer):
         self._whole, self._stream = whole, stream
         self.tokenizer_type = whole.tokenizer_type  # type: ignore[misc]  # that of the folder
         self.needs_text, self.needs_words, self.batchings = whole.needs_text, whole.needs_words, whole.batchings
+        self._synthesizer = whole.synthesizer_of(stream.name)
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
-"""LM-SPT: a codec whose semantic code is distilled by resynthesis (Jo et al., 2025, arXiv:2506.16738).
+"""LM-SPT: a codec whose semantic code is distilled by resynthesis, and speech-text models on that code.
 
-waveforms -> two encoders -> split quantizer -> one semantic and several acoustic codes a frame
-all codes        -> main decoder      -> the waveform
-semantic code    -> auxiliary decoder -> a waveform that a frozen speech encoder hears as it hears the recording
+    waveform -> two encoders -> one semantic level + n acoustic levels -> decoder -> waveform
+                                semantic vectors -> auxiliary decoder -> waveform -> frozen speech encoder (training)
+
+Source: Jo et al., 2025, arXiv:2506.16738, and its release. config.py holds every setting, stages.py the chain.
 """

@@ -20,6 +20,7 @@ from torch.nn.utils.parametrize import cached
 
 from vocable.errors import AudioFormatError, ConfigError
 from vocable.systems.lm_spt.convolutions import one_by_one, span_before
+from vocable.systems.lm_spt.decoders import CodecDecoder
 
 DILATIONS = (1, 3, 9)
 
@@ -191,7 +192,7 @@ class DacEncoder(nn.Module):
         return self.block(waveforms[:, None]).mT
 
 
-class DacDecoder(nn.Module):
+class DacDecoder(CodecDecoder):
     """Vectors of frames to waveforms, in evaluation mode one clip after the other."""
 
     def __init__(self, config: DacDecoderConfig, dim: int) -> None:
@@ -209,7 +210,7 @@ class DacDecoder(nn.Module):
         )
 
     @property
-    def reach(self) -> tuple[int, int]:
+    def reach(self) -> tuple[int, int]:  # type: ignore[override]  # decided by the sizes
         """Frames before and after its own that can change a frame's samples."""
         first, last = span_before(self.model, 0, self.hop_length - 1)
         return -first, last

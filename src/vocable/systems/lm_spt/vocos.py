@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vocable.errors import ConfigError
 from vocable.synthesis.layers import ConvNeXtBlock, overlap_add
 from vocable.systems.lm_spt.convolutions import one_by_one, span_before
+from vocable.systems.lm_spt.decoders import CodecDecoder
 
 LARGEST_MAGNITUDE = 100.0
 
@@ -63,7 +64,7 @@ class VocosDecoderConfig:
         return math.prod(self.upsample)
 
 
-class VocosDecoder(nn.Module):
+class VocosDecoder(CodecDecoder):
     """Vectors of frames to waveforms, in evaluation mode one clip after the other."""
 
     def __init__(self, config: VocosDecoderConfig, dim: int, frame_rate: float) -> None:
@@ -100,7 +101,7 @@ class VocosDecoder(nn.Module):
         return [ConvNeXtBlock(config.dim, config.hidden_dim, config.kernel_size, scale) for _ in range(num_layers)]
 
     @property
-    def reach(self) -> tuple[int, int]:
+    def reach(self) -> tuple[int, int]:  # type: ignore[override]  # decided by the sizes
         """Frames before and after its own that can change a frame's samples."""
         overhang = (self.n_fft - self.spectrum_hop) // 2  # of a window, before its frame
         first = -((self.n_fft - 1 - overhang) // self.spectrum_hop)

@@ -1,0 +1,332 @@
+"""Training of a codec in training/loop.py: losses of both learners, and what is logged, validated and saved.
+
+    share of the run:  0 ...... quantize_from ......... adversarial_from ......... 1
+    the codec:         vectors | codes: mel, spectra, distillation | and against discriminators
+
+Source: LM-SPT (arXiv:2506.16738), its losses and weights as far as they are known; DAC (Kumar et al., 2023,
+arXiv:2306.06546). What is ours has weight 0 or None in the published recipes.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from vocable.config import config_to_dict
+from vocable.features.loading import load_encoder
+from vocable.synthesis.discriminators import Discriminators
+from vocable.systems.lm_spt.config import LmSptConfig
+from vocable.systems.lm_spt.data import CropData
+from vocable.systems.lm_spt.decoders import Crops
+from vocable.systems.lm_spt.distillation import Teacher, TeacherTarget, load_teacher, make_distillation
+from vocable.systems.lm_spt.model import CodecOutput, LmSptCodec
+from vocable.training.loop import Loop
+from vocable.training.task import Learner, LossSum, Progress, TrainingTask
+from vocable.training.vocoder_losses import (
+    ListenerLoss,
+    MultiScaleMelLoss,
+    SpectralLoss,
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+)
+
+PROSODY = ("pitch", "voiced", "energy", "voice")
+LOSSES = ("mel", "stft", "listener", "distillation", "heard", "auxiliary", "quantizer", *PROSODY)
+VALIDATED = ("mel", "mel_without_codes", "semantic_distance")
+
+
+class Heard(NamedTuple):
+    """One pass of the codec and of what distils it."""
+
+    output: CodecOutput
+    distance: Tensor
+    """Distance that the semantic code is distilled by."""
+    auxiliary: Tensor | None
+    """The auxiliary decoder's speech, without a gradient to the tokens; None where it is not wanted."""
+
+
+class Trainee(nn.Module):
+    """The codec, and what learns with it and is left behind."""
+
+    def __init__(self, codec: LmSptCodec, config: LmSptConfig, teacher: Teacher | None) -> None:
+        super().__init__()
+        self.codec = codec
+        dim, rate = config.codec.dim, config.codec.frame_rate
+        self.distillation = make_distillation(config.distillation, teacher, dim=dim, frame_rate=rate)
+        self._teacher = [teacher]  # in a list, so that it is no part of this module
+
+    def forward(self, crops: Crops, quantize: bool, target: TeacherTarget | None, speak: bool) -> Heard:
+        """Pass crops through; `speak` lets the auxiliary decoder speak for its own sake."""
+        codec = self.codec
+        output = codec(crops, quantize)
+        vectors = output.semantic_vectors
+        distance = self.distillation(self._teacher[0], target, vectors, codec.decoder, codec.auxiliary)
+        return Heard(output, distance, codec.auxiliary(vectors.detach()) if speak else None)
+
+
+@dataclass(slots=True)
+class CodecBatch:
+    """Crops, and what a step has made of them."""
+
+    crops: Crops
+    heard: Heard | None = None
+    judged: tuple[Tensor, Tensor] | None = None
+    """Made and recorded stretches for the discriminators."""
+
+    def to(self, device: torch.device) -> "CodecBatch":
+        """Move the crops."""
+        return CodecBatch(Crops(*(item.to(device) for item in self.crops)))
+
+
+class CodecTask(TrainingTask):
+    """Training of a codec against recordings, a teacher and discriminators."""
+
+    part_names: tuple[str, ...] = (*LOSSES, "adversarial", "feature", "discriminator", *VALIDATED[1:])
+
+    def __init__(
+        self,
+        codec: LmSptCodec,
+        config: LmSptConfig,
+        data: CropData,
+        validation: CropData | None,
+        description: Mapping[str, object],
+        save: Callable[[LmSptCodec, Path], None],
+    ) -> None:
+        """Load the teacher, and make discriminators and optimisers.
+
+        Args:
+            codec: in its initial state.
+            config: the recipe.
+            data: batches by number.
+            validation: recordings to validate on.
+            description: of all recordings, so that a run goes on with the same ones only.
+            save: writes the codec for use.
+
+        Raises:
+            AssetError: the teacher cannot be found.
+        """
+        training, rate = config.training, config.codec.sample_rate
+        self.config, self.training, self.data, self.validation = config, training, data, validation
+        self.codec, self.description, self._save = codec, description, save
+        self.teacher = load_teacher(config.distillation.teacher) if config.distillation.needs_teacher else None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            self.trainee = Trainee(codec, config, self.teacher)
+            self.discriminators = Discriminators(training.discriminators)
+        self.mel = MultiScaleMelLoss(rate, top_hz=training.top_hz)
+        self.stft = SpectralLoss(rate, top_hz=training.top_hz)
+        self.auxiliary_mel = MultiScaleMelLoss(codec.auxiliary.sample_rate, top_hz=training.top_hz)
+        self.listener = None
+        if training.listener is not None:
+            self.listener = ListenerLoss(load_encoder(training.listener), rate)
+        self.learners = self._learners()
+        self.position = 0
+        self._batches: Iterator[Crops] | None = None
+
+    def _learners(self) -> dict[str, Learner]:
+        training = self.training
+        pretrained = self.codec.decoder.pretrained_parameters() if self.config.start is not None else []
+        known = {id(parameter) for parameter in pretrained}
+        new = [one for one in self.trainee.parameters() if one.requires_grad and id(one) not in known]
+        groups = [{"params": new, "lr": training.learning_rate}]
+        if pretrained:
+            groups.append({"params": pretrained, "lr": training.pretrained_learning_rate})
+        settings = {"betas": (training.beta1, training.beta2), "weight_decay": training.weight_decay}
+        judges = torch.optim.AdamW(self.discriminators.parameters(), training.discriminator_learning_rate, **settings)
+        return {
+            "codec": Learner(self.trainee, torch.optim.AdamW(groups, **settings)),
+            "discriminators": Learner(self.discriminators, judges),
+        }
+
+    def next_batches(self, count: int, process: int, num_processes: int) -> list[CodecBatch]:
+        """Return this process's share of the next batches, which worker processes may have prepared."""
+        if self._batches is None:
+            numbers = range(self.position + process, 2**62, num_processes)
+            loader = DataLoader(
+                self.data,
+                batch_size=None,
+                sampler=numbers,  # type: ignore[arg-type]  # any iterable of batch numbers
+                num_workers=self.training.num_workers,
+            )
+            self._batches = iter(loader)
+        self.position += count
+        return [CodecBatch(next(self._batches)) for _ in range(count // num_processes)]
+
+    def num_targets(self, batch: CodecBatch) -> int:
+        """Count crops."""
+        return len(batch.crops.waveforms)
+
+    def learning_rate(self, peak: float, progress: Progress) -> float:
+        """Rise over the warm-up, and follow a cosine to its end."""
+        least = self.training.final_learning_rate_ratio
+        cosine = least + (1 - least) * 0.5 * (1 + math.cos(math.pi * progress.spent))
+        return peak * cosine * min(1.0, progress.step / max(self.training.warmup_steps, 1))
+
+    def step(self, loop: Loop, batches: Sequence[CodecBatch]) -> None:
+        """Update the discriminators, once they have joined, and then the codec, on the same speech."""
+        training, spent = self.training, loop.progress.spent
+        torch.manual_seed(training.seed * 1_000_003 + loop.progress.step - 1 + 7919 * loop.process)
+        is_judged = training.adversarial_from is not None and spent >= training.adversarial_from
+        quantize = spent >= training.quantize_from
+
+        def heard_by(trainee: nn.Module, batch: CodecBatch) -> Heard:
+            heard = batch.heard
+            if heard is None:
+                heard = trainee(batch.crops, quantize, self._target(batch.crops), training.auxiliary_weight > 0)
+                batch.heard = heard
+                if is_judged:
+                    batch.judged = self._stretch(heard.output.taught.waveforms, batch.crops.waveforms)
+            return heard
+
+        def discriminator_sum(discriminators: nn.Module, batch: CodecBatch) -> LossSum:
+            heard_by(loop.modules["codec"], batch)
+            assert batch.judged is not None
+            made, real = batch.judged
+            loss = discriminator_loss(discriminators(real), discriminators(made.detach()), training.adversarial_kind)
+            return _sum_over(batch, loss, {"discriminator": loss})
+
+        def codec_sum(trainee: nn.Module, batch: CodecBatch) -> LossSum:
+            return self._codec_sum(heard_by(trainee, batch), batch)
+
+        if is_judged:
+            loop.update("discriminators", batches, discriminator_sum)
+        loop.update("codec", batches, codec_sum)
+
+    def _target(self, crops: Crops) -> TeacherTarget | None:
+        if self.teacher is None:
+            return None
+        self.teacher.to(crops.waveforms.device)
+        return self.teacher.target(crops.waveforms, self.config.codec.sample_rate, crops.lengths)
+
+    def _stretch(self, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        seconds = self.training.adversarial_crop_seconds
+        length = made.shape[1]
+        if seconds is not None:
+            length = min(length, int(seconds * self.config.codec.sample_rate))
+        first = int(torch.randint(0, made.shape[1] - length + 1, ()))
+        return made[:, first : first + length].float(), real[:, first : first + length]
+
+    def _codec_sum(self, heard: Heard, batch: CodecBatch) -> LossSum:
+        """Weigh all losses of the codec."""
+        training, crops, output = self.training, batch.crops, heard.output
+        made, real = output.taught.waveforms.float(), crops.waveforms
+        device = made.device
+        losses: dict[str, Tensor] = dict(output.taught.losses)
+        total = training.prosody_weight * sum(losses.values(), made.new_zeros(()))
+
+        def add(name: str, loss: Callable[[], Tensor], weight: float) -> None:
+            nonlocal total
+            if weight:
+                losses[name] = loss()
+                total = total + weight * losses[name]
+
+        add("mel", lambda: self.mel.to(device)(made, real), training.mel_weight)
+        add("stft", lambda: self.stft(made, real), training.stft_weight)
+        if self.listener is not None:
+            listener = self.listener.to(device)
+            add("listener", lambda: listener(made, real), training.listener_weight)
+        distillation = self.config.distillation
+        if distillation.mode != "none":
+            add("distillation", lambda: heard.distance, distillation.weight)
+        if distillation.reconstruction_weight:
+            assert self.teacher is not None
+            teacher, target, rate = self.teacher, self._target(crops), self.config.codec.sample_rate
+            assert target is not None
+            add("heard", lambda: teacher.distance(made, rate, target), distillation.reconstruction_weight)
+        if output.quantized is not None:
+            quantized = output.quantized
+            add("quantizer", lambda: quantized.loss, training.quantizer_weight)
+        if heard.auxiliary is not None:
+            spoken = heard.auxiliary.float()
+            add("auxiliary", lambda: self._auxiliary_mel(spoken, real), training.auxiliary_weight)
+        if batch.judged is not None:
+            self.discriminators.requires_grad_(False)
+            verdict, reference = (self.discriminators(one) for one in batch.judged)
+            self.discriminators.requires_grad_(True)
+            kind = training.adversarial_kind
+            add("adversarial", lambda: adversarial_loss(verdict, kind), training.adversarial_weight)
+            add("feature", lambda: feature_matching_loss(reference, verdict), training.feature_weight)
+        return _sum_over(batch, total, losses)
+
+    def _auxiliary_mel(self, spoken: Tensor, real: Tensor) -> Tensor:
+        from vocable.training.vocoder_losses import resample_differentiably
+
+        rate = self.codec.auxiliary.sample_rate
+        wanted = resample_differentiably(real, self.config.codec.sample_rate, rate)
+        length = min(spoken.shape[1], wanted.shape[1])
+        return self.auxiliary_mel.to(spoken.device)(spoken[:, :length], wanted[:, :length])
+
+    def training_metrics(self, parts: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+        """Return means of the losses, and how much of each codebook is in use."""
+        return {**super().training_metrics(parts), **self.codec.quantizer.usage_metrics()}
+
+    def validation_batches(self, process: int, num_processes: int) -> list[CodecBatch]:
+        """Return this process's share of the held-out recordings, each from its start."""
+        if self.validation is None:
+            return []
+        count = min(len(self.validation), self.training.validation_utterances)
+        longest = int(self.training.validation_seconds * self.config.codec.sample_rate)
+        pieces = (longest, self.config.codec.hop_length)
+        return [CodecBatch(self.validation.whole(index, *pieces)) for index in range(process, count, num_processes)]
+
+    def loss_sum(self, model: nn.Module, batch: CodecBatch) -> LossSum:
+        """Mel distance of a held-out recording through the codes; and of its vectors, not quantized."""
+        assert isinstance(model, Trainee)
+        codec, real = model.codec, batch.crops.waveforms
+        mel = self.mel.to(real.device)
+        with torch.autocast(real.device.type, enabled=False):
+            semantic, acoustic = codec.features(real)
+            parts = {"mel_without_codes": mel(_cut(codec.decoder(semantic + acoustic), real), real)}
+            if not codec.has_codebooks:
+                return _sum_over(batch, parts["mel_without_codes"], parts)
+            quantized = codec.quantizer(semantic, acoustic)
+            parts["mel"] = mel(_cut(codec.decoder(quantized.quantized), real), real)
+            target = self._target(batch.crops)
+            vectors = quantized.semantic.quantized
+            if self.config.distillation.mode != "none":
+                parts["semantic_distance"] = model.distillation(
+                    self.teacher, target, vectors, codec.decoder, codec.auxiliary
+                )
+        return _sum_over(batch, parts["mel"], parts)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the codec for use."""
+        assert isinstance(model, Trainee)
+        self._save(model.codec, folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of the next batch, and the windows in which usage is counted."""
+        usages = self.codec.quantizer.usages()
+        return {"position": self.position, "usage": {name: usage.state_dict() for name, usage in usages.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with that batch."""
+        self.position, self._batches = state["position"], None
+        for name, usage in self.codec.quantizer.usages().items():
+            usage.load_state_dict(state["usage"][name])
+
+    def identity(self) -> dict[str, Any]:
+        """Describe the codec, what distils it, and its data."""
+        config = self.config
+        return {
+            "codec": config_to_dict(config.codec),
+            "distillation": config_to_dict(config.distillation),
+            "teacher": None if self.teacher is None else self.teacher.description(),
+            "data": dict(self.description),
+        }
+
+
+def _cut(made: Tensor, real: Tensor) -> Tensor:
+    return made[:, : real.shape[1]]
+
+
+def _sum_over(batch: CodecBatch, mean: Tensor, parts: Mapping[str, Tensor]) -> LossSum:
+    """Turn means over the crops of a batch into sums."""
+    count = len(batch.crops.waveforms)
+    return LossSum(mean * count, {name: (float(value.detach()) * count, count) for name, value in parts.items()})

@@ -1,0 +1,189 @@
+"""A trained codec as a tokenizer: a semantic stream, an acoustic stream, and its own voice.
+
+waveform -> both encoders -> codes        codes of both -> main decoder -> waveform
+                                          semantic codes alone -> auxiliary decoder -> waveform
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vocable.audio.waveforms import resample
+from vocable.config import config_from_dict, config_to_dict
+from vocable.errors import ConfigError
+from vocable.features.voice import Voice
+from vocable.systems.lm_spt.config import CodecConfig
+from vocable.systems.lm_spt.model import LmSptCodec
+from vocable.tokens.fingerprint import fingerprint, tensor_sha256
+from vocable.tokens.runs import frames_of
+from vocable.tokens.streams import stream_fingerprint
+from vocable.tokens.tokenizer import SpeechTokenizer, Synthesizer, register_tokenizer
+from vocable.types import Clip, SpeechTokens, Stream
+
+LM_SPT_VERSION = 1
+"""Goes up when the same waveform and weights give other codes than before; part of the fingerprint."""
+SEMANTIC, ACOUSTIC = "semantic", "acoustic"
+TRAINING_ONLY = ("average_counts", "average_sums", "num_batches")
+"""Buffers of the quantizers that neither encoding nor decoding has a use for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LmSptTokenizerConfig:
+    """A trained codec."""
+
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    name: str = "lm-spt"
+
+
+@register_tokenizer("lm-spt")
+class LmSptTokenizer(SpeechTokenizer):
+    """A codec with a semantic and an acoustic stream."""
+
+    def __init__(self, codec: LmSptCodec, config: LmSptTokenizerConfig, device: str = "cpu") -> None:
+        self.codec, self.config = codec.requires_grad_(False).eval().to(device), config
+        identity = {
+            "lm_spt_version": LM_SPT_VERSION,
+            "weights_sha256": tensor_sha256(self.saved_tensors()),
+            "codec": config_to_dict(config.codec),
+            "frozen_sha256": tensor_sha256(_frozen(codec)),
+        }
+        self._fingerprint = fingerprint(identity)
+        self._synthesizer = CodecSynthesizer(self, self._fingerprint)
+
+    @classmethod
+    def of_codec(cls, codec: LmSptCodec, name: str) -> "LmSptTokenizer":
+        """Copy a codec, as it is at this point of its training."""
+        config = LmSptTokenizerConfig(codec=codec.config, name=name)
+        tensors = {key: value.detach().cpu().clone() for key, value in _weights(codec).items()}
+        return cls(_rebuild(config, tensors), config)
+
+    @property
+    def name(self) -> str:
+        """See SpeechTokenizer."""
+        return self.config.name
+
+    @property
+    def sample_rate(self) -> int:
+        """See SpeechTokenizer."""
+        return self.config.codec.sample_rate
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The semantic stream, and the acoustic one with its levels."""
+        quantizer, rate = self.config.codec.quantizer, self.config.codec.frame_rate
+        acoustic = tuple(level.codebook_size for level in quantizer.acoustic.levels())
+        return (
+            Stream(name=SEMANTIC, codebook_sizes=(quantizer.semantic.codebook_size,), rate=rate),
+            Stream(name=ACOUSTIC, codebook_sizes=acoustic, rate=rate),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """See SpeechTokenizer."""
+        return self._fingerprint
+
+    def synthesizer_of(self, stream: str) -> Synthesizer | None:
+        """Return the auxiliary decoder for the semantic stream; acoustic levels alone are no speech."""
+        return CodecSynthesizer(self, stream_fingerprint(self.fingerprint, stream)) if stream == SEMANTIC else None
+
+    @torch.inference_mode()
+    def encode_clips(self, clips: Sequence[Clip], batching: str) -> list[SpeechTokens]:
+        """Return the codes of both streams, clip by clip."""
+        encoded = (self.codec.encode(clip.waveform.to(self.device, torch.float32)) for clip in clips)
+        return [
+            SpeechTokens(
+                streams={
+                    SEMANTIC: SpeechTokens(codes=semantic.cpu()),
+                    ACOUSTIC: SpeechTokens(codes=acoustic.cpu()),
+                }
+            )
+            for semantic, acoustic in encoded
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.codec.parameters()).device
+
+    def saved_config(self) -> dict[str, Any]:
+        """See SpeechTokenizer."""
+        return {"lm_spt": config_to_dict(self.config)}
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Return the weights of encoders, quantizers and decoders."""
+        return _weights(self.codec)
+
+    @classmethod
+    def from_saved(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str, source: str
+    ) -> "LmSptTokenizer":
+        """Build the codec again."""
+        settings = config_from_dict(LmSptTokenizerConfig, config["lm_spt"], source=source)
+        return cls(_rebuild(settings, tensors), settings, device)
+
+
+class CodecSynthesizer:
+    """The decoders of a codec, as a synthesizer of its tokens: of both streams, or of the semantic one."""
+
+    def __init__(self, tokenizer: LmSptTokenizer, tokenizer_fingerprint: str) -> None:
+        self.tokenizer, self.tokenizer_fingerprint = tokenizer, tokenizer_fingerprint
+        self.sample_rate = tokenizer.sample_rate
+        self.voices: list[str] = []
+
+    @torch.inference_mode()
+    def synthesize(
+        self, tokens: Sequence[SpeechTokens], voice: Voice | None = None
+    ) -> list[Float[Tensor, " _samples"]]:
+        """Turn tokens into waveforms, each by itself.
+
+        Acoustic codes may have fewer levels than the codec; without them the auxiliary decoder speaks. No tokens give
+        no samples.
+
+        Raises:
+            ConfigError: a voice is asked for, codes are outside their codebooks, or there are too many levels.
+        """
+        if voice is not None:
+            raise ConfigError(
+                f"The codec {self.tokenizer.name!r} speaks in the voice that its codes hold; it takes no other one."
+            )
+        return [self._decode(item) for item in tokens]
+
+    def _decode(self, tokens: SpeechTokens) -> Tensor:
+        codec, device = self.tokenizer.codec, self.tokenizer.device
+        semantic, acoustic = tokens.stream(SEMANTIC), None
+        if tokens.streams is not None and ACOUSTIC in tokens.streams:
+            acoustic = tokens.stream(ACOUSTIC).codes.to(device)
+        codes = frames_of(semantic)
+        if not codes.shape[1]:
+            return torch.zeros(0)
+        if acoustic is not None and acoustic.shape[1] != codes.shape[1]:
+            raise ConfigError(
+                f"There are {codes.shape[1]} semantic and {acoustic.shape[1]} acoustic tokens: they must be as many."
+            )
+        waveform = codec.decode(codes.to(device), acoustic).cpu()
+        own_rate = codec.auxiliary.sample_rate if acoustic is None else codec.decoder.sample_rate
+        return resample(waveform, own_rate, self.sample_rate).clamp(-1, 1)
+
+
+def _weights(codec: LmSptCodec) -> dict[str, Tensor]:
+    """What is stored with the codec."""
+    left_out = (*TRAINING_ONLY,)
+    frozen = _frozen(codec)
+    return {key: value for key, value in codec.state_dict().items() if not key.endswith(left_out) and key not in frozen}
+
+
+def _frozen(codec: LmSptCodec) -> dict[str, Tensor]:
+    """Weights of others that the codec's settings name."""
+    return {f"decoder.{key}": value for key, value in codec.decoder.borrowed().items()}
+
+
+def _rebuild(config: LmSptTokenizerConfig, tensors: Mapping[str, Tensor]) -> LmSptCodec:
+    """Make the codec and load its weights; it computes in float32 whatever the stored type."""
+    codec = LmSptCodec(config.codec)
+    found = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    codec.load_state_dict({**codec.state_dict(), **found})
+    return codec
