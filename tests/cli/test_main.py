@@ -346,7 +346,7 @@ def test_a_voice_is_a_name_or_a_path(commands, tmp_path, monkeypatch):
 def test_every_command_with_a_voice_takes_a_recording():
     voices = [setting for command in cli.find_commands().values() for setting in command.settings.values()]
     voices = [setting for setting in voices if setting.name == "voice"]
-    assert len(voices) == 8 and {setting.type for setting in voices} == {"text or path"}
+    assert len(voices) == 9 and {setting.type for setting in voices} == {"text or path"}
 
 
 def test_settings_agree_with_the_configs_themselves():

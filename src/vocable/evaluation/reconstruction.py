@@ -31,8 +31,14 @@ from vocable.types import SpeechTokens, Stream
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = {"wer": "WER", "mos": "MOS", "speaker_similarity": "voice", "stoi": "STOI", "pesq": "PESQ"}
-"""Scores in the printed table, with their headings; the others are in the file."""
+COLUMNS = {
+    "wer": ("WER, %", 1, 100),
+    "mos": ("MOS", 2, 1),
+    "speaker_similarity": ("voice", 2, 1),
+    "stoi": ("STOI", 2, 1),
+    "pesq": ("PESQ", 2, 1),
+}
+"""Scores in the printed table: heading, decimals, factor. The others are in the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,16 +227,12 @@ class Reconstruction(Resynthesis[ReconstructionConfig]):
         from rich.table import Table
 
         table = Table(title=f"{self.name}: 95 % intervals over {len(result.items)} utterances")
-        shown = {stem: head for stem, head in COLUMNS.items() if any(name.startswith(stem) for name in result.scores)}
-        for head in ("system", "bits/s", *shown.values()):
-            table.add_column(head)
+        shown = {one: how for one, how in COLUMNS.items() if any(name.startswith(one) for name in result.scores)}
+        for head in ("system", "bits/s", *(head for head, *_ in shown.values())):
+            table.add_column(head, no_wrap=True)
         rates = result.measurements["bits_per_second"]
         for system in ("topline", *self.systems):
-            scores = [result.scores.get(f"{stem}_{system}") for stem in shown]
-            rate = rates.get(system)
-            table.add_row(
-                system,
-                "-" if rate is None else f"{rate:.0f}",
-                *("-" if one is None else one.rounded(3) for one in scores),
-            )
+            scores = [(result.scores.get(f"{stem}_{system}"), how) for stem, (_, *how) in shown.items()]
+            written = ["-" if score is None else score.rounded(*how) for score, how in scores]
+            table.add_row(system, "-" if rates.get(system) is None else f"{rates[system]:.0f}", *written)
         return table

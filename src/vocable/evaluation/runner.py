@@ -86,6 +86,8 @@ BENCHMARKS = {
     "sblimp": "vocable.evaluation.sblimp:Sblimp",
     "signal": "vocable.evaluation.signal:Signal",
     "slue": "vocable.evaluation.slue.benchmark:Slue",
+    "stt": "vocable.evaluation.stt:Stt",
+    "tts": "vocable.evaluation.tts:Tts",
     "storycloze": "vocable.evaluation.storycloze:StoryCloze",
     "swuggy": "vocable.evaluation.swuggy:Swuggy",
     "units": "vocable.evaluation.units:Units",
