@@ -1,7 +1,7 @@
 """The shapes of the text models that unit language models start from, as published, without their weights.
 
-They serve to count parameters, to start cold where a checkpoint is out of reach, and for benchmarks. `tiny`, `mini` and
-`small` are ours, for tests and laptops.
+They serve to count parameters, to start cold where a checkpoint is out of reach, and for benchmarks. `tiny`, `mini`,
+`small` and `medium` are ours, for tests and laptops.
 """
 
 from typing import Any
@@ -59,6 +59,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tiny": _llama(2, 64, 4, 2, 128, vocab_size=256, max_position_embeddings=2048),
     "mini": _llama(4, 192, 4, 4, 512, vocab_size=2048, max_position_embeddings=2048),
     "small": _llama(6, 256, 4, 4, 704, vocab_size=4096, max_position_embeddings=4096),
+    "medium": _llama(7, 320, 5, 5, 864, vocab_size=4096, max_position_embeddings=4096),
     "facebook/opt-125m": _opt(12, 768, 12, 3072),
     "facebook/opt-350m": _opt(24, 1024, 16, 4096, word_embed_proj_dim=512, do_layer_norm_before=False),
     "facebook/opt-1.3b": _opt(24, 2048, 32, 8192),
