@@ -59,7 +59,7 @@ def test_the_peak_of_a_child_is_its_own(timing, tmp_path):
     assert small < 100 and 50 <= large < 150  # this process holds more than 200
 
 
-SCRIPTS = ["extraction", "generation", "kmeans", "last_training", "lm_training", "vector_quantizer", "vocoder"]
+SCRIPTS = ["codec", "extraction", "generation", "kmeans", "last_training", "lm_training", "vector_quantizer", "vocoder"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -95,7 +95,8 @@ class Snake(nn.Module):
 
     def forward(self, signal: Float[Tensor, "batch channels samples"]) -> Float[Tensor, "batch channels samples"]:
         """Return the signal, bent."""
-        return signal + (self.alpha * signal).sin().square() / (self.alpha + 1e-9)  # as published, for an a of 0
+        inverse = (self.alpha + 1e-9).reciprocal()  # as published, for an a of 0
+        return signal + inverse * (self.alpha * signal).sin().square()
 
 
 class ResidualUnit(nn.Module):
