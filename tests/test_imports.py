@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vocable"
 SHARED = {"types", "config", "errors", "registry", "assets", "files", "splits", "devices", "printing", "progress"}
 STAGES = ["audio", "features", "recognition", "tokens", "sequences", "lm", "synthesis"]
 
-SHARED_BY_SYSTEMS = {"stage", "shared", "from_speech"}
+SHARED_BY_SYSTEMS = {"stage", "shared", "joint", "from_speech"}
 """What systems have in common; these import no system."""
 
 ALLOWED: dict[str, set[str]] = {stage: SHARED | set(STAGES[: index + 1]) for index, stage in enumerate(STAGES)}

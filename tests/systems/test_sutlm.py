@@ -23,7 +23,7 @@ from vocable.sequences.spans import PoissonSpans
 from vocable.sequences.subwords import SubwordConfig
 from vocable.sequences.text_tokenizers import fit_text_tokenizer
 from vocable.splits import divide
-from vocable.systems import sutlm
+from vocable.systems import joint, sutlm
 from vocable.systems.from_speech import tokenize_manifest
 from vocable.tokens.kmeans import KMeansConfig
 from vocable.tokens.shards import TokenShards
@@ -37,7 +37,7 @@ LOG_MEL_UNITS = UnitTokenizerConfig(
 TEXTS = ["Anna saw a cat", "the cat sat", "a dog ran home", "we went up", "it was late", "birds sing at noon"]
 CONFIG = sutlm.SutlmConfig(
     tokenizer=LOG_MEL_UNITS,
-    text=sutlm.TextConfig(vocabulary_size=300),
+    text=joint.TextConfig(vocabulary_size=300),
     lm=UnitLMConfig(text_model="tiny", warm=False),
     training=LMTrainingConfig(max_steps=3, context_tokens=512, tokens_per_batch=1024, warmup_steps=1, precision="fp32"),
     valid_share=0.3,
@@ -57,11 +57,11 @@ def speech(tmp_path_factory, make_speechlike):
 
 def test_each_source_takes_what_it_can_build(speech, tmp_path):
     _, shards, _ = speech
-    examples = list(sutlm.build_examples(shards, ["text alone"]))
+    examples = list(joint.build_examples(shards, ["text alone"]))
     examples[0] = JointExample(id=examples[0].id, tokens=examples[0].tokens)  # speech alone
     examples[1] = replace(examples[1], words=None)  # no word times
     config = replace(CONFIG, sources={name: sutlm.SourceConfig() for name in ("unit-only", "text-only", "cst", "ast")})
-    readers = sutlm.build_readers(config, shards, examples, tmp_path)
+    readers = joint.build_readers(config, shards, examples, tmp_path)
     sources = sutlm.build_sources(config, readers, examples)
     assert {name: len(source.examples) for name, source in sources.items()} == {
         "unit-only": 12, "text-only": 12, "cst": 11, "ast": 10,
@@ -76,37 +76,37 @@ def test_examples_are_read_lazily_and_marked_as_they_are(speech):
     _, shards, _ = speech
     plain = [JointExample.of(utterance, tokens, shards.streams[0].rate) for utterance, tokens in shards]
     plain += [JointExample(id="text 0", text="one"), JointExample(id="text 1", text="two")]
-    lazy = sutlm.build_examples(shards, ["one", "two"])
+    lazy = joint.build_examples(shards, ["one", "two"])
     assert list(lazy) == plain and [lazy[index] for index in range(len(lazy))] == plain
     assert list(lazy.take([13, 2, 2])) == [plain[13], plain[2], plain[2]] and list(lazy[3:5]) == plain[3:5]
     fields = [(number, e.id, e.text, e.speaker, e.split) for number, e in enumerate(plain)]
-    assert [tuple(mark) for mark in sutlm._marks(shards, ["one", "two"])] == fields
+    assert [tuple(mark) for mark in joint.marks_of(shards, ["one", "two"])] == fields
 
 
 def test_settings_of_a_layout(speech, tmp_path):
     _, shards, _ = speech
-    examples = sutlm.build_examples(shards)
+    examples = joint.build_examples(shards)
     settings = {"spans": {"kind": "poisson", "mean_words": 2.0}, "marks": "modality"}
     config = replace(CONFIG, sources={"mixed": sutlm.SourceConfig(layout="ast", settings=settings)})
-    layout = sutlm.build_sources(config, sutlm.build_readers(config, shards, examples, tmp_path), examples)[
+    layout = sutlm.build_sources(config, joint.build_readers(config, shards, examples, tmp_path), examples)[
         "mixed"
     ].layout
     assert isinstance(layout, AlternatingLayout)
     assert (layout.spans, layout.marks) == (PoissonSpans(mean_words=2.0), "modality")
     with pytest.raises(ConfigError, match="has no setting 'direction'"):
         wrong = replace(CONFIG, sources={"ast": sutlm.SourceConfig(settings={"direction": "u2t"})})
-        sutlm.build_sources(wrong, sutlm.build_readers(wrong, shards, examples, tmp_path), examples)
+        sutlm.build_sources(wrong, joint.build_readers(wrong, shards, examples, tmp_path), examples)
 
 
 def test_roles_keep_the_two_sides_of_a_text_apart(speech, tmp_path):
     _, shards, _ = speech
-    examples = sutlm.build_examples(shards)
+    examples = joint.build_examples(shards)
     config = replace(
         CONFIG,
         roles={"speech": 1.0, "text": 1.0},
         sources={"unit-only": sutlm.SourceConfig(role="speech"), "text-only": sutlm.SourceConfig(role="text")},
     )
-    sources = sutlm.build_sources(config, sutlm.build_readers(config, shards, examples, tmp_path), examples)
+    sources = sutlm.build_sources(config, joint.build_readers(config, shards, examples, tmp_path), examples)
     texts = {name: {example.text for example in source.examples} for name, source in sources.items()}
     assert texts["unit-only"].isdisjoint(texts["text-only"])
     assert texts["unit-only"] | texts["text-only"] == set(TEXTS)
@@ -125,9 +125,9 @@ def test_train_then_use(speech, tmp_path, subwords):
     lm = load_lm(result.last, tokenizer=tokenizer)
     assert lm.card.training["sources"]["ast"] == {"layout": "ast", "ratio": 1.0}
     assert (lm.subwords is None) == (subwords is None)
-    trained = {example.text for example in sutlm.build_examples(shards)}
+    trained = {example.text for example in joint.build_examples(shards)}
     assert trained == set(TEXTS)
-    example = sutlm.build_examples(shards)[0]
+    example = joint.build_examples(shards)[0]
     sampling = GenerationConfig(max_seconds=0.5)
     written = [Segment(text=example.text)]
     spoken, again = (lm.continue_([written], sampling, to="speech") for _ in range(2))
@@ -144,16 +144,16 @@ def test_a_warm_start_keeps_the_text(speech, tmp_path):
     _, shards, _ = speech
     text_model = save_tiny_lm("SmolLM", tmp_path / "text")
     fit_text_tokenizer(TEXTS, 300).save_pretrained(text_model)
-    config = replace(CONFIG, text=sutlm.TextConfig(), lm=UnitLMConfig(text_model=str(text_model)))
-    examples = sutlm.build_examples(shards)
-    readers = sutlm.build_readers(config, shards, examples, tmp_path)
+    config = replace(CONFIG, text=joint.TextConfig(), lm=UnitLMConfig(text_model=str(text_model)))
+    examples = joint.build_examples(shards)
+    readers = joint.build_readers(config, shards, examples, tmp_path)
     assert readers.vocabulary.text_size == 600  # rows of the model; its tokenizer has fewer
-    model = sutlm.build_lm(config, readers)
+    model = joint.build_lm(config, readers)
     text = AutoModelForCausalLM.from_pretrained(text_model)
     for name, tensor in text.state_dict().items():
         assert torch.equal(model.state_dict()[name][: len(tensor)], tensor), name
     with pytest.raises(ConfigError, match=r"lm.warm keeps the text model's vocabulary"):
-        replace(config, text=sutlm.TextConfig(vocabulary_size=300))
+        replace(config, text=joint.TextConfig(vocabulary_size=300))
 
 
 def test_adapters_leave_the_text_model_as_it_was(speech, tmp_path):
@@ -162,7 +162,7 @@ def test_adapters_leave_the_text_model_as_it_was(speech, tmp_path):
     text_model = save_tiny_lm("SmolLM", tmp_path / "text")
     fit_text_tokenizer(TEXTS, 300).save_pretrained(text_model)
     config = replace(
-        CONFIG, text=sutlm.TextConfig(), lm=UnitLMConfig(text_model=str(text_model)), lora=LoraConfig(rank=2)
+        CONFIG, text=joint.TextConfig(), lm=UnitLMConfig(text_model=str(text_model)), lora=LoraConfig(rank=2)
     )
     result = sutlm.train(config, shards, tmp_path / "run", report=lambda line: None)
     before, after = load_text_rows(text_model), load_lm(result.last).model.get_input_embeddings().weight
@@ -182,7 +182,7 @@ def test_a_frozen_text_model_learns_rows_for_speech(speech, tmp_path):
     text_model = save_tiny_lm("SmolLM", tmp_path / "text")
     fit_text_tokenizer(TEXTS, 300).save_pretrained(text_model)
     lm = UnitLMConfig(text_model=str(text_model), trained="new_rows")
-    config = replace(CONFIG, text=sutlm.TextConfig(), lm=lm, sources={"unit-only": sutlm.SourceConfig()})
+    config = replace(CONFIG, text=joint.TextConfig(), lm=lm, sources={"unit-only": sutlm.SourceConfig()})
     result = sutlm.train(config, shards, tmp_path / "run", report=lambda line: None)
     found, text = load_lm(result.last), AutoModelForCausalLM.from_pretrained(text_model)
     after = found.model.state_dict()
@@ -202,7 +202,7 @@ def load_text_rows(folder):
 
 def test_no_text_is_on_both_sides_of_the_split(speech):
     _, shards, _ = speech
-    train, valid = divide(sutlm.build_examples(shards), 0.4, by="text")
+    train, valid = divide(joint.build_examples(shards), 0.4, by="text")
     assert train and valid
     assert {example.text for example in train}.isdisjoint({example.text for example in valid})
     with pytest.raises(ManifestError, match=r"12 of 12 validation utterances have a text that is trained on"):
@@ -212,10 +212,10 @@ def test_no_text_is_on_both_sides_of_the_split(speech):
 def test_texts_that_marks_hold_out_are_not_trained_on(speech):
     """Six sentences, twice each; marked by voice, so that each is on both sides."""
     _, shards, _ = speech
-    marks = sutlm._marks(shards, ["a new line"])
+    marks = joint.marks_of(shards, ["a new line"])
     marked = [mark._replace(split=("train", "valid")[i >= 10]) for i, mark in enumerate(marks[:12])] + marks[12:]
     train, valid = divide(marked, 0.1, by="text")
-    kept = sutlm._without_texts_of(train, marked)
+    kept = joint.without_texts_of(train, marked)
     shared = {e.text for e in marked[10:12]}
     assert len(train) - len(kept) == sum(e.text in shared for e in marked[:10]) > 0
     assert {e.text for e in kept}.isdisjoint(e.text for e in valid)

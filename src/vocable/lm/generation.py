@@ -46,7 +46,8 @@ class GenerationConfig:
     loop_repeats: int | None = 4
     """The loop guard acts before a pattern would occur this often in a row; None: no guard."""
     max_silence_seconds: float | None = 2.0
-    """The silence guard acts after this long in silence units (where those are known); None: no guard."""
+    """The silence guard acts after this long in silence units (where those are known), and in rows of frames after this
+    long in one unit; None: no guard."""
     guard: Literal["resample", "stop"] = "resample"
     """What guards do: forbid the token that would go on looping or being silent, or end the continuation there."""
     batch_size: int = 16
@@ -94,6 +95,8 @@ class TokenRules:
     """Token ids of the silence guard."""
     max_text_tokens: int | None = None
     """Stop after this many tokens that last no time; None: no limit."""
+    held: bool = False
+    """Whether rows have a token a frame: one that comes again lasts longer, and only runs of them can be a loop."""
 
 
 @dataclass(slots=True)
@@ -107,6 +110,8 @@ class Row:
     """New token ids."""
     seconds: float = 0.0
     silent_seconds: float = 0.0
+    held_seconds: float = 0.0
+    """Time since the last token that was another one."""
     text_tokens: int = 0
     stopped: StopReason | None = None
 
@@ -235,9 +240,8 @@ def _banned_now(row: Row, config: GenerationConfig, rules: TokenRules) -> list[i
     may_write = rules.max_text_tokens is not None  # a text is as long as it is
     banned = [rules.end_id] if row.seconds < config.min_seconds and not may_write else []
     if config.guard == "resample":
-        banned += _loop_tokens(row.history, config)
-        if _too_silent(row, config):
-            banned += rules.silence
+        banned += _loop_tokens(row.history, config, rules)
+        banned += _endless(row, config, rules)
     return banned
 
 
@@ -245,12 +249,13 @@ def _append(row: Row, token: int, stuck: bool, config: GenerationConfig, rules: 
     """Add a token, which lasts `seconds`, to a row, or stop the row instead; `stuck`: every token was forbidden."""
     if token == rules.end_id and not stuck:
         row.stopped = "eos"
-    elif stuck or (config.guard == "stop" and token in _loop_tokens(row.history, config)):
+    elif stuck or (config.guard == "stop" and token in _loop_tokens(row.history, config, rules)):
         row.stopped = "loop"
-    elif config.guard == "stop" and token in rules.silence and _too_silent(row, config):
+    elif config.guard == "stop" and token in _endless(row, config, rules):
         row.stopped = "silence"
     if row.stopped is not None:
         return
+    row.held_seconds = (row.held_seconds if row.tokens[-1:] == [token] else 0.0) + seconds
     row.tokens.append(token)
     row.seconds += seconds
     row.silent_seconds = row.silent_seconds + seconds if token in rules.silence else 0.0
@@ -261,11 +266,16 @@ def _append(row: Row, token: int, stuck: bool, config: GenerationConfig, rules: 
         row.stopped = "max_text_tokens"
 
 
-def _loop_tokens(tokens: list[int], config: GenerationConfig) -> list[int]:
-    """Tokens that would make the end of the row a pattern of up to `loop_period` tokens, `loop_repeats` times over."""
+def _loop_tokens(tokens: list[int], config: GenerationConfig, rules: TokenRules) -> list[int]:
+    """Tokens that would make the end of the row a pattern of up to `loop_period` tokens, `loop_repeats` times over.
+
+    Where tokens are held, the pattern is one of runs: two or more different tokens, however long each of them is.
+    """
     if config.loop_repeats is None:
         return []
     found = []
+    if rules.held:
+        tokens = _last_runs(tokens, config.loop_period * config.loop_repeats, rules)
     for period in range(1, config.loop_period + 1):
         needed = period * config.loop_repeats - 1  # tokens at the end that must already repeat with this period
         tail = tokens[len(tokens) - needed :] if needed <= len(tokens) else []
@@ -274,5 +284,21 @@ def _loop_tokens(tokens: list[int], config: GenerationConfig) -> list[int]:
     return found
 
 
-def _too_silent(row: Row, config: GenerationConfig) -> bool:
-    return config.max_silence_seconds is not None and row.silent_seconds >= config.max_silence_seconds
+def _last_runs(tokens: list[int], count: int, rules: TokenRules) -> list[int]:
+    """Return the last `count` tokens at most, of which those of speech that are repeated count as one."""
+    runs: list[int] = []
+    for token in reversed(tokens):
+        if len(runs) == count:
+            break
+        if not runs or token != runs[-1] or rules.seconds[token] == 0:
+            runs.append(token)
+    return runs[::-1]
+
+
+def _endless(row: Row, config: GenerationConfig, rules: TokenRules) -> list[int]:
+    """Tokens that would make a silence, or one unit that is held, too long."""
+    limit = config.max_silence_seconds
+    if limit is None:
+        return []
+    silence = list(rules.silence) if row.silent_seconds >= limit else []
+    return silence + (row.tokens[-1:] if rules.held and row.held_seconds >= limit else [])

@@ -4,7 +4,8 @@
     <T> text         ->  text           <T> text <T2U>   ->  units
 
 A switch symbol after the prompt asks for the other modality. Concatenated rows (CST) teach a model to say the same
-again there, alternating rows (AST) to go on; after training on both, the prompt alone does not say which.
+again there, alternating rows (AST) to go on; after training on both, the prompt alone does not say which. Where a
+model's rows begin with an instruction, as those of LM-SPT's speech-text models may, so do its prompts.
 """
 
 from collections.abc import Collection, Sequence
@@ -80,8 +81,12 @@ class JointLM(SpokenLM):
                 f"Task {task!r} goes from {expected[0]} to {expected[1]}, but the prompt is {last} and {to or last} is "
                 "asked for."
             )
+        if task != "continue" and not self.layout.teaches(task):
+            raise ConfigError(f"{self.name}: this model was not trained to {task}. Train one with this task.")
         layout = self._alternating if task == "continue" else None
-        pieces = [self.opener(segments[0].modality)] if layout is None or layout.opener else []
+        first, other = segments[0].modality, last if to in (None, "both") else to
+        pieces = [self._instruction(first, other)]
+        pieces += [self.opener(first)] if layout is None or layout.opener else []
         for place, segment in enumerate(segments):
             if place and segments[place - 1].modality != segment.modality:
                 pieces.append(self._mark(segment.modality, layout))
@@ -99,7 +104,8 @@ class JointLM(SpokenLM):
         """See `LanguageModel`. A symbol before the last segment is context: only what is said counts."""
         layout, none = self._alternating, torch.zeros(0, dtype=torch.long)
         opens = boundary != "none" and (boundary is not None or layout is None or layout.opener)
-        before = self.opener(segments[0].modality) if opens else none
+        first = segments[0].modality
+        before = torch.cat([self._instruction(first, segments[-1].modality), self.opener(first)]) if opens else none
         parts = []
         for place, segment in enumerate(segments):
             switches = place > 0 and segments[place - 1].modality != segment.modality
@@ -126,12 +132,18 @@ class JointLM(SpokenLM):
         """See `SpokenLM`."""
         if not getattr(self.text_tokenizer, "is_fast", False):
             raise ConfigError("The model's text tokenizer is not a fast one, which knows where each token lies.")
+        text = self.layout.written(text)
         encoded = self.text_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return [tuple(offset) for offset in encoded["offset_mapping"]]
 
     def description(self) -> dict[str, Any]:
         """Return the layout's card."""
         return {"layout": self.layout.card()}
+
+    def _instruction(self, first: Modality, then: Modality) -> Tensor:
+        """What rows that go from one modality to another begin with."""
+        text = self.layout.instruction(first, then)
+        return self.layout.ids_of(Part(text=text, is_instruction=True)) if text else torch.zeros(0, dtype=torch.long)
 
     def _mark(self, modality: Modality, layout: AlternatingLayout | None) -> Tensor:
         """The symbol between segments, before one of this modality, as a layout has it."""
@@ -164,6 +176,7 @@ def joint_rules(
         end_id=known.end_id,
         pad_id=known.pad_id,
         silence=frozenset(unit + known.speech_offset for unit in silence),
+        held=speech and not layout.collapsed,
         max_text_tokens=max_text_tokens if text else None,
     )
 

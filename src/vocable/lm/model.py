@@ -215,6 +215,14 @@ class LanguageModel(ABC):
             on_progress=on_progress,
         )
 
+    def compare(self, prompt: Sequence[Segment], answers: Sequence[Segment], *, max_tokens: int = 4096) -> list[float]:
+        """Return the mean log-probability per token of each answer to a prompt, so that long ones are not put behind.
+
+        The end symbol counts as a token of the answer, where rows have one. The likeliest answer has the largest value.
+        """
+        rows = self.rows([[*prompt, answer] for answer in answers], ending_only=True)
+        return [-found.nll / found.num_tokens for found in self.score(rows, max_tokens=max_tokens)]
+
     def score_branches(
         self, trees: Sequence[Tree], *, logits: Literal["kept", "masked"] = "kept", max_tokens: int = 4096
     ) -> list[TreeNLL]:

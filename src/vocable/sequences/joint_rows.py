@@ -97,3 +97,10 @@ class Part(NamedTuple):
     text: str | None = None
     words: tuple[Word, ...] | None = None
     frames: tuple[int, int] | None = None
+    is_instruction: bool = False
+    """Whether its text says what to do; it is then around the segments, as symbols are."""
+
+    @property
+    def is_segment(self) -> bool:
+        """Whether it is the content of a segment."""
+        return self.special is None and not self.is_instruction

@@ -5,7 +5,6 @@ from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 from jaxtyping import Int
-from torch import Tensor
 
 T = TypeVar("T")
 
@@ -36,12 +35,10 @@ class Lazy(Sequence[T], Generic[T]):
         return Lazy(np.asarray(numbers, dtype=np.int64), lambda number: self[int(number)])
 
 
-class LazyDocuments(Lazy[Tensor]):
+class LazyDocuments(Lazy[Any]):
     """Documents of token ids, of which only the lengths are held in memory."""
 
-    def __init__(
-        self, items: Sequence[Any], build: Callable[[Any], Int[Tensor, " _"]], lengths: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, items: Sequence[Any], build: Callable[[Any], Sized], lengths: np.ndarray | None = None) -> None:
         """Build all documents once to measure them, where `lengths` does not say how long they are."""
         super().__init__(items, build)
         self.lengths = document_lengths(iter(self), len(items)) if lengths is None else lengths

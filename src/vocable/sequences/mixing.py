@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from vocable.errors import ConfigError
 from vocable.sequences.joint_layouts import JointLayout
 from vocable.sequences.joint_rows import JointExample
 from vocable.sequences.lazy import Lazy
+from vocable.sequences.packing import Document
 from vocable.sequences.spans import random_numbers
 from vocable.splits import hash_place
 
@@ -39,7 +38,7 @@ class DocumentSource(Protocol):
         """Documents that there are."""
         ...
 
-    def document(self, index: int, repeat: int) -> Int[Tensor, " positions"]:
+    def document(self, index: int, repeat: int) -> Document:
         """Return one of them; `repeat` counts how often it has been used before, for what is drawn anew each time."""
         ...
 
@@ -54,9 +53,9 @@ class BuiltDocuments:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def document(self, index: int, repeat: int) -> Int[Tensor, " positions"]:
+    def document(self, index: int, repeat: int) -> Document:
         """Build example `index`."""
-        return self.layout.build(self.examples[index], epoch=repeat)
+        return self.layout.document(self.examples[index], epoch=repeat)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,11 +121,11 @@ class Mixture:
         """Documents of an epoch; a few more or less than of another one."""
         return self._before(epoch + 1) - self._before(epoch)
 
-    def document(self, draw: Draw) -> Int[Tensor, " positions"]:
+    def document(self, draw: Draw) -> Document:
         """Build the document of a draw."""
         return self.sources[draw.source].document(draw.index, draw.repeat)
 
-    def epoch(self, epoch: int) -> Lazy[Tensor]:
+    def epoch(self, epoch: int) -> Lazy[Document]:
         """Return the documents of an epoch, each built when it is asked for."""
         return Lazy(self.draws(epoch), self.document)
 

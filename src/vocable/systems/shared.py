@@ -139,7 +139,8 @@ class LanguageModelStage(Stage):
         valid_tokens, folder = run.find("valid_tokens"), run.find("tokenizer")
         tokenizer = None if folder is None else load_tokenizer(folder)
         note = "" if "tokenizer" in run.made else _units_note(shards.card)
-        if isinstance(tokenizer, UnitTokenizer) and isinstance(run.config.tokenizer, UnitTokenizerConfig):
+        fitted = getattr(run.config, "tokenizer", None)  # a system that fits units says how
+        if isinstance(tokenizer, UnitTokenizer) and isinstance(fitted, UnitTokenizerConfig):
             run = replace(run, config=replace(run.config, tokenizer=tokenizer.config))  # names the units that are used
             note = ""
         result = self.train(run, shards, None if valid_tokens is None else TokenShards(valid_tokens), tokenizer)
@@ -164,8 +165,8 @@ def lm_card(layout: Any, shards: TokenShards, tokenizer: SpeechTokenizer | None,
 
 
 def _units_note(card: dict[str, Any]) -> str:
-    """Tell a reader of the saved config that its section `tokenizer` does not name the units."""
+    """Tell a reader of the saved config that its settings of the tokenizer do not name the units."""
     return (
         f"The units are those of the {card['tokenizer_type']} tokenizer {card['name']}, {card['fingerprint']};\n"
-        "the section `tokenizer` was not used."
+        "the settings of the tokenizer were not used."
     )

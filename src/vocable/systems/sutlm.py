@@ -9,44 +9,50 @@ paper's model has 350M parameters and starts from random weights, as far as is k
 vocabulary and gets rows for speech behind it. What the paper leaves open is a setting, with our choice as its default.
 """
 
-from array import array
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vocable.errors import ConfigError, ManifestError
+from vocable.errors import ConfigError
 from vocable.files import read_lines
-from vocable.lm import surgery
 from vocable.lm.checkpoint import LMCard
 from vocable.lm.generation import GenerationConfig
-from vocable.lm.lora import LoraConfig, add_lora
+from vocable.lm.lora import LoraConfig
 from vocable.lm.packed import token_losses
 from vocable.lm.surgery import UnitLMConfig
 from vocable.sequences.joint_layouts import JointLayout, make_layout
 from vocable.sequences.joint_rows import JointExample
-from vocable.sequences.joint_vocabulary import JointVocabulary, joint_vocabulary
 from vocable.sequences.layouts import change_layout
-from vocable.sequences.lazy import Lazy, LazyDocuments
+from vocable.sequences.lazy import LazyDocuments
 from vocable.sequences.mixing import BuiltDocuments, Mixture, MixtureConfig, assign_roles
 from vocable.sequences.packing import PackedBatch
-from vocable.sequences.subwords import SubwordConfig, UnitSubwords
-from vocable.sequences.text_tokenizers import fit_text_tokenizer, load_text_tokenizer
-from vocable.splits import check_valid_share, divide, plain_text, split_key, training_items, validation_items
+from vocable.sequences.subwords import SubwordConfig
+from vocable.splits import check_valid_share, split_key
+from vocable.systems.joint import (
+    Readers,
+    Source,
+    TextConfig,
+    build_lm,
+    build_readers,
+    check_lm_settings,
+    choose_tokens,
+    divide_examples,
+    find_usable,
+)
 from vocable.systems.shared import LanguageModelStage, TokensStage, UnitsStage, lm_card
 from vocable.systems.stage import Run, System
-from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import SpeechTokenizer
 from vocable.tokens.unit_tokenizer import UnitTokenizerConfig
 from vocable.training.language_model import JointParts, LMTrainingConfig, train_lm
 from vocable.training.loop import TrainingResult
-from vocable.types import Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,20 +72,6 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if not self.ratio > 0:
             raise ConfigError(f"sources: ratio is {self.ratio}; a share is above 0. Leave the source out instead.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextConfig:
-    """How text is cut into tokens."""
-
-    tokenizer: str | None = None
-    """A folder, asset or hub name; None: the text model's own (warm), or one that is fitted."""
-    vocabulary_size: int | None = None
-    """Fit a byte-level BPE of this size on the training text. Only for a cold start. Unread for SUTLM."""
-
-    def __post_init__(self) -> None:
-        if self.tokenizer is not None and self.vocabulary_size is not None:
-            raise ConfigError("text.tokenizer and text.vocabulary_size are both set: name a tokenizer, or fit one.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,90 +118,7 @@ class SutlmConfig:
                 raise ConfigError(
                     f"sources.{name}.role is {source.role!r}; roles are {', '.join(self.roles or {}) or 'not set'}."
                 )
-        if self.lora is not None and not self.lm.warm:
-            raise ConfigError("lora adapts a text model's weights, but lm.warm is false: there are none to keep.")
-        if self.lora is not None and self.lm.trained == "new_rows":
-            raise ConfigError("lora adapts the network, which lm.trained 'new_rows' keeps as it is: leave one out.")
-        if self.lm.warm and self.text != TextConfig():
-            raise ConfigError(
-                "lm.warm keeps the text model's vocabulary, so its tokenizer is used: leave text.tokenizer and "
-                "text.vocabulary_size out, or set lm.warm to false."
-            )
-
-
-class Readers(NamedTuple):
-    """What turns text and units into token ids."""
-
-    text_tokenizer: Any
-    subwords: UnitSubwords | None
-    vocabulary: JointVocabulary
-
-
-class Source(NamedTuple):
-    """Examples that a layout can build, and those that it cannot."""
-
-    layout: JointLayout
-    examples: Sequence[JointExample]
-    """Read when they are asked for."""
-    unusable: dict[str, str]
-    """Ids of examples that lack something, with the reason."""
-
-
-def build_examples(shards: TokenShards, texts: Sequence[str] = ()) -> Lazy[JointExample]:
-    """Take the utterances of token shards, with text and words where they have them, and text without speech.
-
-    Each is read when it is asked for.
-    """
-    frame_rate, num_spoken = shards.streams[0].rate, len(shards)
-
-    def build(number: int) -> JointExample:
-        if number < num_spoken:
-            return JointExample.of(*shards[number], frame_rate)
-        return JointExample(id=f"text {number - num_spoken}", text=texts[number - num_spoken])
-
-    return Lazy(range(num_spoken + len(texts)), build)
-
-
-class _Mark(NamedTuple):
-    """The fields that decide about the split of an example."""
-
-    number: int
-    id: str
-    text: str | None
-    speaker: str | None = None
-    split: Split | None = None
-
-
-def _marks(shards: TokenShards, texts: Sequence[str] = ()) -> list[_Mark]:
-    """Return the marks of all examples, in the order of `build_examples`, without reading their tokens."""
-    spoken = [_Mark(number, *mark) for number, mark in enumerate(shards.marks)]
-    return spoken + [_Mark(len(spoken) + index, f"text {index}", text) for index, text in enumerate(texts)]
-
-
-def build_readers(config: SutlmConfig, shards: TokenShards, examples: Sequence[JointExample], folder: Path) -> Readers:
-    """Fit, or load, text tokenizer and unit subwords, and make their vocabulary; what is fitted is kept in `folder`.
-
-    Raises:
-        FingerprintError: subwords that are in `folder` were made from other units.
-    """
-    kept = folder / "text-tokenizer"
-    if config.text.vocabulary_size is not None:
-        if not (kept / "tokenizer_config.json").is_file():
-            texts = [example.text for example in examples if example.text is not None]
-            fit_text_tokenizer(texts, config.text.vocabulary_size).save_pretrained(kept)
-        text_tokenizer = load_text_tokenizer(str(kept))
-    else:
-        text_tokenizer = load_text_tokenizer(config.text.tokenizer or config.lm.text_model)
-    subwords = None
-    if config.subwords is not None:
-        found = folder / "subwords"
-        if not found.is_dir():
-            UnitSubwords.fit(shards, shards.card, config.subwords).save(found)
-        subwords = UnitSubwords.load(found)
-        subwords.check(shards.fingerprint, f"the shard folder {shards.folder}")
-    rows = surgery.text_rows(config.lm.text_model) if config.lm.warm else None
-    units = shards.streams[0].codebook_size if subwords is None else subwords
-    return Readers(text_tokenizer, subwords, joint_vocabulary(text_tokenizer, units, text_rows=rows))
+        check_lm_settings(self)
 
 
 def build_sources(
@@ -230,19 +139,12 @@ def build_sources(
     sources = {}
     for name, source in config.sources.items():
         layout = _layout(source.layout or name, source.settings, config.seed, readers)
-        usable, unusable = array("q"), {}
-        for number, example in enumerate(examples):
-            if by_role and source.role is not None and roles.get(example.id) != source.role:
-                continue
-            try:
-                layout.parts(example, 0)
-                usable.append(number)
-            except ManifestError as error:
-                unusable[example.id] = str(error)
-        if not usable and by_role:
-            reason = next(iter(unusable.values()), f"no example has the role {source.role!r}")
+        chosen = None if source.role is None or not by_role else functools.partial(_has_role, roles, source.role)
+        found = find_usable(layout, examples, chosen)
+        if not found.examples and by_role:
+            reason = next(iter(found.unusable.values()), f"no example has the role {source.role!r}")
             raise ConfigError(f"The source {name!r} has no example. {reason}")
-        sources[name] = Source(layout, Lazy(examples, lambda example: example).take(usable), unusable)
+        sources[name] = found
     return sources
 
 
@@ -254,14 +156,6 @@ def build_mixture(config: SutlmConfig, sources: Mapping[str, Source]) -> Mixture
             ratios={name: config.sources[name].ratio for name in sources}, by=config.mix_by, seed=config.seed
         ),
     )
-
-
-def build_lm(config: SutlmConfig, readers: Readers) -> PreTrainedModel:
-    """The text model with rows for speech behind its own (warm), or its shape with random weights (cold)."""
-    model, vocabulary = surgery.build_lm(config.lm, readers.vocabulary), readers.vocabulary
-    if config.lora is None:
-        return model
-    return add_lora(model, config.lora, range(vocabulary.text_size, vocabulary.size))
 
 
 def build_card(
@@ -316,28 +210,12 @@ def train(
             has no example.
         ManifestError: a validation sentence is among the training sentences.
     """
-    shards = shards.stream(config.stream)
-    valid_shards = None if valid_shards is None else valid_shards.stream(config.stream)
-    tokenizer = None if tokenizer is None else tokenizer.matching(shards.fingerprint)
-    for other, what in ((valid_shards, "the validation tokens"), (tokenizer, "the tokenizer")):
-        if other is not None:
-            check_fingerprint(shards.fingerprint, other.fingerprint, str(shards.folder), what)
-    every, marks = build_examples(shards, texts), _marks(shards, texts)
-    if valid_shards is None:
-        chosen, valid_marks = divide(marks, config.valid_share, by="text")
-        train_marks, held_out = _without_texts_of(chosen, marks), every.take([mark.number for mark in valid_marks])
-        if len(train_marks) < len(chosen):
-            report(f"{len(chosen) - len(train_marks)} utterances are not trained on, since their text is held out")
-    else:
-        train_marks, valid_marks = training_items(marks), validation_items(_marks(valid_shards))
-        _refuse_shared_texts(train_marks, valid_marks)
-        held_out = build_examples(valid_shards).take([mark.number for mark in valid_marks])
-    examples = every.take([mark.number for mark in train_marks])
+    shards, valid_shards, tokenizer = choose_tokens(config.stream, shards, valid_shards, tokenizer)
+    examples, held_out = divide_examples(shards, valid_shards, config.valid_share, texts, report)
     readers = build_readers(config, shards, examples, out)
     sources = build_sources(config, readers, examples)
     for name, source in sources.items():
-        left_out = f"; {len(source.unusable)} left out, e.g.: {_first(source.unusable)}" if source.unusable else ""
-        report(f"{name}: {len(source.examples)} examples{left_out}")
+        report(f"{name}: {source.summary()}")
     mixture = build_mixture(config, sources)
     symbols = torch.arange(readers.vocabulary.size)
     valid = build_sources(config, readers, held_out, by_role=False)
@@ -345,7 +223,7 @@ def train(
     return train_lm(
         build_lm(config, readers),
         mixture.epoch,
-        {name: LazyDocuments(source.examples, source.layout.build) for name, source in valid.items()},
+        {name: LazyDocuments(source.examples, source.layout.document) for name, source in valid.items()},
         config.training,
         out / "lm",
         build_card(config, sources, shards, tokenizer),
@@ -365,24 +243,6 @@ def _layout(name: str, settings: Mapping[str, Any], seed: int, readers: Readers)
     return layout.bind(readers.text_tokenizer, readers.subwords)
 
 
-def _without_texts_of(train: Sequence[_Mark], every: Sequence[_Mark]) -> list[_Mark]:
-    """Leave out what has a text that marks in the manifest hold out, as those of a split by speaker may."""
-    trained = {example.id for example in train}
-    held_out = {plain_text(example.text) for example in every if example.text and example.id not in trained}
-    return [example for example in train if not example.text or plain_text(example.text) not in held_out]
-
-
-def _refuse_shared_texts(train: Sequence[_Mark], valid: Sequence[_Mark]) -> None:
-    known = {plain_text(example.text): example.id for example in train if example.text}
-    shared = [example for example in valid if example.text and plain_text(example.text) in known]
-    if shared:
-        first = shared[0]
-        raise ManifestError(
-            f"{len(shared)} of {len(valid)} validation utterances have a text that is trained on: {first.id} has that "
-            f"of {known[plain_text(first.text or '')]}. Divide by text, or leave the validation set out."
-        )
-
-
 def _roles(config: SutlmConfig, examples: Sequence[JointExample]) -> dict[str, str]:
     if config.roles is None:
         return {}
@@ -391,14 +251,14 @@ def _roles(config: SutlmConfig, examples: Sequence[JointExample]) -> dict[str, s
     return {id: role for role, ids in found.items() for id in ids}
 
 
+def _has_role(roles: Mapping[str, str], role: str, example: JointExample) -> bool:
+    return roles.get(example.id) == role
+
+
 def _seconds(examples: Sequence[JointExample], frame_rate: float | None) -> float | None:
     if frame_rate is None:
         return None
     return sum(example.tokens.num_frames for example in examples if example.tokens is not None) / frame_rate or None
-
-
-def _first(reasons: Mapping[str, str]) -> str:
-    return next(iter(reasons.values()))
 
 
 def _train_stage(
