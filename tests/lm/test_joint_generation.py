@@ -338,3 +338,42 @@ def test_a_model_that_learnt_pairs_transcribes_and_speaks_them():
     starts = [JointExample(id="s", text=sentence.split()[0]) for sentence in pairs]
     continued = continue_examples(lm, starts, greedy, prompt="text", to="text")
     assert sum(start.text + reply.text in pairs for start, reply in zip(starts, continued)) >= 5
+
+
+def test_in_rows_of_frames_a_unit_may_last_and_runs_may_not_loop(model):
+    """Brute force over what was generated: no pattern of runs stands three times in a row, but units are held."""
+    layout = make_layout("speech-text", VOCABULARY, collapsed=False, text_tokenizer=text_tokenizer())
+    card = card_of(layout, tokenizer_card={"frame_rate": 10.0})
+    first = VOCABULARY.speech_offset
+    lm = open_lm(LoadedLM(always(model, first + 7, first + 5), card, text_tokenizer()))
+    settings = {"temperature": 0.0, "max_seconds": 3.0, "min_seconds": 3.0, "loop_repeats": 3}
+    (reply,) = lm.continue_(
+        [[Segment(text="The cat")]], GenerationConfig(max_silence_seconds=0.5, **settings), to="speech", task="speak"
+    )
+    frames = [token - first for token in reply.token_ids.tolist()]
+    assert len(frames) == 30 and frames[:6] == [7] * 5 + [5]  # held for half a second, then the next best
+    runs = [unit for place, unit in enumerate(frames) if place == 0 or frames[place - 1] != unit]
+    for period in range(1, 6):
+        for start in range(len(runs) - 3 * period + 1):
+            piece = runs[start : start + 3 * period]
+            assert len({tuple(piece[i * period : (i + 1) * period]) for i in range(3)}) > 1
+    assert reply.tokens.durations.tolist()[0] == 5 and int(reply.tokens.durations.sum()) == 30
+    free = GenerationConfig(max_silence_seconds=None, **settings)
+    (reply,) = lm.continue_([[Segment(text="The cat")]], free, to="speech", task="speak")
+    assert set(reply.token_ids.tolist()) == {first + 7}
+
+
+def test_answers_are_compared_by_their_mean(model):
+    """Against the model's own log-probabilities, row by row; a longer answer is not behind for its length."""
+    for name in ("speech-text", "cst"):
+        lm = loaded(model, name)
+        answers = [Segment(text="The"), Segment(text="The cat sat on the mat"), Segment(text="hills")]
+        prompt = [Segment(tokens=EXAMPLE.tokens)]
+        start = lm.prompt(prompt, to="text", task="transcribe").tolist()
+        expected = []
+        for answer in answers:
+            answer = [*text_tokenizer().encode(answer.text, add_special_tokens=False), VOCABULARY.end_id]
+            logs = model(torch.tensor([start + answer])).logits[0].detach().log_softmax(-1)
+            scores = [float(logs[len(start) - 1 + place, token]) for place, token in enumerate(answer)]
+            expected.append(sum(scores) / len(scores))
+        assert lm.compare(prompt, answers) == pytest.approx(expected, abs=1e-5)  # float32 sums in another order
