@@ -11,6 +11,7 @@ from torch import Tensor
 from vocable.features.voice import voice_vector
 from vocable.tokens.fingerprint import fingerprint, tensor_sha256
 from vocable.tokens.runs import collapse_runs
+from vocable.tokens.streams import stream_fingerprint
 from vocable.tokens.tokenizer import SpeechTokenizer, register_tokenizer
 from vocable.types import Clip, SpeechTokens, Stream, Word
 
@@ -45,6 +46,11 @@ class SineCodec(SpeechTokenizer):
     @property
     def fingerprint(self) -> str:
         return fingerprint({"type": self.tokenizer_type, "frequencies": tensor_sha256(self.frequencies)})
+
+    def synthesizer_of(self, stream: str) -> "SineSynthesizer | None":
+        if stream != "semantic":
+            return None
+        return SineSynthesizer(self.frequencies, stream_fingerprint(self.fingerprint, stream))
 
     def encode_clips(self, clips: Sequence[Clip], batching: str) -> list[SpeechTokens]:
         return [self._encode(clip.waveform) for clip in clips]
