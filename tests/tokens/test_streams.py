@@ -198,7 +198,18 @@ def test_a_codec_is_its_own_synthesizer(tmp_path: Path):
     with pytest.raises(FingerprintError, match=codec.fingerprint):
         load_synthesizer(tmp_path / "codec", WordTokenizer())
     with pytest.raises(ConfigError, match="has no synthesizer"):
-        codec.stream("semantic").decode([])
+        codec.stream("acoustic").decode([])
+
+
+def test_one_stream_of_a_codec_may_be_heard_alone(make_speechlike):
+    """Where the codec has a decoder for it, which is then that of the stream's own tokens."""
+    codec, waveform = SineCodec.make(), make_speechlike(16_000)
+    semantic = codec.stream("semantic")
+    (tokens,) = semantic.encode([waveform])
+    (alone,) = semantic.decode([tokens])
+    frames = tokens.num_frames // 2 * 320
+    assert len(alone) == frames and alone.square().mean() == pytest.approx(10 ** (-20 / 10), rel=0.05)  # at -20 dB
+    assert load_synthesizer(tokenizer=semantic).tokenizer_fingerprint == semantic.fingerprint
 
 
 def test_a_vocoder_may_read_one_stream(tmp_path: Path, make_speechlike):
