@@ -78,7 +78,7 @@ class FiniteScalarQuantizer(nn.Module):
     float32 also under autocast. Gradients pass the rounding unchanged.
 
     In evaluation mode nothing is exchanged between processes and nothing changes, and each clip is computed by itself:
-    its codes and vectors are the same to the bit whatever shares its batch.
+    its codes and vectors are the same to the bit whatever shares its batch, and so are the vectors of `decode`.
     """
 
     half_range: Tensor

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from vocable.errors import ConfigError
 from vocable.tokens.code_usage import CodeStatistics, CodeUsage, code_statistics
-from vocable.tokens.gradient_estimators import estimate_gradient, straight_through
-from vocable.tokens.quantizers.finite_scalar import FiniteScalarQuantizer
+from vocable.tokens.gradient_estimators import estimate_gradient
 from vocable.tokens.quantizers.frames import PADDING_CODE, check_features
 from vocable.tokens.quantizers.vector import Quantized, VectorQuantizer, VectorQuantizerConfig
 
@@ -132,7 +131,7 @@ class ResidualQuantizer(nn.Module):
                 outputs.append(_nothing(level, first))
                 continue
             output = level(residual, used)
-            vectors = decodable(level, output) if is_factorised else output.quantized.detach()
+            vectors = output.quantized if is_factorised else output.quantized.detach()
             total, residual = total + vectors, residual - vectors
             outputs.append(_scaled(output, share))
         if not is_factorised:
@@ -209,20 +208,6 @@ class ResidualQuantizer(nn.Module):
                 f"num_levels goes from {int(num_levels.min())} to {int(num_levels.max())}; every item takes from 1 to "
                 f"{len(self.levels)} levels."
             )
-
-
-def decodable(
-    quantizer: VectorQuantizer | FiniteScalarQuantizer, output: Quantized
-) -> Float[Tensor, "batch frames dim"]:
-    """Return the vectors of `output`; in evaluation mode, to the bit those that `decode` makes of its codes.
-
-    A vector quantizer's map out of the code space runs on the table of entries there, and on frames here: sums in
-    another order. But `forward`, `encode` and `decode` must agree on what is computed from the vectors, such as the
-    residual for the next level. The gradient is that of `output.quantized`.
-    """
-    if quantizer.training:
-        return output.quantized
-    return straight_through(output.quantized, quantizer.decode(output.codes))
 
 
 def _unmasked(features: Tensor, mask: Tensor | None) -> Tensor:

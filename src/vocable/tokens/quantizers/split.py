@@ -21,7 +21,6 @@ from vocable.tokens.quantizers.residual import (
     QuantizedLevels,
     ResidualQuantizer,
     ResidualQuantizerConfig,
-    decodable,
 )
 from vocable.tokens.quantizers.vector import Quantized, VectorQuantizerConfig
 
@@ -90,12 +89,11 @@ class SplitQuantizer(nn.Module):
             NumericsError: NaN or infinite features, in training.
         """
         first = self.semantic(semantic.float(), mask)
-        vectors = decodable(self.semantic, first)
-        second = self.acoustic(self._left_over(acoustic, vectors), mask, num_levels)
+        second = self.acoustic(self._left_over(acoustic, first.quantized), mask, num_levels)
         return SplitQuantized(
-            semantic=first._replace(quantized=vectors.to(semantic.dtype)),
+            semantic=first._replace(quantized=first.quantized.to(semantic.dtype)),
             acoustic=second._replace(quantized=second.quantized.to(acoustic.dtype)),
-            quantized=(vectors + second.quantized).to(acoustic.dtype),
+            quantized=(first.quantized + second.quantized).to(acoustic.dtype),
             loss=first.loss + second.loss,
         )
 

@@ -125,7 +125,7 @@ class VectorQuantizer(nn.Module):
     counts are added up over them, k-means and revival draw from the frames of all, and codebooks stay equal to the bit.
 
     In evaluation mode nothing is exchanged and nothing changes, and each clip is computed by itself: its codes and
-    vectors are the same to the bit whatever shares its batch.
+    vectors are the same to the bit whatever shares its batch, and `decode` makes the very same vectors of the codes.
     """
 
     codebook: Tensor
@@ -230,9 +230,12 @@ class VectorQuantizer(nn.Module):
                 f"The codes go from {int(codes.min())} to {int(codes.max())}, but the codebook has "
                 f"{self.config.codebook_size} entries. Do they come from another tokenizer?"
             )
+        real = codes != PADDING_CODE
+        entries = nn.functional.embedding(codes.clamp(min=0), self.codebook.float())
         with full_precision_products(self.codebook.device):
-            table = self.project_out(self.codebook.float())  # of one shape always: the same bits for every batch
-        return nn.functional.embedding(codes.clamp(min=0), table) * (codes != PADDING_CODE)[..., None]
+            # clip by clip, as in `forward`: the same bits
+            vectors = join([self.project_out(clip) for clip in unmasked_frames(entries, real, by_clip=True)])
+        return spread(vectors, real, entries, 0)
 
     def _clips(self, features: Tensor, mask: Tensor | None, by_clip: bool) -> list[Tensor]:
         """The unmasked frames, mapped to the width of the codes."""
