@@ -15,7 +15,8 @@ from vocable.registry import look_up
 from vocable.systems.stage import Run, Stage, System, run_system
 from vocable.training.logs import quiet_transformers
 
-BUILT_IN = ("twist", "sutlm", "last")
+BUILT_IN = ("twist", "sutlm", "last", "lm-spt")
+"""Names of our own systems; each is a module of this package, with underscores."""
 ENTRY_POINTS = "vocable.systems"
 _REGISTERED: dict[str, System] = {}
 
@@ -38,7 +39,9 @@ def find_system(name: str) -> System:
         return _REGISTERED[name]
     outside = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     found = look_up("system", name, {**dict.fromkeys((*BUILT_IN, *_REGISTERED)), **outside})
-    return register_system(importlib.import_module(f"vocable.systems.{name}").SYSTEM if found is None else found.load())
+    if found is not None:
+        return register_system(found.load())
+    return register_system(importlib.import_module(f"vocable.systems.{name.replace('-', '_')}").SYSTEM)
 
 
 def train(
@@ -62,7 +65,8 @@ def train(
     """Train what a recipe describes: a tokenizer, a language model, or one after the other.
 
     The recipe's key `system` says which: twist (units), sutlm (units and text; alternating rows need word times in the
-    manifest: vocable align), or last (a tokenizer that learns through a frozen text model; OUT/tokenizer).
+    manifest: vocable align), last (a tokenizer that learns through a frozen text model; OUT/tokenizer), or lm-spt (a
+    codec; OUT/tokenizer, and the tokens of the manifest).
 
     A system is a chain of stages, such as tokenizer, tokens, lm. Run the same command again after an interruption:
     finished stages are skipped, the one that was stopped goes on. What is given takes the place of the stage that

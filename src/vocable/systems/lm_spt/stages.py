@@ -24,6 +24,7 @@ from vocable.systems.lm_spt.data import CropData
 from vocable.systems.lm_spt.model import LmSptCodec
 from vocable.systems.lm_spt.task import CodecTask
 from vocable.systems.lm_spt.tokenizer import LmSptTokenizer
+from vocable.systems.shared import TokensStage
 from vocable.systems.stage import Run, Stage, System
 from vocable.tokens.tokenizer import resolve_folder
 from vocable.training.loop import TrainingResult, train
@@ -139,4 +140,4 @@ class CodecStage(Stage):
         return "\n".join([*lines, f"Tokenizer: {run.path('tokenizer')}"])
 
 
-SYSTEM = System(name="lm-spt", config=LmSptConfig, stages=(CodecStage(),))
+SYSTEM = System(name="lm-spt", config=LmSptConfig, stages=(CodecStage(), TokensStage()))
