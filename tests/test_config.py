@@ -36,6 +36,12 @@ def test_yaml_then_overrides_fill_nested_dataclasses(tmp_path: Path):
     assert config == Outer(inner=Inner(size=7, name=None), other=Inner(size=9), rate=1e-3, betas=(0.5, 0.6), mode="y")
 
 
+def test_an_override_changes_one_place_of_a_yaml_alias(tmp_path: Path):
+    path = tmp_path / "c.yaml"
+    path.write_text("inner: &one {size: 5}\nother: *one\n")
+    assert load_config(Outer, path, ["other.size=7"]) == Outer(inner=Inner(size=5), other=Inner(size=7))
+
+
 def test_saved_config_loads_to_the_same_value(tmp_path: Path):
     config = Outer(inner=Inner(size=11), other=Inner(name=None), mode="y")
     save_config(config, tmp_path / "c.yaml")

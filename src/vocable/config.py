@@ -8,7 +8,6 @@ types are checked by pydantic.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import re
 import types
@@ -54,7 +53,7 @@ def read_overrides(overrides: Sequence[str], below: Mapping[str, Any] | None = N
 
 def nest(dotted: Mapping[str, Any], below: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Turn dotted names into nested dictionaries, {"lm.warm": False} -> {"lm": {"warm": False}}, on top of `below`."""
-    nested = copy.deepcopy(dict(below or {}))
+    nested = _copied(below or {})
     for key, value in dotted.items():
         *parents, last = key.split(".")
         place = nested
@@ -64,6 +63,13 @@ def nest(dotted: Mapping[str, Any], below: Mapping[str, Any] | None = None) -> d
             place = place[parent]
         place[last] = value
     return nested
+
+
+def _copied(values: Any) -> Any:
+    """Copy nested dictionaries. One that stands in several places (yaml's aliases) becomes several, to change apart."""
+    if isinstance(values, Mapping):
+        return {key: _copied(value) for key, value in values.items()}
+    return [_copied(value) for value in values] if isinstance(values, list) else values
 
 
 def system_of(path: Path) -> str:

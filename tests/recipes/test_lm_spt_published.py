@@ -1,4 +1,4 @@
-"""Published LM-SPT yamls load, and their networks have the sizes that are published or counted by hand."""
+"""Published LM-SPT yamls have networks of the sizes that are published or counted by hand, and train for two steps."""
 
 from pathlib import Path
 
@@ -7,15 +7,49 @@ import torch
 from torch import nn
 
 from systems.lm_spt import sizes
+from systems.lm_spt.tiny_codec import write_recordings
+from tiny import save_tiny_encoder
 from vocable.config import load_config
 from vocable.systems.lm_spt.config import LmSptConfig
 from vocable.systems.lm_spt.model import LmSptCodec
+from vocable.systems.lm_spt.stages import train_codec
+from vocable.tokens import load_tokenizer
+from vocable.training.logs import read_metrics
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "lm-spt"
 V1 = {
     "v1-25hz": ((4, 4, 5, 8), 25, 1024),
     "v1-12.5hz": ((4, 5, 8, 8), 12.5, 2048),
     "v1-6.25hz": ((5, 8, 8, 8), 6.25, 4096),
+}
+
+TINY = [
+    "codec.dim=16",
+    "codec.encoder.width=1",
+    "codec.quantizer.semantic.dim=16",
+    "codec.quantizer.semantic.codebook_size=8",
+    "codec.quantizer.acoustic.level.dim=16",
+    "codec.quantizer.acoustic.level.codebook_size=4",
+    "codec.quantizer.acoustic.num_levels=2",
+    "training.max_steps=2",
+    "training.batch_size=2",
+    "training.batches_per_step=1",
+    "distillation.teacher.padding=crop",
+    "training.crop_seconds=0.64",
+    "training.discriminators.periods=[3]",
+    "training.discriminators.period_channels=[4]",
+    "training.discriminators.n_ffts=[512]",
+    "training.discriminators.spectrogram_channels=4",
+    "training.validation_seconds=1.0",
+    "training.log_every=1",
+]
+TINY_NETWORKS = {
+    "release": ["codec.decoder.width=32", "codec.auxiliary.width=16"],
+    "v1": [
+        *(f"codec.encoder.transformer.{name}={value}" for name, value in [("num_layers", 2), ("width", 16)]),
+        *(f"codec.quantizer.{level}.init_batches=1" for level in ("semantic", "acoustic.level")),
+        *(f"codec.{decoder}.{name}=8" for decoder in ("decoder", "auxiliary") for name in ("dim", "hidden_dim")),
+    ],
 }
 
 
@@ -73,3 +107,19 @@ def test_codecs_of_the_first_version_have_the_sizes_of_their_parts(recipe: str):
     if recipe == "v1-25hz":
         assert [round(size / 1e6, 2) for size in expected[1:]] == [22.74, 47.33, 2.37]  # 22, 47 and 2.4 in the paper
         assert 0.99 < (sum(expected) + entries) / 99.7e6 < 1
+
+
+@pytest.mark.parametrize("recipe", ["release-12.5hz", *V1])
+def test_published_recipes_train_two_steps(recipe: str, tmp_path: Path, make_speechlike):
+    teacher = save_tiny_encoder("whisper", tmp_path / "teacher")
+    overrides = [*TINY, *TINY_NETWORKS[recipe.split("-")[0]], f"distillation.teacher.encoder.name={teacher}"]
+    path = FOLDER / f"{recipe}.yaml"
+    config = load_config(LmSptConfig, path, [*overrides, "distillation.teacher.encoder.layer=2"])
+    recordings = write_recordings(tmp_path, make_speechlike)
+    train_codec(config, recordings, tmp_path / "run", recordings[:1], show=False)
+    lines = [line for line in read_metrics(tmp_path / "run" / "training") if line["split"] == "train"]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(line[loss] > 0 for line in lines for loss in ("mel", "distillation", "discriminator", "feature"))
+    tokenizer = load_tokenizer(tmp_path / "run" / "tokenizer")
+    assert (tokenizer.sample_rate, tokenizer.streams[0].rate) == (config.codec.sample_rate, config.codec.frame_rate)
+    assert [stream.codebook_sizes for stream in tokenizer.streams] == [(8,), (4, 4)]

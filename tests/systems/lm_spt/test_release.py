@@ -15,6 +15,8 @@ from vocable.errors import AssetError, ConfigError
 from vocable.systems.lm_spt.config import CodecConfig
 from vocable.systems.lm_spt.model import LmSptCodec
 from vocable.systems.lm_spt.release import load_release, release_layout
+from vocable.systems.lm_spt.tokenizer import LmSptTokenizer
+from vocable.tokens import load_tokenizer
 
 Shapes = dict[str, tuple[int, ...]]
 LEVEL = {"code_dim": 8, "distance": "cosine", "update": "gradient", "init": "random", "dead_share": None}
@@ -254,6 +256,21 @@ def test_loaded_weights_give_the_codes_and_the_sound_of_the_release(name: str, t
     assert torch.equal(found[0], semantic) and torch.equal(found[1], acoustic)
     torch.testing.assert_close(codec.decode(*found), full, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(codec.decode(found[0], None), alone, atol=1e-4, rtol=1e-4)
+
+
+def test_a_loaded_codec_becomes_a_tokenizer(tmp_path: Path):
+    path = write(random_weights(SMALL), tmp_path / "weights.pt")
+    tokenizer = LmSptTokenizer.of_codec(load_release(path, codec_config(SMALL)), "released")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    loaded = load_tokenizer(tmp_path / "tokenizer")
+    assert loaded.fingerprint == tokenizer.fingerprint and loaded.name == "released"
+    waveform = torch.randn(40 * 6)
+    (tokens,) = loaded.encode([waveform])
+    semantic, acoustic, full, _ = Reference(random_weights(SMALL), SMALL).run(waveform)
+    found = tokens.streams
+    assert found is not None
+    assert torch.equal(found["semantic"].codes, semantic) and torch.equal(found["acoustic"].codes, acoustic)
+    torch.testing.assert_close(loaded.decode([tokens])[0], full, atol=1e-4, rtol=1e-4)
 
 
 def test_other_names_are_led_to_the_layout(tmp_path: Path):

@@ -20,6 +20,10 @@ builds, once for each part. N counts blocks, R residual units, L levels, all fro
     PART.quantizers.L.codebook        entries                                                weight
 
 The names of the parts, `PARTS` below, are not known to us and are our choice; `rename` leads a file's own ones there.
+
+    config = load_config(LmSptConfig, Path("recipes/lm-spt/release-12.5hz.yaml"))
+    codec = load_release("weights.safetensors", config.codec, rename={"enc_s": "semantic_encoder"})
+    LmSptTokenizer.of_codec(codec, config.name).save_pretrained("released")
 """
 
 import pickle
