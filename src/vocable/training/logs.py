@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from jaxtyping import Float
+from torch import Tensor
+
 from vocable.files import write_text
 
 METRICS_NAME = "metrics.jsonl"
@@ -43,7 +46,7 @@ class RunLog:
 
     def __init__(self, folder: Path, *, resume_step: int, active: bool = True) -> None:
         """Open the log, and take back lines after `resume_step` (0: all of them)."""
-        self.active = active
+        self.folder, self.active = folder, active
         if not active:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -61,6 +64,16 @@ class RunLog:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def add_sound(self, step: int, name: str, waveform: Float[Tensor, " samples"], sample_rate: int) -> None:
+        """Add speech to TensorBoard. What a resumed run shall not lose, however early it stopped, has step 0."""
+        if self.active:
+            self._board.add_audio(name, waveform.clamp(-1, 1)[None], step, sample_rate)
+
+    def add_picture(self, step: int, name: str, pixels: Any) -> None:
+        """Add an array of pixels (height, width, colours), 0 to 255, to TensorBoard."""
+        if self.active:
+            self._board.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush and close."""

@@ -378,6 +378,11 @@ class Loop:
         if not values:
             return
         self._write("valid", values, {f"valid {key}": value for key, value in values.items()})
+        if self.out is not None and self.accelerator.is_main_process:
+            model.eval()
+            with torch.no_grad():
+                self.task.show_examples(model, self.log, self.state.step)
+            self.first.train()
         self.state.stale += 1
         if self.state.best_loss is None or values["loss"] < self.state.best_loss:
             self.state.best_loss, self.state.stale = values["loss"], 0

@@ -23,6 +23,7 @@ from vocable.training.config import AdamWTrainingConfig
 from vocable.training.schedules import learning_rate
 
 if TYPE_CHECKING:
+    from vocable.training.logs import RunLog
     from vocable.training.loop import Loop
 
 
@@ -115,6 +116,12 @@ class TrainingTask(ABC):
     ) -> dict[str, float]:
         """Turn the sums over all validation batches into what is logged."""
         return {"loss": loss_sum / num_targets, **self.training_metrics(parts)}
+
+    def show_examples(self, model: nn.Module, log: "RunLog", step: int) -> None:  # noqa: B027  (most tasks have none)
+        """Show in the log and its folder what a model that was just validated makes of examples; nothing by default.
+
+        Only the first process shows them.
+        """
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the model for use to `folder`, which does not exist."""

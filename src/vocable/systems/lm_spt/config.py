@@ -157,6 +157,9 @@ class CodecTrainingConfig(TrainingConfig):
     """Recordings that are validated on, at most."""
     validation_seconds: float = 8.0
     """Longest part of a recording that is validated on."""
+    validation_examples: int = 3
+    """Recordings whose speech and spectrograms are shown at each validation, in TensorBoard and in progress.html; 0:
+    none."""
     log_every: int = 25
     """Steps between lines of metrics.jsonl; each is the mean since the line before."""
     validate_every: int | None = 1000
@@ -166,7 +169,8 @@ class CodecTrainingConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
-        self.require_at_least(batch_size=1, warmup_steps=0, num_workers=0, validation_utterances=0)
+        self.require_at_least(batch_size=1, warmup_steps=0, num_workers=0)
+        self.require_at_least(validation_utterances=0, validation_examples=0)
         self.require_above_zero("crop_seconds", "learning_rate", "pretrained_learning_rate", "validation_seconds")
         self.require_above_zero("discriminator_learning_rate")
         for name in ("quantize_from", "adversarial_from"):

@@ -25,6 +25,8 @@ from vocable.systems.lm_spt.data import CropData
 from vocable.systems.lm_spt.decoders import Crops
 from vocable.systems.lm_spt.distillation import Teacher, TeacherTarget, load_teacher, make_distillation
 from vocable.systems.lm_spt.model import CodecOutput, LmSptCodec
+from vocable.systems.lm_spt.progress import Example, show_progress
+from vocable.training.logs import RunLog
 from vocable.training.loop import Loop
 from vocable.training.task import Learner, LossSum, Progress, TrainingTask
 from vocable.training.vocoder_losses import (
@@ -88,6 +90,7 @@ class CodecTask(TrainingTask):
     """Training of a codec against recordings, a teacher and discriminators."""
 
     part_names: tuple[str, ...] = (*LOSSES, "adversarial", "feature", "discriminator", *VALIDATED[1:])
+    may_change: tuple[str, ...] = ("training.validation_examples",)
 
     def __init__(
         self,
@@ -271,9 +274,22 @@ class CodecTask(TrainingTask):
         if self.validation is None:
             return []
         count = min(len(self.validation), self.training.validation_utterances)
+        return [CodecBatch(self._held_out(index)) for index in range(process, count, num_processes)]
+
+    def _held_out(self, index: int) -> Crops:
+        assert self.validation is not None
         longest = int(self.training.validation_seconds * self.config.codec.sample_rate)
-        pieces = (longest, self.config.codec.hop_length)
-        return [CodecBatch(self.validation.whole(index, *pieces)) for index in range(process, count, num_processes)]
+        return self.validation.whole(index, longest, self.config.codec.hop_length)
+
+    def show_examples(self, model: nn.Module, log: RunLog, step: int) -> None:
+        """Let the first held-out recordings be heard after the codec."""
+        assert isinstance(model, Trainee) and self.validation is not None
+        found = []
+        for index in range(min(self.training.validation_examples, len(self.validation))):
+            crops = self._held_out(index)
+            found.append(Example(self.validation.utterances[index].id, crops.waveforms[0, : int(crops.lengths[0])]))
+        if found:
+            show_progress(model.codec, found, log, step)
 
     def loss_sum(self, model: nn.Module, batch: CodecBatch) -> LossSum:
         """Mel distance of a held-out recording through the codes; and of its vectors, not quantized."""
