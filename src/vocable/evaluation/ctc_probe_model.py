@@ -9,7 +9,7 @@ units and texts, and reports: `recognition`.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -28,7 +28,35 @@ POOL_BATCHES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
+class ProbeTraining:
+    """How a probe is trained."""
+
+    epochs: int = 8
+    """How often every utterance is trained on."""
+    batch_utterances: int = 16
+    """Utterances in one update."""
+    learning_rate: float = 3e-3
+    """The highest learning rate; it rises over a tenth of the updates, then falls to 0 as a cosine."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW."""
+    max_gradient_norm: float = 1.0
+    """Longer gradients are shortened to this norm."""
+    seed: int = 0
+    """Seed of first weights, dropout, the order of utterances, the control, and the bootstrap."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_utterances"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("learning_rate", "max_gradient_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if self.weight_decay < 0:
+            raise ConfigError(f"weight_decay is {self.weight_decay}; it must be 0 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(ProbeTraining):
     """What the probe reads, its size and its training; LAST's own recogniser is not known to us, these are ours."""
 
     input: Literal["frames", "runs"] = "frames"
@@ -51,36 +79,20 @@ class ProbeConfig:
     """Inputs that the convolution sees at once."""
     dropout: float = 0.1
     """Share of numbers that are dropped in training."""
-    epochs: int = 8
-    """How often every utterance is trained on."""
-    batch_utterances: int = 16
-    """Utterances in one update."""
-    learning_rate: float = 3e-3
-    """The highest learning rate; it rises over a tenth of the updates, then falls to 0 as a cosine."""
-    weight_decay: float = 0.01
-    """Weight decay of AdamW."""
-    max_gradient_norm: float = 1.0
-    """Longer gradients are shortened to this norm."""
-    seed: int = 0
-    """Seed of first weights, dropout, the order of utterances, the control, and the bootstrap."""
 
     def __post_init__(self) -> None:
+        ProbeTraining.__post_init__(self)
         if self.input not in ("frames", "runs"):
             raise ConfigError(f"input is {self.input!r}; it is frames or runs.")
         if self.control not in ("none", "shuffled"):
             raise ConfigError(f"control is {self.control!r}; it is none or shuffled.")
-        for name in ("embedding_dim", "hidden_dim", "num_layers", "kernel_size", "epochs", "batch_utterances"):
+        for name in ("embedding_dim", "hidden_dim", "num_layers", "kernel_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size is {self.kernel_size}; it must be odd, so that the middle is a frame.")
-        for name in ("input_rate", "learning_rate", "max_gradient_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
-        if not 0 <= self.dropout < 1 or self.weight_decay < 0:
-            raise ConfigError(
-                f"dropout is {self.dropout} (0 to below 1), weight_decay {self.weight_decay} (0 or more)."
-            )
+        if not self.input_rate > 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout} (0 to below 1), input_rate {self.input_rate} (above 0).")
 
     @property
     def stride(self) -> int:
@@ -90,6 +102,10 @@ class ProbeConfig:
     def num_steps(self, num_inputs: int) -> int:
         """Steps at which the network may say a character."""
         return -(-num_inputs // self.stride)
+
+
+M = TypeVar("M", bound=nn.Module)
+P = TypeVar("P", bound=ProbeTraining)
 
 
 class Example(NamedTuple):
@@ -186,6 +202,34 @@ def train_recogniser(
     Raises:
         NumericsError: the loss is not a number.
     """
+    num_codebooks = examples[0].codes.shape[0]
+    model, losses = train_probe(
+        lambda: UnitRecogniser(codebook_size, num_codebooks, num_classes, config),
+        CtcTask,
+        examples,
+        config,
+        device,
+        on_update,
+    )
+    return Trained(model.eval(), losses, config.epochs * math.ceil(len(examples) / config.batch_utterances))
+
+
+def train_probe(
+    make: Callable[[], M],
+    task: "type[ProbeTask[P]]",
+    examples: Sequence[Example],
+    config: P,
+    device: str = "cpu",
+    on_update: Callable[[int, int], None] | None = None,
+) -> tuple[M, list[float]]:
+    """Make a model and train it; on a CPU the same seed gives the same weights.
+
+    Returns:
+        The model, and the loss of each epoch.
+
+    Raises:
+        NumericsError: the loss is not a number.
+    """
     per_epoch = math.ceil(len(examples) / config.batch_utterances)
     training = TrainingConfig(
         max_steps=config.epochs * per_epoch,
@@ -196,19 +240,19 @@ def train_recogniser(
     )
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = UnitRecogniser(codebook_size, examples[0].codes.shape[0], num_classes, config).to(device)
-        lines = fit(ProbeTask(model, examples, config, on_update), training, device)
-    return Trained(model.eval(), [line["loss"] for line in lines], config.epochs * per_epoch)
+        model = make().to(device)
+        lines = fit(task(model, examples, config, on_update), training, device)
+    return model, [line["loss"] for line in lines]
 
 
-class ProbeTask(TrainingTask):
-    """Training of a recogniser, for the loop in training/loop.py; its tokens are utterances."""
+class ProbeTask(TrainingTask, Generic[P]):
+    """Training of a probe, for the loop in training/loop.py; its tokens are utterances."""
 
     def __init__(
         self,
-        model: UnitRecogniser,
+        model: nn.Module,
         examples: Sequence[Example],
-        config: ProbeConfig,
+        config: P,
         on_update: Callable[[int, int], None] | None = None,
     ) -> None:
         """Arguments as in `train_recogniser`."""
@@ -239,6 +283,16 @@ class ProbeTask(TrainingTask):
             return peak * ((update + 1) / rising)
         return peak * (0.5 * (1 + math.cos(math.pi * (update - rising) / max(1, self.num_updates - rising))))
 
+    def step(self, loop: Loop, batches: Sequence[list[Example]]) -> None:
+        """Make one update, and report it."""
+        super().step(loop, batches)
+        if self.on_update is not None:
+            self.on_update(1, self.num_updates)
+
+
+class CtcTask(ProbeTask[ProbeConfig]):
+    """Training of a recogniser."""
+
     def loss_sum(self, model: nn.Module, batch: list[Example]) -> LossSum:
         """Sum the CTC loss per character over utterances."""
         padded, lengths = _pad([one.codes for one in batch])
@@ -249,12 +303,6 @@ class ProbeTask(TrainingTask):
         targets = torch.cat([one.targets for one in batch]).to(device)
         losses = nn.functional.ctc_loss(log_probs.transpose(0, 1), targets, steps, sizes, blank=BLANK, reduction="none")
         return LossSum((losses / sizes.to(device)).sum(), {})
-
-    def step(self, loop: Loop, batches: Sequence[list[Example]]) -> None:
-        """Make one update, and report it."""
-        super().step(loop, batches)
-        if self.on_update is not None:
-            self.on_update(1, self.num_updates)
 
 
 @torch.inference_mode()
@@ -280,7 +328,7 @@ def collapse_path(path: Int[Tensor, " steps"]) -> list[int]:
 
 
 def epoch_batches(
-    lengths: Sequence[int], config: ProbeConfig, epoch: int, generator: torch.Generator
+    lengths: Sequence[int], config: ProbeTraining, epoch: int, generator: torch.Generator
 ) -> Iterator[list[int]]:
     """Yield the utterances of every batch: of like length, in random order; in epoch 0 from short to long.
 

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,35 +23,26 @@ from vocable.errors import ConfigError
 from vocable.evaluation.ctc_probe_model import Example, ProbeConfig, recognise, train_recogniser
 from vocable.evaluation.metrics.wer import NORMALISERS, column_error_rate, error_columns
 from vocable.evaluation.results import Score
-from vocable.evaluation.runner import Benchmark, Item, Items, TokensConfig
-from vocable.evaluation.token_sources import TokenSource
+from vocable.evaluation.runner import Benchmark, Item, Items
+from vocable.evaluation.token_sources import TokenSource, TrainTest, TrainTestConfig
 from vocable.evaluation.units import check_ids
 from vocable.evaluation.unusable import reasons
 from vocable.recognition.ctc import min_frames
 from vocable.registry import look_up
-from vocable.tokens.fingerprint import check_fingerprint, fingerprint
+from vocable.tokens.fingerprint import fingerprint
 from vocable.types import SpeechTokens, Utterance
 
 SCORES = {"character": "cer_units", "word": "wer_units"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecognitionConfig(ProbeConfig, TokensConfig):
-    """Units to read, and the network that reads them."""
-
-    manifest: Path
-    """The utterances to train on (JSONL), with text."""
-    test_manifest: Path
-    """The utterances to test on, with text; none of them in the other manifest."""
-    test_tokens: Path | None = None
-    """Folder of token shards of the test utterances. Without it, they are in the other folder."""
+class RecognitionConfig(ProbeConfig, TrainTestConfig):
+    """Units to read, and the network that reads them. Both manifests have text."""
 
     def __post_init__(self) -> None:
         ProbeConfig.__post_init__(self)
-        TokensConfig.__post_init__(self)
+        TrainTestConfig.__post_init__(self)
         look_up("text normaliser", self.normaliser, NORMALISERS)
-        if self.test_tokens is not None and self.tokens is None:
-            raise ConfigError("test_tokens is given without tokens. Give both, or a tokenizer.")
 
 
 @dataclass(slots=True)
@@ -85,9 +75,7 @@ class Recognition(Benchmark[RecognitionConfig]):
     def items(self) -> Iterator[Item]:
         """Train on the one manifest, and recognise the utterances of the other."""
         config, excluded = self.config, self.run.excluded
-        train, test = (self.run.open(part, lambda part=part: self._source(part)) for part in ("train", "test"))
-        _check_sources(train, test)
-        self.run.fingerprints["tokenizer"] = train.card["fingerprint"]
+        train, test = TrainTest.open(self.run, config)
         self.stream, self.training_set = train.stream, sorted([one.id, one.text or ""] for one in train.utterances)
         learn, self.heard = self._read(train, "train"), self._read(test, "test")
         self.possible = [one for one in learn if self._steps_enough(one)]
@@ -106,13 +94,6 @@ class Recognition(Benchmark[RecognitionConfig]):
         paths = recognise(self.trained.model, [one.codes for one in self.heard], config.batch_utterances)
         for one, path in zip(self.heard, paths, strict=True):
             yield self._row(one, "".join(self.characters[number - 1] for number in path))
-
-    def _source(self, part: str) -> TokenSource:
-        config = self.config
-        manifest, tokens = config.manifest, config.tokens
-        if part == "test":
-            manifest, tokens = config.test_manifest, config.test_tokens or config.tokens
-        return TokenSource(self.run.read_manifest(manifest), tokens, self.run.tokenizer(), self.config.stream)
 
     def _read(self, source: TokenSource, part: str) -> list[_Spoken]:
         """Units and normalised texts; what has none is counted under the name of the part."""
@@ -218,17 +199,6 @@ class Recognition(Benchmark[RecognitionConfig]):
                 "Utterances with too few steps were left out of training: compare with tokenizers of like rate."
             )
         return notes
-
-
-def _check_sources(train: TokenSource, test: TokenSource) -> None:
-    check_fingerprint(
-        train.card["fingerprint"], test.card["fingerprint"], "The token set to train on", "the one to test on"
-    )
-    both = {one.id for one in train.utterances} & {one.id for one in test.utterances}
-    if both:
-        raise ConfigError(
-            f"{len(both)} utterances are in both manifests, {min(both)!r} for one: test on others than were trained on."
-        )
 
 
 def probe_inputs(tokens: SpeechTokens, frame_rate: float | None, config: ProbeConfig, salt: int = 0) -> torch.Tensor:

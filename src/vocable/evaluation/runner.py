@@ -76,6 +76,7 @@ BENCHMARKS = {
     "retention": "vocable.evaluation.text_retention:Retention",
     "cra": "vocable.evaluation.context_retrieval:Retrieval",
     "abx": "vocable.evaluation.abx:Abx",
+    "probe": "vocable.evaluation.probe:Probe",
     "pelm": "vocable.evaluation.pelm:Pelm",
     "judge": "vocable.evaluation.llm_judge:Judge",
     "phones": "vocable.evaluation.phones:Phones",
@@ -88,6 +89,7 @@ BENCHMARKS = {
     "slue": "vocable.evaluation.slue.benchmark:Slue",
     "stt": "vocable.evaluation.stt:Stt",
     "tts": "vocable.evaluation.tts:Tts",
+    "snmi": "vocable.evaluation.snmi:Snmi",
     "storycloze": "vocable.evaluation.storycloze:StoryCloze",
     "swuggy": "vocable.evaluation.swuggy:Swuggy",
     "units": "vocable.evaluation.units:Units",
@@ -202,13 +204,16 @@ class Run:
         folder = self._config.tokenizer
         return self.open("tokenizer", lambda: None if folder is None else load_tokenizer(folder, device=self.device))
 
-    def tokens(self) -> TokenSource:
-        """Tokens of all utterances, from the shards in `config.tokens` or by the tokenizer; counts what has none."""
+    def tokens(self, whole: bool = False) -> TokenSource:
+        """Tokens of all utterances, from the shards in `config.tokens` or by the tokenizer; counts what has none.
+
+        They are of the stream `config.stream`, or with `whole` of all streams.
+        """
         from vocable.evaluation.token_sources import TokenSource
 
         stored = self._config.tokens
         source = self.open(
-            "tokens", lambda: TokenSource(self.utterances(), stored, self.tokenizer(), self._config.stream)
+            "tokens", lambda: TokenSource(self.utterances(), stored, self.tokenizer(), self._config.stream, whole)
         )
         source.excluded = self.excluded
         self.fingerprints["tokenizer"] = source.card["fingerprint"]

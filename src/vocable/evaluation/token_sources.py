@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vocable.errors import AudioFormatError, ConfigError
+from vocable.evaluation.runner import Run, TokensConfig
+from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.runs import frames_of
 from vocable.tokens.streams import streams_of_card
 from vocable.types import Clip, SpeechTokens, Stream, Utterance
@@ -36,6 +38,8 @@ def encode_all(tokenizer: SpeechTokenizer, clips: Sequence[Clip | Tensor]) -> li
 class TokenSource:
     """Tokens by utterance; `card` is the tokenizer's, `excluded` counts utterances without tokens, by reason.
 
+    They are of one stream, or with `whole` of all that there are.
+
     Raises:
         ConfigError: neither or both are given, the stream is not known, or no utterance of the manifest has tokens.
     """
@@ -46,17 +50,18 @@ class TokenSource:
         tokens: Path | None = None,
         tokenizer: SpeechTokenizer | None = None,
         stream: str | None = None,
+        whole: bool = False,
     ) -> None:
         if (tokens is None) == (tokenizer is None):
             raise ConfigError("Give either a folder of token shards (tokens) or a tokenizer, not both and not neither.")
         self.utterances = list(utterances)
         self.excluded: Counter[str] = Counter()
-        self._tokenizer = None if tokenizer is None else tokenizer.stream(stream)
+        self._tokenizer = tokenizer if tokenizer is None or whole else tokenizer.stream(stream)
         self._stored: Mapping[str, SpeechTokens] | None = None
         if tokens is not None:
             from vocable.tokens.shards import TokenShards
 
-            shards = TokenShards(tokens).stream(stream)
+            shards = TokenShards(tokens) if whole else TokenShards(tokens).stream(stream)
             wanted = {utterance.id for utterance in self.utterances}
             self._stored = {found.id: item for found, item in shards if found.id in wanted}
             self.card: dict[str, Any] = shards.card
@@ -66,9 +71,14 @@ class TokenSource:
             self.card = self._tokenizer.card()
 
     @property
+    def streams(self) -> tuple[Stream, ...]:
+        """All that is read."""
+        return streams_of_card(self.card)
+
+    @property
     def stream(self) -> Stream:
         """The stream that is read."""
-        return streams_of_card(self.card)[0]
+        return self.streams[0]
 
     @property
     def frame_rate(self) -> float:
@@ -103,6 +113,55 @@ class TokenSource:
         except AudioFormatError:
             self.excluded["unreadable or refused audio"] += 1
             return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainTestConfig(TokensConfig):
+    """The settings of a benchmark that learns from the tokens of some utterances, and is tested on others."""
+
+    manifest: Path
+    """The utterances to train on (JSONL)."""
+    test_manifest: Path
+    """The utterances to test on; none of them in the other manifest."""
+    test_tokens: Path | None = None
+    """Folder of token shards of the test utterances. Without it, they are in the other folder."""
+
+    def __post_init__(self) -> None:
+        TokensConfig.__post_init__(self)
+        if self.test_tokens is not None and self.tokens is None:
+            raise ConfigError("test_tokens is given without tokens. Give both, or a tokenizer.")
+
+
+class TrainTest(NamedTuple):
+    """Tokens to train on and to test on."""
+
+    train: TokenSource
+    test: TokenSource
+
+    @classmethod
+    def open(cls, run: Run, config: TrainTestConfig) -> TrainTest:
+        """Open both, and record their tokenizer.
+
+        Raises:
+            ConfigError: an utterance is in both; or see `TokenSource`.
+            FingerprintError: they are of different tokenizers.
+        """
+
+        def source(manifest: Path, tokens: Path | None) -> TokenSource:
+            return TokenSource(run.read_manifest(manifest), tokens, run.tokenizer(), config.stream)
+
+        train = run.open("train", lambda: source(config.manifest, config.tokens))
+        test = run.open("test", lambda: source(config.test_manifest, config.test_tokens or config.tokens))
+        prints = train.card["fingerprint"], test.card["fingerprint"]
+        check_fingerprint(*prints, "The token set to train on", "the one to test on")
+        both = {one.id for one in train.utterances} & {one.id for one in test.utterances}
+        if both:
+            raise ConfigError(
+                f"{len(both)} utterances are in both manifests, {min(both)!r} for one: test on others than were "
+                "trained on."
+            )
+        run.fingerprints["tokenizer"] = prints[0]
+        return cls(train, test)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
