@@ -109,6 +109,11 @@ def test_codecs_of_the_first_version_have_the_sizes_of_their_parts(recipe: str):
         assert 0.99 < (sum(expected) + entries) / 99.7e6 < 1
 
 
+def test_all_published_recipes_are_tested():
+    names = {path.stem for path in FOLDER.rglob("*.yaml") if not path.stem.startswith("cpu-")}
+    assert names == {"release-12.5hz", *V1}
+
+
 @pytest.mark.parametrize("recipe", ["release-12.5hz", *V1])
 def test_published_recipes_train_two_steps(recipe: str, tmp_path: Path, make_speechlike):
     teacher = save_tiny_encoder("whisper", tmp_path / "teacher")
