@@ -10,6 +10,7 @@ from systems.lm_spt import sizes
 from systems.lm_spt.tiny_codec import write_recordings
 from tiny import save_tiny_encoder
 from vocable.config import load_config
+from vocable.synthesis.discriminators import DAC_DISCRIMINATORS
 from vocable.systems.lm_spt.config import LmSptConfig
 from vocable.systems.lm_spt.model import LmSptCodec
 from vocable.systems.lm_spt.stages import train_codec
@@ -84,6 +85,7 @@ def test_the_released_codec_has_the_published_sizes():
     )
     assert (quantizer.acoustic.num_levels, quantizer.acoustic.dropout) == (7, 0.5)
     assert config.distillation.weight == 500 and config.distillation.teacher.padding == "30s"
+    assert config.training.loss_scale == "dac" and config.training.discriminators == DAC_DISCRIMINATORS
 
 
 @pytest.mark.parametrize("recipe", V1)

@@ -31,6 +31,7 @@ from vocable.systems.lm_spt.task import CodecBatch, CodecTask
 from vocable.systems.lm_spt.tokenizer import LmSptTokenizer
 from vocable.tokens import load_tokenizer
 from vocable.training.logs import read_metrics
+from vocable.training.vocoder_losses import MultiScaleMelLoss
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +144,29 @@ def test_gradients_go_where_each_loss_may_change_something(recordings, teacher):
     assert all(torch.equal(weights, frozen[name]) for name, weights in task.teacher.state_dict().items())
 
 
+def test_losses_add_up_as_in_dac(recordings, teacher):
+    """15 mel + 2 features + adversarial + quantizer + 500 distance, each summed over its parts as DAC does."""
+    weights = {"mel_weight": 15.0, "feature_weight": 2.0, "adversarial_weight": 1.0, "stft_weight": 0.0}
+    config = tiny_config(teacher, codec_config(decoder=VOCOS), loss_scale="dac", adversarial_from=0.0, **weights)
+    config = replace(config, distillation=replace(config.distillation, weight=500.0))
+    codec = trained_codec(config)
+    task = CodecTask(codec, config, None, None, {}, lambda *_: None)  # type: ignore[arg-type]  # no data is drawn
+    crops = make_crops(codec, recordings)
+    with torch.no_grad():
+        heard = task.trainee(crops, True, task._target(crops), False)
+        made, real = heard.output.taught.waveforms, crops.waveforms
+        total = task._codec_sum(heard, CodecBatch(crops, heard, (made, real))).total
+        adversarial, features = 0.0, 0.0
+        for fake, true in zip(task.discriminators(made), task.discriminators(real), strict=True):
+            adversarial += float(((1 - fake.scores) ** 2).mean())
+            features += sum(float((a - b).abs().mean()) for a, b in zip(fake.features, true.features, strict=True))
+        mel = float(MultiScaleMelLoss.dac(RATE)(made, real))
+        quantizer = float(heard.output.quantized.loss)
+        expected = 15 * mel + 2 * features + adversarial + quantizer + 500 * float(heard.distance)
+    assert min(mel, features, adversarial, quantizer, float(heard.distance)) > 1e-3
+    assert float(total) == pytest.approx(3 * expected, rel=1e-5)  # of three crops
+
+
 def test_training_learns_and_writes_a_tokenizer(recordings, teacher, tmp_path):
     config = tiny_config(
         teacher, max_steps=60, learning_rate=5e-3, log_every=10, validate_every=30, auxiliary_weight=0.5
@@ -213,6 +237,8 @@ def test_frozen_weights_are_named_and_not_stored(tmp_path, recordings):
 def test_what_does_not_fit_is_refused(recordings, tmp_path):
     with pytest.raises(ConfigError, match="shorter than a token"):
         tiny_config(crop_seconds=0.05)
+    with pytest.raises(ConfigError, match=r"training.top_hz is 3000.0, but DAC's mel distance"):
+        tiny_config(loss_scale="dac", top_hz=3000.0)
     with pytest.raises(ConfigError, match=r"codec.dim is 5"):
         codec_config(dim=5)
     with pytest.raises(ConfigError, match="whole number of samples"):

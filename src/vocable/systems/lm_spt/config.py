@@ -127,6 +127,10 @@ class CodecTrainingConfig(TrainingConfig):
     top_hz: float | None = 7600.0
     """Highest frequency at which speech is compared with recordings; None: half the sample rate. Recordings of 16 kHz
     hold nothing above 8 kHz."""
+    loss_scale: Literal["relative", "dac"] = "relative"
+    """Scale of the mel distance and of what discriminators say. `relative`: averages over windows, discriminators and
+    layers, of magnitudes and features relative to their usual size, so that weights near 1 do. `dac`: sums of absolute
+    differences, as in DAC and the release of LM-SPT."""
     mel_weight: float = 1.0
     """Weight of the mel distance over several window sizes (release: 15)."""
     stft_weight: float = 1.0
@@ -173,6 +177,11 @@ class CodecTrainingConfig(TrainingConfig):
         self.require_at_least(validation_utterances=0, validation_examples=0)
         self.require_above_zero("crop_seconds", "learning_rate", "pretrained_learning_rate", "validation_seconds")
         self.require_above_zero("discriminator_learning_rate")
+        if self.loss_scale == "dac" and self.top_hz is not None:
+            raise ConfigError(
+                f"training.top_hz is {self.top_hz}, but DAC's mel distance (training.loss_scale) has no such limit. "
+                "Set training.top_hz to null."
+            )
         for name in ("quantize_from", "adversarial_from"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:

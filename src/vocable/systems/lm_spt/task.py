@@ -32,6 +32,7 @@ from vocable.training.task import Learner, LossSum, Progress, TrainingTask
 from vocable.training.vocoder_losses import (
     ListenerLoss,
     MultiScaleMelLoss,
+    Reduction,
     SpectralLoss,
     adversarial_loss,
     discriminator_loss,
@@ -122,7 +123,9 @@ class CodecTask(TrainingTask):
             torch.manual_seed(training.seed)
             self.trainee = Trainee(codec, config, self.teacher)
             self.discriminators = Discriminators(training.discriminators)
-        self.mel = MultiScaleMelLoss(rate, top_hz=training.top_hz)
+        self.is_as_in_dac = training.loss_scale == "dac"
+        self.reduction: Reduction = "sum" if self.is_as_in_dac else "mean"
+        self.mel = MultiScaleMelLoss.dac(rate) if self.is_as_in_dac else MultiScaleMelLoss(rate, top_hz=training.top_hz)
         self.stft = SpectralLoss(rate, top_hz=training.top_hz)
         self.auxiliary_mel = MultiScaleMelLoss(codec.auxiliary.sample_rate, top_hz=training.top_hz)
         self.listener = None
@@ -191,7 +194,8 @@ class CodecTask(TrainingTask):
             heard_by(loop.modules["codec"], batch)
             assert batch.judged is not None
             made, real = batch.judged
-            loss = discriminator_loss(discriminators(real), discriminators(made.detach()), training.adversarial_kind)
+            verdicts = discriminators(real), discriminators(made.detach())
+            loss = discriminator_loss(*verdicts, training.adversarial_kind, self.reduction)
             return _sum_over(batch, loss, {"discriminator": loss})
 
         def codec_sum(trainee: nn.Module, batch: CodecBatch) -> LossSum:
@@ -252,9 +256,10 @@ class CodecTask(TrainingTask):
             self.discriminators.requires_grad_(False)
             verdict, reference = (self.discriminators(one) for one in batch.judged)
             self.discriminators.requires_grad_(True)
-            kind = training.adversarial_kind
-            add("adversarial", lambda: adversarial_loss(verdict, kind), training.adversarial_weight)
-            add("feature", lambda: feature_matching_loss(reference, verdict), training.feature_weight)
+            kind, reduction, relative = training.adversarial_kind, self.reduction, not self.is_as_in_dac
+            add("adversarial", lambda: adversarial_loss(verdict, kind, reduction), training.adversarial_weight)
+            matching = feature_matching_loss
+            add("feature", lambda: matching(reference, verdict, relative, reduction), training.feature_weight)
         return _sum_over(batch, total, losses)
 
     def _auxiliary_mel(self, spoken: Tensor, real: Tensor) -> Tensor:
