@@ -2,8 +2,9 @@
 
     python benchmarks/codec.py --threads 1 --cpu-seconds --out codec.json
 
-Encoding and decoding: one recording of 24 kHz, eight levels of codes at 12.5 Hz. Ours in the shapes of DAC have one
-encoder, as transformers' DAC has, and the strides and widths of the released LM-SPT; the codecs of LM-SPT have two.
+Encoding and decoding: one recording, eight levels of codes at 12.5 Hz. Ours in the shapes of DAC have one encoder, as
+transformers' DAC has, and the strides and widths of the released LM-SPT; the codecs of the recipes have two. "Semantic
+alone" is the auxiliary decoder.
 Distillation: a step of the auxiliary decoder through a teacher in the shape of Whisper tiny, forward and backward, for
 crops of two seconds; the teacher hears them padded to 30 s, or cut to the crop, and the target of the recordings is
 computed anew or comes from a cache. Weights are random at true size.
@@ -11,22 +12,28 @@ computed anew or comes from a cache. Weights are random at true size.
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from timing import benchmark_parser, conditions, ratio, read_options, run_in_turn, write_results
 from torch import nn
 
+from vocable.config import load_config
 from vocable.features import EncoderConfig, LogMelConfig
 from vocable.features.whisper import WhisperEncoder
+from vocable.systems.lm_spt.config import LmSptConfig
 from vocable.systems.lm_spt.dac import DacDecoder, DacDecoderConfig, DacEncoder, DacEncoderConfig
 from vocable.systems.lm_spt.distillation import DistillationConfig, Teacher, TeacherConfig, make_distillation
+from vocable.systems.lm_spt.model import LmSptCodec
 from vocable.systems.lm_spt.vocos import VocosDecoder, VocosDecoderConfig
 from vocable.tokens.quantizers import ResidualQuantizer, ResidualQuantizerConfig, VectorQuantizerConfig
 
 RATE, FRAME_RATE, LEVELS = 24_000, 12.5, 8
 DIM = 1024
 TEACHER_RATE = 16_000
+RECIPES = Path(__file__).parents[1] / "recipes" / "lm-spt"
 
 
 class Dac(nn.Module):
@@ -112,7 +119,25 @@ def codecs(seconds: float) -> tuple[Variants, Variants, dict[str, int]]:
         "DAC, ours": quietly(ours.decode, codes["DAC, ours"]),
         "Mimi, transformers": quietly(mimi.decode, codes["Mimi, transformers"]),
     }
+    for name in ("release-12.5hz", "v1-12.5hz", "cpu-12.5hz"):
+        models[name] = codec = recipe_codec(name)
+        recording = 0.1 * torch.randn(num_frames * codec.config.hop_length)
+        semantic, acoustic = (torch.randint(0, 2048, (levels, num_frames)) for levels in (1, LEVELS - 1))
+        encoders[name] = quietly(codec.encode, recording)
+        decoders[name] = quietly(codec.decode, semantic, acoustic)
+        decoders[f"{name}, semantic alone"] = quietly(codec.decode, semantic, None)
     return encoders, decoders, {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+
+
+def recipe_codec(name: str) -> LmSptCodec:
+    """The codec of a recipe, with random weights and codebooks."""
+    config = load_config(LmSptConfig, RECIPES / f"{name}.yaml").codec
+    if hasattr(config.decoder, "weights"):
+        config = replace(config, decoder=replace(config.decoder, weights=None))  # type: ignore[arg-type]
+    codec = LmSptCodec(config).eval()
+    for level in (codec.quantizer.semantic, *codec.quantizer.acoustic.levels):
+        level.get_buffer("initialised").fill_(True)  # as good as any, for a clock
+    return codec
 
 
 def distillation(num_crops: int) -> tuple[Variants, Variants]:
