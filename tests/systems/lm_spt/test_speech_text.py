@@ -9,16 +9,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tiny import make_tiny_tokenizer, make_tiny_vocoder, save_tiny_lm, write_speech
+from tiny import make_tiny_recogniser, make_tiny_tokenizer, make_tiny_vocoder, save_tiny_lm, write_speech
 from tokens.example_tokenizers import SineCodec
+from vocable.audio.io import read_utterance
 from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.cli import main
 from vocable.errors import ConfigError, FingerprintError, ManifestError
+from vocable.evaluation.judges import Judges
+from vocable.evaluation.runner import evaluate
 from vocable.lm.checkpoint import read_lm
 from vocable.lm.generation import GenerationConfig
 from vocable.lm.lora import LoraConfig
 from vocable.lm.spoken import Segment, load_lm
 from vocable.lm.surgery import UnitLMConfig
+from vocable.recognition.transcribe import WhisperTranscriber
 from vocable.sequences.speech_text import Instructions
 from vocable.sequences.text_tokenizers import fit_text_tokenizer
 from vocable.systems import System, register_system
@@ -278,3 +282,24 @@ def test_a_misspelt_task_is_named(tmp_path, speech, capsys):
     command = ["train", str(recipe), "--tokens", str(Path(speech) / "units" / "tokens"), "--out", str(tmp_path / "run")]
     assert main(command) == 2
     assert "'transcribe'" in capsys.readouterr().err
+
+
+def test_a_trained_model_is_measured_by_the_benchmarks(speech, tmp_path):
+    """On the stream of a codec: it transcribes and speaks through `evaluate stt` and `evaluate tts`."""
+    config = replace(CONFIG, stream="semantic")
+    run = train(config, speech, tmp_path, kind="sines").last
+    manifest, places = speech / "speech" / "manifest.jsonl", {"tokenizer": speech / "sines" / "tokenizer"}
+    few = {"model": run, "num_resamples": 20, "num_utterances": 3, "device": "cpu", **places}
+    stt = evaluate("stt", manifest=manifest, max_text_tokens=8, **few)
+    lm = load_lm(run, tokenizer=places["tokenizer"])
+    for item in stt.items:
+        (utterance,) = (one for one in read_manifest(manifest) if one.id == item["id"])
+        (tokens,) = lm.tokenizer.encode([read_utterance(utterance, lm.tokenizer.sample_rate)])
+        greedy = GenerationConfig(temperature=0.0)
+        prompt = [[Segment(tokens=tokens)]]
+        (reply,) = lm.continue_(prompt, greedy, to="text", task="transcribe", max_text_tokens=8)
+        assert item["hypothesis"] == reply.text.strip()
+    judges = {"judges": Judges(WhisperTranscriber(*make_tiny_recogniser(), "test/tiny-whisper"))}
+    tts = evaluate("tts", texts=manifest, generation=SAMPLING, opened=judges, **few)
+    assert len(tts.items) == 3 and {"wer_tts", "wer_topline", "duration_ratio"} <= set(tts.scores)
+    assert all(item["seconds"] > 0 or item["stopped"] == "eos" for item in tts.items)

@@ -93,8 +93,11 @@ def train_codec(
     data = CropData(utterances, codec.decoder, **drawn, **shared)
     validation = CropData(valid_utterances, codec.decoder, **shared) if valid_utterances else None
 
+    distillation = config.distillation
+    teacher = distillation.teacher.encoder.name if distillation.needs_teacher else None
+
     def save(trained: LmSptCodec, folder: Path) -> None:
-        LmSptTokenizer.of_codec(trained, config.name).save_pretrained(folder)
+        LmSptTokenizer.of_codec(trained, config.name, teacher).save_pretrained(folder)
 
     description = {"train": data.describe(), "valid": None if validation is None else validation.describe()}
     task = CodecTask(codec, config, data, validation, description, save)

@@ -37,6 +37,8 @@ class LmSptTokenizerConfig:
 
     codec: CodecConfig = field(default_factory=CodecConfig)
     name: str = "lm-spt"
+    teacher: str | None = None
+    """Name of the model that the codec was distilled from: no judge of its speech."""
 
 
 @register_tokenizer("lm-spt")
@@ -55,9 +57,9 @@ class LmSptTokenizer(SpeechTokenizer):
         self._synthesizer = CodecSynthesizer(self, self._fingerprint)
 
     @classmethod
-    def of_codec(cls, codec: LmSptCodec, name: str) -> "LmSptTokenizer":
+    def of_codec(cls, codec: LmSptCodec, name: str, teacher: str | None = None) -> "LmSptTokenizer":
         """Copy a codec, as it is at this point of its training."""
-        config = LmSptTokenizerConfig(codec=codec.config, name=name)
+        config = LmSptTokenizerConfig(codec=codec.config, name=name, teacher=teacher)
         tensors = {key: value.detach().cpu().clone() for key, value in _weights(codec).items()}
         return cls(_rebuild(config, tensors), config)
 
@@ -108,6 +110,10 @@ class LmSptTokenizer(SpeechTokenizer):
     def device(self) -> torch.device:
         """Where it computes."""
         return next(self.codec.parameters()).device
+
+    def card(self) -> dict[str, Any]:
+        """See SpeechTokenizer; names the teacher, where there was one."""
+        return {**super().card(), **({"teacher": self.config.teacher} if self.config.teacher else {})}
 
     def saved_config(self) -> dict[str, Any]:
         """See SpeechTokenizer."""
