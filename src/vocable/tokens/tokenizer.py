@@ -237,6 +237,11 @@ class SpeechTokenizer(ABC):
             check_fingerprint(made_for, self.fingerprint, "The synthesizer", f"the tokenizer {self.name!r}")
         self._synthesizer = synthesizer
 
+    @property
+    def whole(self) -> "SpeechTokenizer":
+        """The tokenizer with all of its streams, where this is a view of one."""
+        return self
+
     def synthesizer_of(self, stream: str) -> Synthesizer | None:
         """Return what makes speech of one of several streams alone; None where nothing does."""
         return None
@@ -386,6 +391,10 @@ class _StreamOfTokenizer(SpeechTokenizer):
     @property
     def streams(self) -> tuple[Stream, ...]:
         return (self._stream,)
+
+    @property
+    def whole(self) -> SpeechTokenizer:
+        return self._whole
 
     @property
     def fingerprint(self) -> str:
