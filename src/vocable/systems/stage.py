@@ -101,13 +101,14 @@ class System:
         Raises:
             ConfigError: something is given that no stage reads.
         """
-        readers = {name: [stage for stage in self.stages if name in stage.reads] for name in self._names()}
+        wanted = [stage for stage in self.stages if stage.is_needed(run.config)]
+        readers = {name: [stage for stage in wanted if name in stage.reads] for name in self._names()}
         needed: list[Stage] = []
         for stage in reversed(self.stages):
             is_read = [reader for name in stage.writes for reader in readers[name] if reader is not stage]
             is_given = any(name in run.given for name in stage.writes if readers[name])
             unread = is_read and not any(reader in needed for reader in is_read)
-            if stage.is_needed(run.config) and not is_given and not unread:
+            if stage in wanted and not is_given and not unread:
                 needed.insert(0, stage)
         used = {name for stage in needed for name in (*stage.reads, *stage.may_read)}
         for name in run.given:

@@ -1,7 +1,7 @@
 """Acoustic levels from semantic codes: the loss by hand, no level too early, greedy decoding, prompts, training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,13 +15,10 @@ from vocable.cli import main
 from vocable.errors import ConfigError, FingerprintError
 from vocable.features.frame_transformer import FrameTransformerConfig
 from vocable.synthesis.opening import load_synthesizer
-from vocable.systems import System, register_system
 from vocable.systems.from_speech import tokenize_manifest
 from vocable.systems.lm_spt import acoustics_training as training
 from vocable.systems.lm_spt.acoustics import AcousticPredictor, Codes, PredictorConfig, codes_of
-from vocable.systems.lm_spt.acoustics_training import AcousticsConfig, AcousticsStage, AcousticsTrainingConfig, collate
-from vocable.systems.lm_spt.speech_text import SpeechTextConfig, SpeechTextStage
-from vocable.systems.shared import TokensStage
+from vocable.systems.lm_spt.acoustics_training import AcousticsConfig, AcousticsTrainingConfig, collate
 from vocable.tokens.fingerprint import fingerprint
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import SpeechTokenizer, register_tokenizer
@@ -101,19 +98,6 @@ class TwinsSynthesizer:
         return values
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChainConfig:
-    """A chain of the stages that stand behind a codec."""
-
-    system: str = "acoustics-test"
-    speech_text: SpeechTextConfig | None = None
-    acoustics: AcousticsConfig | None = None
-    valid_share: float = 0.2
-
-
-register_system(
-    System(name="acoustics-test", config=ChainConfig, stages=(TokensStage(), SpeechTextStage(), AcousticsStage()))
-)
 CONFIG = AcousticsConfig(
     predictor=PredictorConfig(transformer=SMALL),
     training=AcousticsTrainingConfig(
@@ -362,7 +346,7 @@ def test_the_chain_speaks_with_predicted_levels(speech, tmp_path, capsys):
     recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
     small = "num_layers: 1, width: 16, num_heads: 1, feedforward_dim: 16, attention: full, reach_frames: null"
     recipe.write_text(
-        "system: acoustics-test\nvalid_share: 0.2\nspeech_text:\n  text: {vocabulary_size: 300}\n"
+        "system: lm-spt\ntraining: {max_steps: 1}\nvalid_share: 0.2\nspeech_text:\n  text: {vocabulary_size: 300}\n"
         "  lm: {text_model: tiny, warm: false}\n"
         "  training: {max_steps: 1, context_tokens: 512, tokens_per_batch: 1024, precision: fp32}\n"
         f"acoustics:\n  predictor: {{transformer: {{{small}}}}}\n"

@@ -10,11 +10,13 @@ from vocable.errors import ConfigError
 from vocable.features.config import EncoderConfig
 from vocable.splits import check_valid_share
 from vocable.synthesis.discriminators import DiscriminatorConfig
+from vocable.systems.lm_spt.acoustics_training import AcousticsConfig
 from vocable.systems.lm_spt.conv_transformer import ConvTransformerConfig
 from vocable.systems.lm_spt.decoders import SourceFilterCodecConfig
 from vocable.systems.lm_spt.distillation import DistillationConfig, TeacherConfig
 from vocable.systems.lm_spt.mel import MelEncoderConfig
 from vocable.systems.lm_spt.networks import DecoderChoice, EncoderChoice
+from vocable.systems.lm_spt.speech_text import SpeechTextConfig
 from vocable.systems.lm_spt.vocos import VocosDecoderConfig
 from vocable.tokens.quantizers import ResidualQuantizerConfig, SplitQuantizerConfig, VectorQuantizerConfig
 from vocable.training.config import TrainingConfig
@@ -213,6 +215,10 @@ class LmSptConfig:
     valid_share: float = 0.02
     """Share of the recordings, chosen by the hash of their id, to validate on where neither a validation manifest is
     given nor the manifest says who is held out."""
+    speech_text: SpeechTextConfig | None = None
+    """Language model that transcribes and speaks the semantic tokens; None: none is trained."""
+    acoustics: AcousticsConfig | None = None
+    """Predictor of the acoustic levels of semantic tokens; None: none is trained."""
 
     def __post_init__(self) -> None:
         check_valid_share(self.valid_share)

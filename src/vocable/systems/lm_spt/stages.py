@@ -1,6 +1,7 @@
 """From speech to a codec, in Python and as the stages of a recipe.
 
     manifest --tokenizer--> RUN/tokenizer --tokens--> RUN/tokens --lm--> RUN/lm
+                                                                 --acoustics--> RUN/acoustics
 
 RUN/training     metrics.jsonl, checkpoints, best/ and last/: a tokenizer each
 RUN/tokenizer    a copy of last/
@@ -19,9 +20,11 @@ from vocable.config import config_to_dict, save_config
 from vocable.features.speaker import load_speaker_encoder
 from vocable.files import replace_folder
 from vocable.splits import divide, training_items, validation_items
+from vocable.systems.lm_spt.acoustics_training import AcousticsStage
 from vocable.systems.lm_spt.config import LmSptConfig
 from vocable.systems.lm_spt.data import CropData
 from vocable.systems.lm_spt.model import LmSptCodec
+from vocable.systems.lm_spt.speech_text import SpeechTextStage
 from vocable.systems.lm_spt.task import CodecTask
 from vocable.systems.lm_spt.tokenizer import LmSptTokenizer
 from vocable.systems.shared import TokensStage
@@ -143,4 +146,6 @@ class CodecStage(Stage):
         return "\n".join([*lines, f"Tokenizer: {run.path('tokenizer')}"])
 
 
-SYSTEM = System(name="lm-spt", config=LmSptConfig, stages=(CodecStage(), TokensStage()))
+SYSTEM = System(
+    name="lm-spt", config=LmSptConfig, stages=(CodecStage(), TokensStage(), SpeechTextStage(), AcousticsStage())
+)
