@@ -41,6 +41,7 @@ class CropData(Dataset):
         loudness_db: float | None = None,
         gain_db: tuple[float, float] = (0.0, 0.0),
         seed: int = 0,
+        fixed: bool = False,
         store: Path | None = None,
         encoder: SpeakerEncoder | None = None,
         read: Callable[[Utterance, int], Tensor] | None = None,
@@ -57,6 +58,7 @@ class CropData(Dataset):
             loudness_db: RMS level that recordings are brought to, dB below full scale; None leaves levels alone.
             gain_db: each crop is made louder by a number of dB from this range.
             seed: decides, with the step, what is drawn.
+            fixed: whether crops begin at multiples of their length and keep one gain each, so that they occur again.
             store: folder where measures are kept.
             encoder: of speaker vectors, where the decoder is to know them.
             read: turns an utterance into a waveform at a sample rate; None reads the audio file.
@@ -101,6 +103,10 @@ class CropData(Dataset):
             speaker_encoder="" if encoder is None else type(encoder).__name__,
         )
         self._measured_hop = decoder.measured_hop
+        self.fixed = fixed
+        places = np.maximum(1, (self.seconds * self.rate + 1e-6) // crop_samples).astype(np.int64)
+        self.first_places = np.cumsum([0, *places])
+        """Number of the first fixed place of each recording, and of all places."""
 
     def __len__(self) -> int:
         """Number of recordings (not of steps, of which there is no end)."""
@@ -128,16 +134,21 @@ class CropData(Dataset):
     def _draw(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
         for _ in range(TRIES):
             index = int(rng.choice(len(self), p=self.shares))
-            last = math.floor(self.seconds[index] * self.rate) - self.crop_samples
-            first = int(rng.integers(0, max(0, last) // self.hop + 1)) * self.hop
-            gain = 10 ** (rng.uniform(*self.gain_db) / 20)
+            if self.fixed:
+                place = int(rng.integers(self.first_places[index], self.first_places[index + 1]))
+                first = (place - int(self.first_places[index])) * self.crop_samples // self.hop * self.hop
+                gain = 10 ** (np.random.default_rng((self.seed, 0, place)).uniform(*self.gain_db) / 20)
+            else:
+                place, last = -1, math.floor(self.seconds[index] * self.rate) - self.crop_samples
+                first = int(rng.integers(0, max(0, last) // self.hop + 1)) * self.hop
+                gain = 10 ** (rng.uniform(*self.gain_db) / 20)
             try:
-                return self._crop(index, first, self.crop_samples, gain)
+                return self._crop(index, first, self.crop_samples, gain, place)
             except AudioFormatError as error:
                 self._reject(self.utterances[index], error)
         raise ManifestError(f"{TRIES} recordings in a row could not be read: see rejected.jsonl.")
 
-    def _crop(self, index: int, first: int, count: int, gain: float) -> tuple[Tensor, ...]:
+    def _crop(self, index: int, first: int, count: int, gain: float, place: int = -1) -> tuple[Tensor, ...]:
         measures = self.audio.measures(index) if self.needs_measures else None
         samples = torch.from_numpy(self.audio.samples(index, measures, first, count)).float() / 32767 * gain
         length = torch.tensor(len(samples))
@@ -145,7 +156,8 @@ class CropData(Dataset):
         frames = 0 if self._measured_hop is None else -(-count // self._measured_hop)
         if measures is None or not frames:
             nothing = torch.zeros(0)
-            return waveform, length, nothing, nothing.bool(), nothing, torch.zeros(self.audio.speaker_dim)
+            speaker = torch.zeros(self.audio.speaker_dim)
+            return waveform, length, nothing, nothing.bool(), nothing, speaker, torch.tensor(place)
         assert self._measured_hop is not None
         start = first // self._measured_hop
         log_f0, voiced, energy = (extend(row[start:], frames) for row in measures.frames)
@@ -153,7 +165,7 @@ class CropData(Dataset):
         if missing > 0:
             voiced[-missing:] = 0
         f0 = (log_f0 + math.log(REFERENCE_HZ)).exp() * (voiced > 0)
-        return waveform, length, f0, voiced > 1, energy, measures.speaker
+        return waveform, length, f0, voiced > 1, energy, measures.speaker, torch.tensor(place)
 
     def _reject(self, utterance: Utterance, error: AudioFormatError) -> None:
         if self.strict:

@@ -41,6 +41,8 @@ class Crops(NamedTuple):
     energy: Float[Tensor, "batch frames"]
     speakers: Float[Tensor, "batch speaker_dim"]
     """Speaker vectors; zeros where nothing is known."""
+    places: Tensor | None = None
+    """(batch,): number of each crop where crops have fixed places, else -1."""
 
 
 class Taught(NamedTuple):

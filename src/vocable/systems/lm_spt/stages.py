@@ -92,7 +92,8 @@ def train_codec(
         "rejections": rejections,
         "strict": strict,
     }
-    drawn = {"batch_size": training.batch_size, "gain_db": training.gain_db, "seed": training.seed}
+    drawn: dict[str, Any] = {"batch_size": training.batch_size, "gain_db": training.gain_db, "seed": training.seed}
+    drawn["fixed"] = config.distillation.cache != "none"
     data = CropData(utterances, codec.decoder, **drawn, **shared)
     validation = CropData(valid_utterances, codec.decoder, **shared) if valid_utterances else None
 
@@ -103,7 +104,7 @@ def train_codec(
         LmSptTokenizer.of_codec(trained, config.name, teacher).save_pretrained(folder)
 
     description = {"train": data.describe(), "valid": None if validation is None else validation.describe()}
-    task = CodecTask(codec, config, data, validation, description, save)
+    task = CodecTask(codec, config, data, validation, description, save, out / "targets")
     result = train(task, training, out / "training", stop_at_step=stop_at_step, show=show)
     if result.finished and accelerator.is_main_process:
         with replace_folder(out / "tokenizer") as temporary:

@@ -26,6 +26,7 @@ from vocable.systems.lm_spt.decoders import Crops
 from vocable.systems.lm_spt.distillation import Teacher, TeacherTarget, load_teacher, make_distillation
 from vocable.systems.lm_spt.model import CodecOutput, LmSptCodec
 from vocable.systems.lm_spt.progress import Example, show_progress
+from vocable.systems.lm_spt.targets import TargetCache
 from vocable.training.logs import RunLog
 from vocable.training.loop import Loop
 from vocable.training.task import Learner, LossSum, Progress, TrainingTask
@@ -79,12 +80,14 @@ class CodecBatch:
 
     crops: Crops
     heard: Heard | None = None
+    target: TeacherTarget | None = None
+    """What the teacher hears in the crops."""
     judged: tuple[Tensor, Tensor] | None = None
     """Made and recorded stretches for the discriminators."""
 
     def to(self, device: torch.device) -> "CodecBatch":
         """Move the crops."""
-        return CodecBatch(Crops(*(item.to(device) for item in self.crops)))
+        return CodecBatch(Crops(*(None if item is None else item.to(device) for item in self.crops)))
 
 
 class CodecTask(TrainingTask):
@@ -101,6 +104,7 @@ class CodecTask(TrainingTask):
         validation: CropData | None,
         description: Mapping[str, object],
         save: Callable[[LmSptCodec, Path], None],
+        store: Path | None = None,
     ) -> None:
         """Load the teacher, and make discriminators and optimisers.
 
@@ -111,6 +115,7 @@ class CodecTask(TrainingTask):
             validation: recordings to validate on.
             description: of all recordings, so that a run goes on with the same ones only.
             save: writes the codec for use.
+            store: folder of the teacher's targets, where the recipe has them kept.
 
         Raises:
             AssetError: the teacher cannot be found.
@@ -119,6 +124,7 @@ class CodecTask(TrainingTask):
         self.config, self.training, self.data, self.validation = config, training, data, validation
         self.codec, self.description, self._save = codec, description, save
         self.teacher = load_teacher(config.distillation.teacher) if config.distillation.needs_teacher else None
+        self.cache = None if store is None else self._make_cache(store)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.trainee = Trainee(codec, config, self.teacher)
@@ -134,6 +140,15 @@ class CodecTask(TrainingTask):
         self.learners = self._learners()
         self.position = 0
         self._batches: Iterator[Crops] | None = None
+
+    def _make_cache(self, store: Path) -> TargetCache | None:
+        dtype = self.config.distillation.cache
+        if self.teacher is None or dtype == "none":
+            return None
+        data, training = self.data, self.training
+        identity = {"data": data.describe(), "seed": data.seed, "gain_db": list(data.gain_db)}
+        identity["loudness_db"] = training.loudness_db
+        return TargetCache(self.teacher, store, identity, dtype, data.crop_samples, data.rate)
 
     def _learners(self) -> dict[str, Learner]:
         training = self.training
@@ -184,7 +199,8 @@ class CodecTask(TrainingTask):
         def heard_by(trainee: nn.Module, batch: CodecBatch) -> Heard:
             heard = batch.heard
             if heard is None:
-                heard = trainee(batch.crops, quantize, self._target(batch.crops), training.auxiliary_weight > 0)
+                batch.target = self._target(batch.crops)
+                heard = trainee(batch.crops, quantize, batch.target, training.auxiliary_weight > 0)
                 batch.heard = heard
                 if is_judged:
                     batch.judged = self._stretch(heard.output.taught.waveforms, batch.crops.waveforms)
@@ -209,6 +225,8 @@ class CodecTask(TrainingTask):
         if self.teacher is None:
             return None
         self.teacher.to(crops.waveforms.device)
+        if self.cache is not None and crops.places is not None and bool((crops.places >= 0).all()):
+            return self.cache.target(crops.waveforms, crops.lengths, crops.places)
         return self.teacher.target(crops.waveforms, self.config.codec.sample_rate, crops.lengths)
 
     def _stretch(self, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,7 +261,7 @@ class CodecTask(TrainingTask):
             add("distillation", lambda: heard.distance, distillation.weight)
         if distillation.reconstruction_weight:
             assert self.teacher is not None
-            teacher, target, rate = self.teacher, self._target(crops), self.config.codec.sample_rate
+            teacher, target, rate = self.teacher, batch.target, self.config.codec.sample_rate
             assert target is not None
             add("heard", lambda: teacher.distance(made, rate, target), distillation.reconstruction_weight)
         if output.quantized is not None:
@@ -335,9 +353,12 @@ class CodecTask(TrainingTask):
     def identity(self) -> dict[str, Any]:
         """Describe the codec, what distils it, and its data."""
         config = self.config
+        distillation = config_to_dict(config.distillation)
+        if distillation["cache"] == "none":  # runs that began before there was a cache go on
+            del distillation["cache"]
         return {
             "codec": config_to_dict(config.codec),
-            "distillation": config_to_dict(config.distillation),
+            "distillation": distillation,
             "teacher": None if self.teacher is None else self.teacher.description(),
             "data": dict(self.description),
         }
