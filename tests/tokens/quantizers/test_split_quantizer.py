@@ -171,6 +171,8 @@ def test_wrong_requests_are_refused():
         quantizer.decode(torch.cat([codes, codes], dim=1))
     with pytest.raises(ConfigError, match="have 0 levels; this quantizer decodes from 1 to 3"):
         quantizer.decode(codes, more[:, :0])
+    with pytest.raises(ConfigError, match="of 1 clips of 4 frames, the acoustic codes of 1 of 1: they do not go"):
+        quantizer.decode(codes, more[..., :1])
     with pytest.raises(ConfigError, match="go from 14 to 14, but the codebook has 14 entries"):
         quantizer.decode(torch.full_like(codes, 14), more)
     with pytest.raises(ConfigError, match=r"semantic.dim is 6, but quantizer.acoustic.level.dim is 5"):

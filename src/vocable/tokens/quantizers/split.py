@@ -115,20 +115,25 @@ class SplitQuantizer(nn.Module):
     def decode(
         self,
         semantic_codes: Int[Tensor, "batch semantic_levels frames"],
-        acoustic_codes: Int[Tensor, "batch acoustic_levels frames"] | None = None,
+        acoustic_codes: Int[Tensor, "_ acoustic_levels _"] | None = None,
     ) -> Float[Tensor, "batch frames dim"]:
         """Return the sum of the entries, in float32; a code of -1 adds nothing.
 
         Args:
             semantic_codes: Codes of the semantic level.
-            acoustic_codes: Codes of the first acoustic levels, as many as wanted; None: of no level.
+            acoustic_codes: Codes of the first acoustic levels, as many as wanted, (batch, levels, frames); None: none.
 
         Raises:
-            ConfigError: more or fewer semantic levels than one, no acoustic levels or more than there are, or a code
-                outside its codebook.
+            ConfigError: more or fewer semantic levels than one, no acoustic levels or more than there are, a code
+                outside its codebook, or acoustic codes of other clips or frames.
         """
         if semantic_codes.shape[1] != 1:
             raise ConfigError(f"There is one semantic level; the codes have {semantic_codes.shape[1]}.")
+        if acoustic_codes is not None and acoustic_codes.shape[::2] != semantic_codes.shape[::2]:
+            raise ConfigError(
+                f"The semantic codes are of {semantic_codes.shape[0]} clips of {semantic_codes.shape[2]} frames, the "
+                f"acoustic codes of {acoustic_codes.shape[0]} of {acoustic_codes.shape[2]}: they do not go together."
+            )
         vectors = self.semantic.decode(semantic_codes[:, 0])
         return vectors if acoustic_codes is None else vectors + self.acoustic.decode(acoustic_codes)
 
