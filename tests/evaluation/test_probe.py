@@ -92,6 +92,8 @@ def test_content_and_voice_are_told_apart():
     settings = CompareConfig(num_resamples=50, num_permutations=50)
     compared = compare_results({"a": phone, "b": found["phone", "speaker"]}, settings)
     assert [one.measure for one in compared.differences] == ["phone_accuracy"]
+    compared = compare_results({"a": speaker, "b": found["speaker", "phone"]}, settings)
+    assert {one.measure for one in compared.differences} == {"speaker_accuracy", "speaker_frame_accuracy"}
     again = probe(*told["speaker"], target="speaker")
     assert again.items == speaker.items and again.measurements["train_loss"] == speaker.measurements["train_loss"]
 

@@ -82,6 +82,9 @@ RATIOS: Mapping[str, Measure] = {
     "within": Measure(name="within", numerators=("weighted_error",), denominators=("weight",)),
     "across": Measure(name="across", numerators=("weighted_error",), denominators=("weight",)),
     "phone_accuracy": Measure(name="phone_accuracy", numerators=("frames_right",), denominators=("num_frames",)),
+    "speaker_frame_accuracy": Measure(
+        name="speaker_frame_accuracy", numerators=("frames_right",), denominators=("num_frames",)
+    ),
     "duration_consistency": Measure(
         name="duration_consistency", numerators=("words_consistent",), denominators=("words_matched",)
     ),
