@@ -1,5 +1,6 @@
 """Tiny random models in folders, and a little speech, for tests that run whole commands."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -120,6 +121,35 @@ def make_tiny_recogniser():
 def save_tiny_recogniser(folder: Path) -> Path:
     """Write `make_tiny_recogniser` as a checkpoint."""
     for part in make_tiny_recogniser():
+        part.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_whisper(folder: Path, multilingual: bool = True, seed: int = 0) -> Path:
+    """Write a Whisper with three encoder and two decoder layers, random weights, and a byte-level text tokenizer."""
+    from transformers import WhisperConfig, WhisperFeatureExtractor
+    from transformers import WhisperForConditionalGeneration as Whisper
+
+    text = copy.deepcopy(text_tokenizer())
+    languages = ["<|en|>", "<|de|>"]
+    symbols = ["<|startoftranscript|>", *languages, "<|transcribe|>", "<|notimestamps|>"]
+    text.add_special_tokens({"additional_special_tokens": symbols})
+    config = WhisperConfig(
+        d_model=32, encoder_layers=3, encoder_attention_heads=4, encoder_ffn_dim=64, decoder_layers=2,
+        decoder_attention_heads=4, decoder_ffn_dim=64, vocab_size=len(text), num_mel_bins=80, init_std=0.2,
+        max_target_positions=120, pad_token_id=0, bos_token_id=0, eos_token_id=0, decoder_start_token_id=1,
+        begin_suppress_tokens=None,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Whisper(config)
+        with torch.no_grad():  # norms and biases other than 1 and 0, which would hide one left out
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+    model.generation_config._from_model_config = False  # else transformers drops what only Whisper has on saving
+    model.generation_config.is_multilingual = multilingual  # type: ignore[attr-defined]
+    for part in (model, WhisperFeatureExtractor(feature_size=80), text):
         part.save_pretrained(folder)
     return folder
 

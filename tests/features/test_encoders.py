@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from features.tiny_encoders import HUBERT_FAMILY, NUM_LAYERS, WHISPER, save_tiny
+from features.tiny_encoders import HUBERT_FAMILY, NUM_LAYERS, WHISPER, reference_hidden_states, save_tiny
 from vocable.config import config_from_dict
 from vocable.errors import AssetError, AudioFormatError, ConfigError, UnknownNameError
 from vocable.features import EncoderConfig, load_encoder
@@ -204,6 +204,31 @@ def test_checkpoints_that_cannot_be_read_are_named(tmp_path):
     (folder / "config.json").write_text("{")
     with pytest.raises(AssetError, match="not readable as JSON"):
         load_encoder(EncoderConfig(name=str(folder), layer=1))
+
+
+def test_several_layers_of_whisper_in_one_pass(tiny_checkpoint, make_speechlike):
+    folder = tiny_checkpoint(WHISPER)
+    clip = make_speechlike(20_001)
+    padded = load_encoder(EncoderConfig(name=str(folder), layer=NUM_LAYERS, padding="30s"))
+    order = (NUM_LAYERS, 0, 2)
+    found = padded.encode_layers(clip, order, keep_padding=True)
+    for layer, states in zip(order, found, strict=True):
+        expected = reference_hidden_states(folder, clip)[layer]
+        torch.testing.assert_close(states, expected, atol=7e-5, rtol=7e-5)  # as in parity/test_encoders.py
+    for cut, states in zip(padded.encode_layers(clip, order), found, strict=True):
+        assert torch.equal(cut, states[: padded.num_frames(len(clip))])
+    assert torch.equal(padded.encode_layers(clip, (NUM_LAYERS,))[0], padded.encode([clip])[0])
+    free = load_encoder(EncoderConfig(name=str(folder), layer=2))
+    for layer in (0, 1, 2):
+        alone = load_encoder(EncoderConfig(name=str(folder), layer=layer)).encode([clip])[0]
+        assert torch.equal(free.encode_layers(clip, (layer,))[0], alone)
+    with pytest.raises(ConfigError, match=r"no layer 3 .* it has 0 to 2"):
+        free.encode_layers(clip, (1, 3))
+    with pytest.raises(ConfigError, match=r"31 s does not fit into the window .* 30 s"):
+        free.encode_layers(torch.zeros(31 * 16_000), (1,))
+    removed = load_encoder(EncoderConfig(name=str(folder), layer=2, positions="remove"))
+    with pytest.raises(ConfigError, match="known for one layer alone"):
+        removed.encode_layers(clip, (1, 2))
 
 
 @pytest.mark.asset("whisper-tiny.en")

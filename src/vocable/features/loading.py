@@ -67,7 +67,7 @@ def _load_hubert_family(config: EncoderConfig, folder: Path, family: str, num_la
     from transformers import HubertModel, Wav2Vec2Model, WavLMModel
 
     kind: Any = {"hubert": HubertModel, "wav2vec2": Wav2Vec2Model, "wavlm": WavLMModel}[family]
-    model = _load_model(kind, folder, {"num_hidden_layers": config.layer}, ("masked_spec_embed",))
+    model = load_checkpoint(kind, folder, {"num_hidden_layers": config.layer}, ("masked_spec_embed",))
     preprocessor = _read_preprocessor(folder)
     normalise = bool(preprocessor.get("do_normalize", False)) if config.normalise is None else config.normalise
     encoder = WavLMEncoder if family == "wavlm" else HubertEncoder
@@ -84,7 +84,7 @@ def _load_whisper(config: EncoderConfig, folder: Path, family: str, num_layers: 
     _refuse(config, "normalise", None)
     from transformers import WhisperModel
 
-    model = _load_model(WhisperModel, folder, {"encoder_layers": config.layer, "decoder_layers": 0}, ("decoder.",))
+    model = load_checkpoint(WhisperModel, folder, {"encoder_layers": config.layer, "decoder_layers": 0}, ("decoder.",))
     preprocessor = _read_preprocessor(folder)
     mel = LogMelConfig(
         sample_rate=int(preprocessor.get("sampling_rate", 16_000)),
@@ -97,7 +97,7 @@ def _load_whisper(config: EncoderConfig, folder: Path, family: str, num_layers: 
     return WhisperEncoder(model.encoder, config, num_layers=num_layers, mel=mel)
 
 
-def _load_model(kind: Any, folder: Path, changes: dict[str, Any], unused: tuple[str, ...]) -> Any:
+def load_checkpoint(kind: Any, folder: Path, changes: dict[str, Any], unused: tuple[str, ...]) -> Any:
     """Load the checkpoint into a model that has only the layers in use.
 
     A weight that is missing in the checkpoint, and whose name does not begin with one of `unused`, is an error:

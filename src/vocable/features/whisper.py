@@ -5,10 +5,12 @@
 Two conventions, and units of one are not units of the other:
 - padding `30s`: silence up to 30 s, as in training; the frames of the silence are dropped. Every clip costs 30 s.
 - padding `none`: the clip as it is, with the positional embeddings cut to it.
+Several layers come out of one pass too (`encode_layers`).
 In both, a frame's features carry its place in the clip (see windows.py, with numbers). `positions: remove` subtracts
 what the place alone puts there.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vocable.audio.waveforms import check_waveform
 from vocable.errors import ConfigError
 from vocable.features.base import FeatureEncoder, weights_sha256
 from vocable.features.config import EncoderConfig
@@ -67,7 +70,8 @@ class WhisperEncoder(FeatureEncoder):
         self.conv1, self.conv2 = parts.conv1, parts.conv2
         self.embed_positions = parts.embed_positions
         self.layers = nn.ModuleList(parts.layers[: self.layer])
-        self.norm = parts.layer_norm if self.layer == num_layers else nn.Identity()
+        self.is_whole = self.layer == num_layers
+        self.norm = parts.layer_norm if self.is_whole else nn.Identity()
         self.eval().requires_grad_(False)
         self.weights_sha256 = weights_sha256(self)
         self.positions = settings.positions
@@ -112,12 +116,55 @@ class WhisperEncoder(FeatureEncoder):
 
         Padding that a batch adds is never attended to (that of `30s` always is).
         """
+        (hidden,) = self._states(hidden, mask, (self.layer,))
+        return hidden if self.places is None else hidden - self.places[: hidden.shape[1]]
+
+    @torch.no_grad()
+    def encode_layers(
+        self, waveform: Float[Tensor, " samples"], layers: Sequence[int], keep_padding: bool = False
+    ) -> tuple[Float[Tensor, "frames dim"], ...]:
+        """Return the states of several layers in one pass, for one clip that fits into one window.
+
+        The states of `layer`, the last one, are those of `encode`; after the model's last layer, the norm is in them.
+
+        Args:
+            waveform: Mono, at `sample_rate`.
+            layers: Numbers from 0 to `layer`, in any order.
+            keep_padding: Return the frames of silence that `30s` adds, too.
+
+        Raises:
+            AudioFormatError: the waveform is empty, not one-dimensional, or holds NaN or infinity.
+            ConfigError: there is no such layer, the clip is longer than the window, or positions are removed, which is
+                measured for `layer` alone.
+        """
+        check_waveform(waveform, "waveform")
+        wrong = [layer for layer in layers if not 0 <= layer <= self.layer]
+        if wrong:
+            raise ConfigError(f"There is no layer {wrong[0]} in {self.name!r} as loaded; it has 0 to {self.layer}.")
+        if self.places is not None:
+            raise ConfigError("encoder.positions is 'remove', which is known for one layer alone. Set it to 'keep'.")
+        num_frames = self.num_frames(waveform.numel())
+        if num_frames > self.window_frames:
+            raise ConfigError(
+                f"A clip of {num_frames / self.frame_rate:g} s does not fit into the window of {self.name!r}, "
+                f"{self.window_frames / self.frame_rate:g} s. Cut it."
+            )
+        with self._autocast():
+            states = self._states(self.front(self._prepare(waveform)[None]), None, layers)
+        return tuple(state[0, : None if keep_padding else num_frames].float() for state in states)
+
+    def _states(self, hidden: Tensor, mask: Tensor | None, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        """Run all layers; return the states of those asked for."""
         attended = None if mask is None else mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
-        for layer in self.layers:
+        found = {0: hidden} if 0 in layers else {}
+        for number, layer in enumerate(self.layers, start=1):
             output = layer(hidden, attention_mask=attended)
             hidden = output[0] if isinstance(output, tuple) else output
-        hidden = self.norm(hidden)
-        return hidden if self.places is None else hidden - self.places[: hidden.shape[1]]
+            if number in layers:
+                found[number] = hidden
+        if self.layer in layers:
+            found[self.layer] = self.norm(hidden)
+        return tuple(found[layer] for layer in layers)
 
     @torch.no_grad()
     def _measure_places(self) -> Float[Tensor, "positions dim"]:

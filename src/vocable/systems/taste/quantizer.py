@@ -1,0 +1,105 @@
+"""Vectors of words become a few codes each: residual codebooks, or groups of finite scalars with as many bits."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vocable.systems.taste.config import GridConfig
+from vocable.tokens.quantizers import (
+    FiniteScalarConfig,
+    FiniteScalarQuantizer,
+    QuantizedLevels,
+    ResidualQuantizer,
+    ResidualQuantizerConfig,
+)
+
+
+def build_quantizer(config: ResidualQuantizerConfig | GridConfig, dim: int) -> "Codebooks | Grid":
+    """Make the quantizer for vectors of width `dim`."""
+    return Grid(config, dim) if isinstance(config, GridConfig) else Codebooks(config, dim)
+
+
+class Codebooks(nn.Module):
+    """A linear map in, residual codebooks, a linear map out: one of each for all levels, as published.
+
+    In evaluation mode each clip is computed by itself, as in the quantizers.
+    """
+
+    def __init__(self, config: ResidualQuantizerConfig, dim: int) -> None:
+        super().__init__()
+        self.codebook_sizes = tuple(level.codebook_size for level in config.levels())
+        self.project_in = nn.Linear(dim, config.level.dim)
+        self.residual = ResidualQuantizer(config)
+        self.project_out = nn.Linear(config.level.dim, dim)
+
+    def forward(
+        self, words: Float[Tensor, "batch words dim"], mask: Bool[Tensor, "batch words"] | None = None
+    ) -> QuantizedLevels:
+        """Quantize words; in training mode, learn from them. `mask` is True for real ones."""
+        output = self.residual(self.project_in(words), mask)
+        return output._replace(quantized=_masked(self.project_out(output.quantized), mask))
+
+    def encode(
+        self, words: Float[Tensor, "batch words dim"], mask: Bool[Tensor, "batch words"] | None = None
+    ) -> Int[Tensor, "batch levels words"]:
+        """Return codes, -1 where masked, and change nothing."""
+        return self.residual.encode(self.project_in(words), mask)
+
+    def decode(self, codes: Int[Tensor, "batch levels words"]) -> Float[Tensor, "batch words dim"]:
+        """Return the vectors of codes of the first levels; 0 where the codes are -1."""
+        return _masked(self.project_out(self.residual.decode(codes)), codes[:, 0] >= 0)
+
+
+class Grid(nn.Module):
+    """Finite-scalar quantizers side by side, whose vectors add up; called as `Codebooks`, with losses of 0.
+
+    Their linear maps together are one from the vectors to all coordinates, and one back. Vectors are first brought to
+    unit variance (a layer norm without parameters): those of Whisper's decoder are so long (norm 200 in whisper-base,
+    a quarter of it differing from word to word) that a fresh map would put every word far outside the grid, where the
+    bound has no gradient.
+    """
+
+    def __init__(self, config: GridConfig, dim: int) -> None:
+        super().__init__()
+        self.codebook_sizes = config.codebook_sizes
+        one = FiniteScalarConfig(dim=dim, levels=config.levels)
+        self.groups = cast(
+            Sequence[FiniteScalarQuantizer], nn.ModuleList(one.build() for _ in range(config.num_groups))
+        )
+
+    def forward(
+        self, words: Float[Tensor, "batch words dim"], mask: Bool[Tensor, "batch words"] | None = None
+    ) -> QuantizedLevels:
+        """Quantize words. `mask` is True for real ones."""
+        normed = self._norm(words)
+        outputs = [group(normed, mask) for group in self.groups]
+        return QuantizedLevels(
+            quantized=torch.stack([output.quantized for output in outputs]).sum(0),
+            codes=torch.stack([output.codes for output in outputs], dim=1),
+            loss=outputs[0].loss,
+            commitment_loss=outputs[0].commitment_loss,
+            codebook_loss=None,
+            statistics=tuple(output.statistics for output in outputs),
+        )
+
+    def encode(
+        self, words: Float[Tensor, "batch words dim"], mask: Bool[Tensor, "batch words"] | None = None
+    ) -> Int[Tensor, "batch levels words"]:
+        """Return codes, -1 where masked, and change nothing."""
+        normed = self._norm(words)
+        return torch.stack([group.encode(normed, mask) for group in self.groups], dim=1)
+
+    def decode(self, codes: Int[Tensor, "batch levels words"]) -> Float[Tensor, "batch words dim"]:
+        """Return the vectors of codes of all groups; 0 where the codes are -1."""
+        return torch.stack([group.decode(one) for group, one in zip(self.groups, codes.unbind(1), strict=True)]).sum(0)
+
+    def _norm(self, words: Tensor) -> Tensor:
+        return functional.layer_norm(words, words.shape[-1:])
+
+
+def _masked(vectors: Tensor, mask: Tensor | None) -> Tensor:
+    return vectors if mask is None else vectors * mask[..., None]
