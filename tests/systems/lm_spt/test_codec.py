@@ -31,6 +31,7 @@ from vocable.systems.lm_spt.task import CodecBatch, CodecTask
 from vocable.systems.lm_spt.tokenizer import LmSptTokenizer
 from vocable.tokens import load_tokenizer
 from vocable.training.logs import read_metrics
+from vocable.training.vocoder_data import Content
 from vocable.training.vocoder_losses import MultiScaleMelLoss
 
 
@@ -132,7 +133,7 @@ def test_gradients_go_where_each_loss_may_change_something(recordings, teacher):
             if weights.grad is not None and weights.grad.abs().sum() > 0
         }  # fmt: skip
 
-    heard = task.trainee(crops, True, task._target(crops), True)
+    heard = task.trainee(crops, True, True, task._target(crops), True)
     assert touched(heard.distance) == {"semantic_encoder", "auxiliary"}
     assert touched(task._auxiliary_mel(heard.auxiliary, crops.waveforms)) == {"auxiliary"}
     everything = {"semantic_encoder", "acoustic_encoder", "decoder"}
@@ -153,9 +154,9 @@ def test_losses_add_up_as_in_dac(recordings, teacher):
     task = CodecTask(codec, config, None, None, {}, lambda *_: None)  # type: ignore[arg-type]  # no data is drawn
     crops = make_crops(codec, recordings)
     with torch.no_grad():
-        heard = task.trainee(crops, True, task._target(crops), False)
+        heard = task.trainee(crops, True, True, task._target(crops), False)
         made, real = heard.output.taught.waveforms, crops.waveforms
-        total = task._codec_sum(heard, CodecBatch(crops, heard, (made, real))).total
+        total = task._codec_sum(heard, CodecBatch(crops, heard, judged=(made, real))).total
         adversarial, features = 0.0, 0.0
         for fake, true in zip(task.discriminators(made), task.discriminators(real), strict=True):
             adversarial += float(((1 - fake.scores) ** 2).mean())
@@ -209,6 +210,60 @@ def test_crops_are_drawn_at_their_places_and_levels(recordings):
     without = LmSptCodec(codec_config(decoder=VOCOS))
     bare = CropData(recordings, without.decoder, crop_samples=10 * HOP, loudness_db=None)[5]
     assert bare.f0.shape == (1, 0) and bare.waveforms.abs().max() > 0
+
+
+def test_content_is_taught_where_phonemes_are_known(recordings):
+    codec = LmSptCodec(codec_config())
+    vectors = torch.arange(8.0).view(2, 4)
+
+    def targets(utterance, num_frames):
+        places = torch.arange(num_frames) * 2 // num_frames  # two symbols, half of the recording each
+        return Content(vectors, torch.tensor([5, 6]), places) if utterance.id != "clip-2" else None
+
+    known = CropData(recordings[:1], codec.decoder, crop_samples=10 * HOP, targets=targets)
+    crops, frames = known.whole(0, 12000, HOP), 120  # 1.5 s at 80 frames a second
+    assert crops.has_content[0].tolist() == [True] * frames + [False] * (crops.f0.shape[1] - frames)
+    assert torch.equal(crops.content[0, : frames // 2], vectors[:1].expand(frames // 2, -1))
+    assert torch.equal(crops.content[0, frames // 2 : frames], vectors[1:].expand(frames // 2, -1))
+    with torch.no_grad():
+        codec.decoder.content_deviation.fill_(2.0)
+        vectors_of_tokens = torch.randn(1, crops.waveforms.shape[1] // HOP, 6)
+        found = codec.decoder.frames(vectors_of_tokens).content[0]
+        loss = codec.decoder.taught(vectors_of_tokens, crops).losses["content"]
+    count = min(frames, len(found))
+    wanted = sum(((found[t] - crops.content[0, t]) / 2).square().mean() for t in range(count)) / count
+    torch.testing.assert_close(loss, wanted)
+    without = CropData(recordings[2:3], codec.decoder, crop_samples=10 * HOP, targets=targets)[0]
+    assert (
+        not without.has_content.any()
+        and "content" not in codec.decoder.taught(vectors_of_tokens[:, :10], without).losses
+    )
+
+
+def test_sound_is_made_from_its_share_on(recordings, tmp_path):
+    config = tiny_config(waveform_from=0.5, adversarial_from=0.0)
+    result = train_codec(config, recordings, tmp_path / "run", recordings[:1], show=False)
+    silent, sounding = result.train_curve[:3], result.train_curve[3:]
+    assert all("mel" not in line and "discriminator" not in line and line["pitch"] > 0 for line in silent)
+    assert all(line["mel"] > 0 and line["discriminator"] > 0 for line in sounding) and len(sounding) == 3
+
+
+def test_training_goes_on_from_a_trained_codec(recordings, tmp_path):
+    config = tiny_config()
+    train_codec(config, recordings, tmp_path / "first", recordings[:1], show=False)
+    tuned = replace(config, fine_tune=str(tmp_path / "first" / "tokenizer"))
+    codec, wanted = build_codec(tuned), load_tokenizer(tmp_path / "first" / "tokenizer").codec
+    for name, weights in wanted.named_parameters():
+        assert torch.equal(dict(codec.named_parameters())[name], weights), name
+    before = codec.quantizer.semantic.codebook.clone()
+    codec.train()
+    codec.quantizer(torch.zeros(1, 1, 6), torch.zeros(1, 1, 6))  # one frame moves no entry far
+    # an entry that got no frame stays, for its averages shrink together
+    moved = (codec.quantizer.semantic.codebook - before).abs().amax(1)
+    assert int((moved > 1e-4).sum()) <= 1
+    other = replace(tuned, codec=codec_config(encoder=replace(MEL, dim=16)))
+    with pytest.raises(ConfigError, match="other sizes"):
+        build_codec(other)
 
 
 def test_unreadable_recordings_are_noted_and_others_drawn(recordings, tmp_path):

@@ -117,6 +117,9 @@ class CodecTrainingConfig(TrainingConfig):
     """AdamW's decay of the squared gradient (release: 0.9)."""
     weight_decay: float = 0.01
     """AdamW's decoupled decay."""
+    waveform_from: float = 0.0
+    """Share of the run after which sound is made and compared with the recording. Before it, a decoder that predicts
+    content learns content, pitch, energy and voice, several times as fast; other decoders always make sound."""
     quantize_from: float = 0.05
     """Share of the run after which vectors are quantized; before that, they go straight to the decoder."""
     adversarial_from: float | None = None
@@ -146,6 +149,10 @@ class CodecTrainingConfig(TrainingConfig):
     """Weight of the quantizers' own losses, commitment and codebook, which have weights of their own."""
     prosody_weight: float = 0.5
     """Weight of pitch, voicing, energy and voice, where the decoder predicts them."""
+    content_weight: float = 0.0
+    """Weight of the error of content in recordings whose phonemes the manifest knows (`symbols` or `phones`; see
+    `vocable vocoder align`), for a decoder that predicts it: it learns in minutes what to say. Above 0, the asset
+    `hibari` is needed. Published: none."""
     auxiliary_weight: float = 0.0
     """Weight of the mel distance of the auxiliary decoder's speech, which then sounds better. Its gradient stays in
     that decoder and tells the tokens nothing. Published: none."""
@@ -184,7 +191,7 @@ class CodecTrainingConfig(TrainingConfig):
                 f"training.top_hz is {self.top_hz}, but DAC's mel distance (training.loss_scale) has no such limit. "
                 "Set training.top_hz to null."
             )
-        for name in ("quantize_from", "adversarial_from"):
+        for name in ("waveform_from", "quantize_from", "adversarial_from"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise ConfigError(f"training.{name} is {share}; it is a share of the run, 0 to 1.")
@@ -210,6 +217,8 @@ class LmSptConfig:
     start: str | None = None
     """Vocoder whose source-filter decoder is the start of one that learns (codec.decoder.weights is null): a folder or
     a shipped name; None: random weights."""
+    fine_tune: str | None = None
+    """Trained codec of the same sizes, a folder or a shipped name, whose weights are the start; None: none."""
     speaker_encoder: str = "resemblyzer"
     """Speaker encoder whose vectors a source-filter decoder learns to predict: an asset or a folder."""
     valid_share: float = 0.02

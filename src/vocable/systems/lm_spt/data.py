@@ -21,9 +21,13 @@ from vocable.errors import AudioFormatError, ManifestError
 from vocable.features.pitch import REFERENCE_HZ
 from vocable.features.speaker import SpeakerEncoder
 from vocable.systems.lm_spt.decoders import CodecDecoder, Crops
+from vocable.training.measures import Kept
 from vocable.training.recordings import Recordings, extend
+from vocable.training.vocoder_data import Content, ContentTargets
 from vocable.types import Utterance
 
+KEPT_CONTENTS = 16 << 20
+"""Bytes of content that stay in memory, in each process."""
 TRIES = 100
 """Unreadable recordings in a row after which drawing gives up."""
 
@@ -44,6 +48,7 @@ class CropData(Dataset):
         fixed: bool = False,
         store: Path | None = None,
         encoder: SpeakerEncoder | None = None,
+        targets: ContentTargets | None = None,
         read: Callable[[Utterance, int], Tensor] | None = None,
         rejections: Rejections | None = None,
         strict: bool = False,
@@ -61,6 +66,7 @@ class CropData(Dataset):
             fixed: whether crops begin at multiples of their length and keep one gain each, so that they occur again.
             store: folder where measures are kept.
             encoder: of speaker vectors, where the decoder is to know them.
+            targets: content of recordings whose phonemes are known, where the decoder predicts it.
             read: turns an utterance into a waveform at a sample rate; None reads the audio file.
             rejections: where unreadable recordings are noted.
             strict: whether an unreadable recording is an error instead.
@@ -73,6 +79,8 @@ class CropData(Dataset):
         self.needs_measures = decoder.measured_hop is not None or loudness_db is not None
         self.crop_samples, self.batch_size, self.seed, self.gain_db = crop_samples, batch_size, seed, gain_db
         self.rejections, self.strict = rejections, strict
+        self.targets, self.content_dim = targets, decoder.content_dim if targets is not None else 0
+        self._contents: Kept[Content | None] = Kept(KEPT_CONTENTS)
         hop = decoder.measured_hop or round(self.rate / 100)
         self.utterances: list[Utterance] = []
         seconds = []
@@ -154,10 +162,11 @@ class CropData(Dataset):
         length = torch.tensor(len(samples))
         waveform = extend(samples, count, repeat=False)
         frames = 0 if self._measured_hop is None else -(-count // self._measured_hop)
+        content, has_content = torch.zeros(frames, self.content_dim), torch.zeros(frames, dtype=torch.bool)
         if measures is None or not frames:
-            nothing = torch.zeros(0)
-            speaker = torch.zeros(self.audio.speaker_dim)
-            return waveform, length, nothing, nothing.bool(), nothing, speaker, torch.tensor(place)
+            nothing, speaker = torch.zeros(0), torch.zeros(self.audio.speaker_dim)
+            known = nothing, nothing.bool(), nothing, speaker, content, has_content
+            return waveform, length, *known, torch.tensor(place)
         assert self._measured_hop is not None
         start = first // self._measured_hop
         log_f0, voiced, energy = (extend(row[start:], frames) for row in measures.frames)
@@ -165,7 +174,22 @@ class CropData(Dataset):
         if missing > 0:
             voiced[-missing:] = 0
         f0 = (log_f0 + math.log(REFERENCE_HZ)).exp() * (voiced > 0)
-        return waveform, length, f0, voiced > 1, energy, measures.speaker, torch.tensor(place)
+        known = self._content(index, measures.frames.shape[1])
+        if known is not None:
+            places = known.places[start : start + frames]
+            content[: len(places)], has_content[: len(places)] = known.vectors[places], True
+        measured = f0, voiced > 1, energy, measures.speaker, content, has_content
+        return waveform, length, *measured, torch.tensor(place)
+
+    def _content(self, index: int, num_frames: int) -> Content | None:
+        if self.targets is None:
+            return None
+        if self._contents.get(index) is None:
+            found = self.targets(self.utterances[index], num_frames)
+            size = 0 if found is None else 4 * found.vectors.numel() + 8 * len(found.places)
+            self._contents.put(index, found, size + 64)
+            return found
+        return self._contents.get(index)
 
     def _reject(self, utterance: Utterance, error: AudioFormatError) -> None:
         if self.strict:

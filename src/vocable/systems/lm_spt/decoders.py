@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,6 +24,7 @@ from vocable.synthesis.source_filter import SourceFilterConfig, SourceFilterDeco
 from vocable.synthesis.unit_frontend import ENERGY_DEVIATION, ENERGY_MEAN, between, frame_positions
 from vocable.synthesis.vocoder import UnitVocoder
 from vocable.tokens.tokenizer import resolve_folder
+from vocable.training.vocoder_losses import content_loss
 
 PITCH_MEAN, PITCH_DEVIATION = 5.0, 0.5
 """Log F0 (Hz) is predicted on this scale: 148 Hz, and an octave and a half on both sides within two deviations."""
@@ -41,6 +43,10 @@ class Crops(NamedTuple):
     energy: Float[Tensor, "batch frames"]
     speakers: Float[Tensor, "batch speaker_dim"]
     """Speaker vectors; zeros where nothing is known."""
+    content: Float[Tensor, "batch frames content_dim"]
+    """What is spoken, as the pretrained voice would say it, where phonemes are known."""
+    has_content: Tensor
+    """(batch, frames): whether it is known."""
     places: Tensor | None = None
     """(batch,): number of each crop where crops have fixed places, else -1."""
 
@@ -48,7 +54,8 @@ class Crops(NamedTuple):
 class Taught(NamedTuple):
     """Speech made in training, and how far off the decoder's own predictions are."""
 
-    waveforms: Float[Tensor, "batch samples"]
+    waveforms: Float[Tensor, "batch samples"] | None
+    """None where no sound was asked for."""
     losses: Mapping[str, Tensor]
 
 
@@ -63,6 +70,8 @@ class CodecDecoder(nn.Module):
     """Samples per frame of the pitch and the energy that training must know; None: it needs neither."""
     speaker_dim: int = 0
     """Length of the speaker vectors that training must know."""
+    content_dim: int = 0
+    """Length of the content vectors that training may know."""
     reach: tuple[int, int] | None = None
     """Tokens before and after its own that can change a token's samples; None: all of them."""
 
@@ -70,8 +79,11 @@ class CodecDecoder(nn.Module):
         """Return tokens x hop_length samples."""
         raise NotImplementedError
 
-    def taught(self, vectors: Float[Tensor, "batch tokens dim"], crops: Crops) -> Taught:
-        """Return samples for the losses of training, made with the help of what is known of the recordings."""
+    def taught(self, vectors: Float[Tensor, "batch tokens dim"], crops: Crops, speak: bool = True) -> Taught:
+        """Return samples for the losses of training, made with the help of what is known of the recordings.
+
+        Without `speak` a decoder that has other losses may leave the samples out.
+        """
         return Taught(self(vectors), {})
 
     def start_from(self, folder: Path) -> None:
@@ -143,12 +155,18 @@ class SourceFrames(NamedTuple):
 class SourceFilterCodecDecoder(CodecDecoder):
     """Vectors of tokens to content, pitch, energy and voice, and to sound."""
 
+    content_mean: Tensor
+    content_deviation: Tensor
+
     def __init__(self, config: SourceFilterCodecConfig, dim: int, frame_rate: float) -> None:
         super().__init__()
         self.config = config
         width, size, source = config.dim, config.kernel_size, config.source
         self.sample_rate, self.hop_length = source.sample_rate, round(source.sample_rate / frame_rate)
         self.measured_hop, self.speaker_dim = source.hop_length, source.speaker_dim or 0
+        self.content_dim = source.content_dim
+        self.register_buffer("content_mean", torch.zeros(source.content_dim))
+        self.register_buffer("content_deviation", torch.ones(source.content_dim))
 
         def blocks(count: int) -> nn.Sequential:
             return nn.Sequential(*(ConvNeXtBlock(width, config.hidden_dim, size, 0.1) for _ in range(count)))
@@ -185,13 +203,16 @@ class SourceFilterCodecDecoder(CodecDecoder):
         Raises:
             ConfigError: it has other sizes.
         """
-        source = UnitVocoder.from_pretrained(folder).decoder
+        vocoder = UnitVocoder.from_pretrained(folder)
+        source, frontend = vocoder.decoder, vocoder.frontend
         if source.config != self.config.source:
             raise ConfigError(
                 f"The decoder of {folder} has other sizes than codec.decoder.source ({source.config}). Set these, or "
                 "take no pretrained weights: codec.decoder.weights=null start=null."
             )
         self.source.load_state_dict(source.state_dict())
+        self.content_mean.copy_(frontend.content_mean)
+        self.content_deviation.copy_(frontend.content_deviation)
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the source-filter decoder, unless it is frozen."""
@@ -201,7 +222,11 @@ class SourceFilterCodecDecoder(CodecDecoder):
         """Return the weights of the source-filter decoder, where the settings name them."""
         if self.config.weights is None:
             return {}
-        return {f"source.{name}": weights for name, weights in self.source.state_dict().items()}
+        return {
+            name: weights
+            for name, weights in self.state_dict().items()
+            if name.startswith(("source.", "content_mean", "content_deviation"))
+        }
 
     def frames(self, vectors: Float[Tensor, "batch tokens dim"]) -> SourceFrames:
         """Return as many frames as the tokens last, the last one whole."""
@@ -212,7 +237,8 @@ class SourceFilterCodecDecoder(CodecDecoder):
         positions = frame_positions(0, count, ratio).to(hidden.device).expand(len(hidden), -1)
         hidden = self.norm(between(self.frame_blocks(hidden), positions))
         pitch, voiced, energy = self.prosody(hidden).float().unbind(-1)
-        return SourceFrames(self.content(hidden), pitch, voiced, energy, self.voice(hidden))
+        content = self.content(hidden) * self.content_deviation + self.content_mean
+        return SourceFrames(content, pitch, voiced, energy, self.voice(hidden))
 
     def spoken(
         self, frames: SourceFrames, prosody: Prosody, start: int = 0, phase: float = 0.0
@@ -226,12 +252,14 @@ class SourceFilterCodecDecoder(CodecDecoder):
         frames = self.frames(vectors)
         return self.spoken(frames, frames.prosody)[:, : vectors.shape[1] * self.hop_length]
 
-    def taught(self, vectors: Float[Tensor, "batch tokens dim"], crops: Crops) -> Taught:
+    def taught(self, vectors: Float[Tensor, "batch tokens dim"], crops: Crops, speak: bool = True) -> Taught:
         """Speak with the recordings' F0, and compare pitch, voicing, energy and voice with theirs."""
         frames = self.frames(vectors)
         count = frames.pitch.shape[1]
         f0, energy, known = crops.f0[:, :count], crops.energy[:, :count], crops.has_pitch[:, :count]
-        spoken = self.spoken(frames, Prosody(f0, frames.prosody.energy))[:, : vectors.shape[1] * self.hop_length]
+        spoken = None
+        if speak:
+            spoken = self.spoken(frames, Prosody(f0, frames.prosody.energy))[:, : vectors.shape[1] * self.hop_length]
         wanted = (f0.clamp(min=1).log() - PITCH_MEAN) / PITCH_DEVIATION
         # absolute, and cut off: octave errors of the tracker do not rule
         error = (frames.pitch - wanted).abs().clamp(max=2.0)
@@ -240,6 +268,9 @@ class SourceFilterCodecDecoder(CodecDecoder):
             "voiced": functional.binary_cross_entropy_with_logits(frames.voiced, (f0 > 0).float()),
             "energy": functional.mse_loss(frames.energy, (energy - ENERGY_MEAN) / ENERGY_DEVIATION),
         }
+        if crops.has_content.any():
+            content, said = crops.content[:, :count], crops.has_content[:, :count]
+            losses["content"] = content_loss(frames.content.float(), content, said, self.content_deviation)
         if self.speaker_dim:
             voice, is_known = frames.voice.float().mean(1), crops.speakers.abs().sum(-1) > 0
             # the squared length of a speaker vector is 1: the sum, not the mean, is of the order of the other losses

@@ -63,16 +63,16 @@ class LmSptCodec(nn.Module):
         levels = [self.quantizer.semantic, *self.quantizer.acoustic.levels]
         return all(bool(getattr(level, "initialised", True)) for level in levels)
 
-    def forward(self, crops: Crops, quantize: bool = True) -> CodecOutput:
-        """Pass crops through the codec, in training.
+    def forward(self, crops: Crops, quantize: bool = True, speak: bool = True) -> CodecOutput:
+        """Pass crops through the codec, in training; `speak` as in CodecDecoder.taught.
 
         Vectors go straight to the decoder without `quantize`, and also until k-means has fitted every codebook.
         """
         semantic, acoustic = self.features(crops.waveforms)
         quantized = self.quantizer(semantic, acoustic) if quantize else None
         if quantized is None or not self.has_codebooks:
-            return CodecOutput(semantic, semantic, None, self.decoder.taught(semantic + acoustic, crops))
-        taught = self.decoder.taught(quantized.quantized, crops)
+            return CodecOutput(semantic, semantic, None, self.decoder.taught(semantic + acoustic, crops, speak))
+        taught = self.decoder.taught(quantized.quantized, crops, speak)
         return CodecOutput(semantic, quantized.semantic.quantized, quantized, taught)
 
     @torch.no_grad()

@@ -17,9 +17,11 @@ from accelerate import Accelerator
 
 from vocable.audio.manifest import Rejections, read_manifest
 from vocable.config import config_to_dict, save_config
+from vocable.errors import ConfigError
 from vocable.features.speaker import load_speaker_encoder
 from vocable.files import replace_folder
 from vocable.splits import divide, training_items, validation_items
+from vocable.synthesis.text_to_speech import TextToSpeech
 from vocable.systems.lm_spt.acoustics_training import AcousticsStage
 from vocable.systems.lm_spt.config import LmSptConfig
 from vocable.systems.lm_spt.data import CropData
@@ -31,6 +33,7 @@ from vocable.systems.shared import TokensStage
 from vocable.systems.stage import Run, Stage, System
 from vocable.tokens.tokenizer import resolve_folder
 from vocable.training.loop import TrainingResult, train
+from vocable.training.phone_targets import PhoneTargets
 from vocable.types import Utterance
 
 
@@ -45,6 +48,13 @@ def build_codec(config: LmSptConfig) -> LmSptCodec:
         codec = LmSptCodec(config.codec)
     if config.start is not None:
         codec.decoder.start_from(resolve_folder(config.start))
+    if config.fine_tune is not None:
+        start = LmSptTokenizer.from_pretrained(config.fine_tune)
+        if start.codec.config != config.codec:
+            raise ConfigError(f"{config.fine_tune} holds a codec of other sizes than the recipe's section `codec`.")
+        codec.load_state_dict(start.codec.state_dict())
+        for level in (codec.quantizer.semantic, *codec.quantizer.acoustic.levels):
+            level.start_averages()
     return codec
 
 
@@ -84,11 +94,15 @@ def train_codec(
         utterances, valid_utterances = training_items(utterances), validation_items(valid_utterances)
     codec, training = build_codec(config), config.training
     encoder = load_speaker_encoder(config.speaker_encoder) if codec.decoder.speaker_dim else None
+    targets = None
+    if training.content_weight and codec.decoder.content_dim:
+        targets = PhoneTargets(TextToSpeech.from_pretrained())
     shared: dict[str, Any] = {
         "crop_samples": config.crop_tokens * config.codec.hop_length,
         "loudness_db": training.loudness_db,
         "store": out / "measures",
         "encoder": encoder,
+        "targets": targets,
         "rejections": rejections,
         "strict": strict,
     }

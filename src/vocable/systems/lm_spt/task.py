@@ -41,7 +41,8 @@ from vocable.training.vocoder_losses import (
 )
 
 PROSODY = ("pitch", "voiced", "energy", "voice")
-LOSSES = ("mel", "stft", "listener", "distillation", "heard", "auxiliary", "quantizer", *PROSODY)
+CONTENT = "content"
+LOSSES = ("mel", "stft", "listener", "distillation", "heard", "auxiliary", "quantizer", CONTENT, *PROSODY)
 VALIDATED = ("mel", "mel_without_codes", "semantic_distance")
 
 
@@ -65,13 +66,15 @@ class Trainee(nn.Module):
         self.distillation = make_distillation(config.distillation, teacher, dim=dim, frame_rate=rate)
         self._teacher = [teacher]  # in a list, so that it is no part of this module
 
-    def forward(self, crops: Crops, quantize: bool, target: TeacherTarget | None, speak: bool) -> Heard:
-        """Pass crops through; `speak` lets the auxiliary decoder speak for its own sake."""
+    def forward(
+        self, crops: Crops, quantize: bool, speak: bool, target: TeacherTarget | None, auxiliary: bool
+    ) -> Heard:
+        """Pass crops through; `auxiliary` lets that decoder speak for its own sake."""
         codec = self.codec
-        output = codec(crops, quantize)
+        output = codec(crops, quantize, speak)
         vectors = output.semantic_vectors
         distance = self.distillation(self._teacher[0], target, vectors, codec.decoder, codec.auxiliary)
-        return Heard(output, distance, codec.auxiliary(vectors.detach()) if speak else None)
+        return Heard(output, distance, codec.auxiliary(vectors.detach()) if auxiliary else None)
 
 
 @dataclass(slots=True)
@@ -137,6 +140,19 @@ class CodecTask(TrainingTask):
         self.listener = None
         if training.listener is not None:
             self.listener = ListenerLoss(load_encoder(training.listener), rate)
+        self.weights = {
+            **dict.fromkeys(PROSODY, training.prosody_weight),
+            CONTENT: training.content_weight,
+            "mel": training.mel_weight,
+            "stft": training.stft_weight,
+            "listener": training.listener_weight,
+            "distillation": config.distillation.weight,
+            "heard": config.distillation.reconstruction_weight,
+            "auxiliary": training.auxiliary_weight,
+            "quantizer": training.quantizer_weight,
+            "adversarial": training.adversarial_weight,
+            "feature": training.feature_weight,
+        }
         self.learners = self._learners()
         self.position = 0
         self._batches: Iterator[Crops] | None = None
@@ -194,15 +210,16 @@ class CodecTask(TrainingTask):
         training, spent = self.training, loop.progress.spent
         torch.manual_seed(training.seed * 1_000_003 + loop.progress.step - 1 + 7919 * loop.process)
         is_judged = training.adversarial_from is not None and spent >= training.adversarial_from
-        quantize = spent >= training.quantize_from
+        phases = (spent >= training.quantize_from, spent >= training.waveform_from)
+        is_judged = is_judged and phases[1]
 
         def heard_by(trainee: nn.Module, batch: CodecBatch) -> Heard:
             heard = batch.heard
             if heard is None:
                 batch.target = self._target(batch.crops)
-                heard = trainee(batch.crops, quantize, batch.target, training.auxiliary_weight > 0)
+                heard = trainee(batch.crops, *phases, batch.target, training.auxiliary_weight > 0)
                 batch.heard = heard
-                if is_judged:
+                if is_judged and heard.output.taught.waveforms is not None:
                     batch.judged = self._stretch(heard.output.taught.waveforms, batch.crops.waveforms)
             return heard
 
@@ -239,46 +256,42 @@ class CodecTask(TrainingTask):
 
     def _codec_sum(self, heard: Heard, batch: CodecBatch) -> LossSum:
         """Weigh all losses of the codec."""
-        training, crops, output = self.training, batch.crops, heard.output
-        made, real = output.taught.waveforms.float(), crops.waveforms
-        device = made.device
-        losses: dict[str, Tensor] = dict(output.taught.losses)
-        total = training.prosody_weight * sum(losses.values(), made.new_zeros(()))
-
-        def add(name: str, loss: Callable[[], Tensor], weight: float) -> None:
-            nonlocal total
-            if weight:
-                losses[name] = loss()
-                total = total + weight * losses[name]
-
-        add("mel", lambda: self.mel.to(device)(made, real), training.mel_weight)
-        add("stft", lambda: self.stft(made, real), training.stft_weight)
-        if self.listener is not None:
-            listener = self.listener.to(device)
-            add("listener", lambda: listener(made, real), training.listener_weight)
-        distillation = self.config.distillation
-        if distillation.mode != "none":
-            add("distillation", lambda: heard.distance, distillation.weight)
-        if distillation.reconstruction_weight:
-            assert self.teacher is not None
-            teacher, target, rate = self.teacher, batch.target, self.config.codec.sample_rate
-            assert target is not None
-            add("heard", lambda: teacher.distance(made, rate, target), distillation.reconstruction_weight)
+        weights, output, crops = self.weights, heard.output, batch.crops
+        losses = dict(output.taught.losses)
+        if output.taught.waveforms is not None:
+            losses |= self._sound_losses(output.taught.waveforms.float(), batch)
+        if self.config.distillation.mode != "none":
+            losses["distillation"] = heard.distance
         if output.quantized is not None:
-            quantized = output.quantized
-            add("quantizer", lambda: quantized.loss, training.quantizer_weight)
+            losses["quantizer"] = output.quantized.loss
         if heard.auxiliary is not None:
-            spoken = heard.auxiliary.float()
-            add("auxiliary", lambda: self._auxiliary_mel(spoken, real), training.auxiliary_weight)
+            losses["auxiliary"] = self._auxiliary_mel(heard.auxiliary.float(), crops.waveforms)
         if batch.judged is not None:
             self.discriminators.requires_grad_(False)
             verdict, reference = (self.discriminators(one) for one in batch.judged)
             self.discriminators.requires_grad_(True)
-            kind, reduction, relative = training.adversarial_kind, self.reduction, not self.is_as_in_dac
-            add("adversarial", lambda: adversarial_loss(verdict, kind, reduction), training.adversarial_weight)
-            matching = feature_matching_loss
-            add("feature", lambda: matching(reference, verdict, relative, reduction), training.feature_weight)
+            kind, reduction, relative = self.training.adversarial_kind, self.reduction, not self.is_as_in_dac
+            losses["adversarial"] = adversarial_loss(verdict, kind, reduction)
+            losses["feature"] = feature_matching_loss(reference, verdict, relative, reduction)
+        total = sum((weights[name] * loss for name, loss in losses.items()), crops.waveforms.new_zeros(()))
         return _sum_over(batch, total, losses)
+
+    def _sound_losses(self, made: Tensor, batch: CodecBatch) -> dict[str, Tensor]:
+        """Compare speech with the recordings, by every distance that has a weight."""
+        real, device = batch.crops.waveforms, made.device
+        distances: dict[str, Callable[[], Tensor]] = {
+            "mel": lambda: self.mel.to(device)(made, real),
+            "stft": lambda: self.stft(made, real),
+            "heard": lambda: self._heard_again(made, batch.target),
+        }
+        if self.listener is not None:
+            distances["listener"] = lambda: self.listener.to(device)(made, real)  # type: ignore[union-attr]
+        return {name: distance() for name, distance in distances.items() if self.weights[name]}
+
+    def _heard_again(self, made: Tensor, target: TeacherTarget | None) -> Tensor:
+        """Compare what the teacher hears in the full reconstruction."""
+        assert self.teacher is not None and target is not None
+        return self.teacher.distance(made, self.config.codec.sample_rate, target)
 
     def _auxiliary_mel(self, spoken: Tensor, real: Tensor) -> Tensor:
         from vocable.training.vocoder_losses import resample_differentiably

@@ -145,6 +145,9 @@ class FiniteScalarQuantizer(nn.Module):
             statistics=self._count(codes, inside) if self.training else self.usage.of_codes(codes),
         )
 
+    def start_averages(self, frames_per_entry: float = 10.0) -> None:
+        """Do nothing: a grid has no averages."""
+
     @torch.no_grad()
     def encode(
         self, features: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch frames"] | None = None

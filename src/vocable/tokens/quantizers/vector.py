@@ -241,6 +241,11 @@ class VectorQuantizer(nn.Module):
         """The unmasked frames, mapped to the width of the codes."""
         return [self.project_in(clip) for clip in unmasked_frames(features, mask, by_clip)]
 
+    @torch.no_grad()
+    def start_averages(self, frames_per_entry: float = 10.0) -> None:
+        """Begin the moving averages anew at the entries, as after so many frames of each: saved codecs lack them."""
+        self._averages.start(self.codebook, frames_per_entry)
+
     @property
     def _averages(self) -> MovingAverages:
         return MovingAverages(self.average_counts, self.average_sums)
