@@ -83,10 +83,10 @@ class CodecBatch:
 
     crops: Crops
     heard: Heard | None = None
-    target: TeacherTarget | None = None
-    """What the teacher hears in the crops."""
     judged: tuple[Tensor, Tensor] | None = None
     """Made and recorded stretches for the discriminators."""
+    target: TeacherTarget | None = None
+    """What the teacher hears in the crops."""
 
     def to(self, device: torch.device) -> "CodecBatch":
         """Move the crops."""
