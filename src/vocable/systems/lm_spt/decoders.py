@@ -7,7 +7,7 @@ LM-SPT's own decoders are in dac.py and vocos.py; this one is ours: it starts fr
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from vocable.errors import ConfigError
 from vocable.features.pitch import Prosody
+from vocable.features.windows import Window, plan_windows
 from vocable.synthesis.layers import ConvNeXtBlock
 from vocable.synthesis.source_filter import SourceFilterConfig, SourceFilterDecoder
 from vocable.synthesis.unit_frontend import ENERGY_DEVIATION, ENERGY_MEAN, between, frame_positions
@@ -28,6 +29,12 @@ from vocable.training.vocoder_losses import content_loss
 
 PITCH_MEAN, PITCH_DEVIATION = 5.0, 0.5
 """Log F0 (Hz) is predicted on this scale: 148 Hz, and an octave and a half on both sides within two deviations."""
+
+
+WINDOW_SECONDS = 60.0
+"""Longest stretch of tokens that is decoded at once."""
+CONTEXT_SECONDS = 5.0
+"""Context of a window, on each side, for a decoder whose reach has no limit."""
 
 
 class Crops(NamedTuple):
@@ -78,6 +85,35 @@ class CodecDecoder(nn.Module):
     def forward(self, vectors: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch samples"]:
         """Return tokens x hop_length samples."""
         raise NotImplementedError
+
+    @property
+    def grid(self) -> int:
+        """Tokens between two places where a window may begin."""
+        return 1
+
+    def context_tokens(self) -> int:
+        """Return the tokens that a window needs on each side of those that are kept of it: a multiple of the grid."""
+        if self.reach is None:
+            return _up(math.ceil(CONTEXT_SECONDS * self.sample_rate / self.hop_length), self.grid)
+        return _up(max(self.reach), self.grid)
+
+    def plan(self, num_tokens: int, window_tokens: int | None = None) -> list[Window]:
+        """Cut a recording into windows of about `window_tokens` (None: a minute), or four times the context."""
+        wanted = round(WINDOW_SECONDS * self.sample_rate / self.hop_length) if window_tokens is None else window_tokens
+        context = self.context_tokens()
+        return plan_windows(num_tokens, max(_up(wanted, self.grid), 4 * context, self.grid), context)
+
+    def stretches(
+        self, vectors: Float[Tensor, "1 tokens dim"], window_tokens: int | None = None
+    ) -> Iterator[Float[Tensor, " _samples"]]:
+        """Decode one recording of any length, window by window: a stretch of the waveform for each window.
+
+        Joined, they are what `forward` returns of all tokens: the same bits where one window holds them, otherwise up
+        to rounding where `reach` has a limit, and nearly so where it has none.
+        """
+        for window in self.plan(vectors.shape[1], window_tokens):
+            samples = self(vectors[:, window.start : window.stop])[0]
+            yield samples[window.keep.start * self.hop_length : window.keep.stop * self.hop_length]
 
     def taught(self, vectors: Float[Tensor, "batch tokens dim"], crops: Crops, speak: bool = True) -> Taught:
         """Return samples for the losses of training, made with the help of what is known of the recordings.
@@ -252,6 +288,31 @@ class SourceFilterCodecDecoder(CodecDecoder):
         frames = self.frames(vectors)
         return self.spoken(frames, frames.prosody)[:, : vectors.shape[1] * self.hop_length]
 
+    @property
+    def grid(self) -> int:
+        """Tokens between two places where a token and a frame begin together."""
+        hop = self.config.source.hop_length
+        return hop // math.gcd(hop, self.hop_length)
+
+    def stretches(
+        self, vectors: Float[Tensor, "1 tokens dim"], window_tokens: int | None = None
+    ) -> Iterator[Float[Tensor, " _samples"]]:
+        """See CodecDecoder; noise goes by the number of the frame, and pulses go on where the last window ended.
+
+        F0 is rounded to 1/16 Hz: where rounding falls to the other side in a window, pulses move by 0.0008 periods.
+        """
+        hop, phase = self.hop_length, 0.0
+        for window in self.plan(vectors.shape[1], window_tokens):
+            frames = self.frames(vectors[:, window.start : window.stop])
+            prosody = frames.prosody
+            begin, end = window.keep.start * hop, window.keep.stop * hop
+            # pitch lacks context at the far end of a window; phase is tied where the last one ended (streaming.py)
+            cycles = self.source.cycles(prosody.f0)[0]
+            tied = phase - float(cycles[begin - 1]) if begin else phase
+            first = window.start * hop // self.config.source.hop_length
+            yield self.spoken(frames, prosody, first, tied)[0, begin:end]
+            phase = (tied + float(cycles[end - 1])) % 1.0
+
     def taught(self, vectors: Float[Tensor, "batch tokens dim"], crops: Crops, speak: bool = True) -> Taught:
         """Speak with the recordings' F0, and compare pitch, voicing, energy and voice with theirs."""
         frames = self.frames(vectors)
@@ -277,3 +338,8 @@ class SourceFilterCodecDecoder(CodecDecoder):
             apart = (voice - crops.speakers).square().sum(-1)
             losses["voice"] = (apart * is_known).sum() / is_known.sum().clamp(min=1)
         return Taught(spoken, losses)
+
+
+def _up(number: int, multiple: int) -> int:
+    """Round up to a multiple."""
+    return -(-number // multiple) * multiple

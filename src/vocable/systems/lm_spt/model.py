@@ -89,11 +89,22 @@ class LmSptCodec(nn.Module):
     ) -> Float[Tensor, " samples"]:
         """Return tokens x hop_length samples; of semantic codes alone, by the auxiliary decoder, at its own rate.
 
-        The main decoder never heard semantic vectors without acoustic ones in training.
+        The main decoder never heard semantic vectors without acoustic ones in training. Recordings of over a minute are
+        decoded in windows (CodecDecoder.stretches).
 
         Raises:
             ConfigError: a code outside its codebook, or too many levels.
         """
         vectors = self.quantizer.decode(semantic[None], None if acoustic is None else acoustic[None])
         decoder = self.auxiliary if acoustic is None else self.decoder
-        return decoder(vectors)[0]
+        return torch.cat(list(decoder.stretches(vectors)))
+
+    @property
+    def reach(self) -> tuple[int, int] | None:
+        """Tokens before and after its own that can change a token's codes; None where there is no limit."""
+        encoders = [one for one in (self.semantic_encoder, self.acoustic_encoder) if one is not None]
+        reaches = [one.reach for one in encoders]
+        if None in reaches:
+            return None
+        before, after = (max(sides) for sides in zip(*reaches))
+        return before, after
