@@ -48,7 +48,7 @@ class Command:
     function: Callable[..., Any] | str
     """The function, or "module:name" of one that is not imported before it runs."""
     words: str = ""
-    """Settings that are given by their place: MANIFEST OUT; the last one takes all words that are left: FILES..."""
+    """Settings that are given by their place: MANIFEST OUT; a list takes the words that others leave: FILES..."""
     short: Mapping[str, str] = field(default_factory=dict)
     """Shorter names of settings: {"clusters": "kmeans.num_clusters"}."""
     through: Callable[..., None] | None = None
@@ -139,9 +139,12 @@ class Command:
             else:
                 placed.append(word)
         names = [name for name in self.places if name not in given]
-        if names and self.settings[names[-1]].is_list and len(placed) >= len(names):
-            given[names[-1]] = placed[len(names) - 1 :]
-        elif len(placed) > len(names):
+        several = next((index for index, name in enumerate(names) if self.settings[name].is_list), None)
+        if several is not None and len(placed) >= len(names):
+            end = len(placed) - (len(names) - several - 1)
+            values = [*placed[:several], placed[several:end], *placed[end:]]
+            return dict(zip(names, values)) | given, free
+        if len(placed) > len(names):
             extra = placed[len(names)]
             if SETTING.match(extra):
                 self.find(extra.partition("=")[0])
