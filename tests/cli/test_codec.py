@@ -44,7 +44,7 @@ def test_sound_to_files_and_back(codec, tokenizer, speech, tmp_path, capsys):
     codes, heard, semantic = (tmp_path / name for name in ("codes", "heard", "semantic"))
     code, out, err = run(capsys, "encode", speech / "a", speech / "three.wav", codes, "--tokenizer", codec)
     assert code == 0, err
-    assert "3 files are in" in out and "Encoding" in err
+    assert f"Files in {codes}: 3" in out and "Encoding" in err
     names = ["b/two", "one", "three"]
     assert sorted(path.relative_to(codes).as_posix() for path in codes.rglob("*.codes")) == [
         f"{n}.codes" for n in names
@@ -98,7 +98,7 @@ def test_nothing_is_written_over(codec, speech, tmp_path, capsys):
 def test_what_cannot_be_read_is_noted(codec, speech, tmp_path, capsys):
     (speech / "broken.wav").write_bytes(b"RIFF")
     code, out, err = run(capsys, "encode", speech, tmp_path / "codes", "--tokenizer", codec)
-    assert code == 0 and "1 files were left out" in out and "3 files are in" in out, err
+    assert code == 0 and "Left out: 1;" in out and "codes: 3" in out, err
     (row,) = map(json.loads, (tmp_path / "codes" / "rejected.jsonl").read_text().splitlines())
     assert row["id"] == "broken" and row["audio"].endswith("broken.wav")
     code, _, err = run(capsys, "encode", speech, tmp_path / "strict", "--tokenizer", codec, "--strict")
@@ -116,7 +116,7 @@ def test_what_cannot_be_read_is_noted(codec, speech, tmp_path, capsys):
         with pytest.raises(AudioFormatError, match=f"{name}.codes: is (no whole file of codes|damaged)"):
             read_codes(tmp_path / "codes" / f"{name}.codes")
     code, out, _ = run(capsys, "decode", tmp_path / "codes", tmp_path / "heard", "--tokenizer", codec)
-    assert code == 0 and "4 files were left out" in out and "3 files are in" in out
+    assert code == 0 and "Left out: 4;" in out and "heard: 3" in out
     rows = [json.loads(line) for line in (tmp_path / "heard" / "rejected.jsonl").read_text().splitlines()]
     assert {row["id"] for row in rows} == set(damaged)
     code, _, err = run(capsys, "decode", tmp_path / "codes", tmp_path / "x", "--tokenizer", codec, "--strict")

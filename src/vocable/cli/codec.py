@@ -177,8 +177,8 @@ def _leave_out(error: AudioFormatError, id: str, path: Path, rejections: Rejecti
 
 def _report(done: int, out: Path, rejections: Rejections) -> None:
     if rejections.count:
-        print(f"{rejections.count} files were left out; the reasons are in {rejections.path}")
-    print(f"{done} files are in {out}")
+        print(f"Left out: {rejections.count}; the reasons are in {rejections.path}")
+    print(f"Files in {out}: {done}")
 
 
 COMMANDS = {"codec encode AUDIO... OUT": encode, "codec decode FILES... OUT": decode}
