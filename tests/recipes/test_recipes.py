@@ -15,7 +15,15 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "twist").rglob("*.yaml
 
 
 def test_there_are_recipes():
-    assert {path.stem for path in RECIPES} >= {"cpu", "opt125m", "opt350m", "opt1.3b", "opt350m-50hz", "slam", "portable"}
+    assert {path.stem for path in RECIPES} >= {
+        "cpu",
+        "opt125m",
+        "opt350m",
+        "opt1.3b",
+        "opt350m-50hz",
+        "slam",
+        "portable",
+    }
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
