@@ -90,7 +90,8 @@ class CodecBatch:
 
     def to(self, device: torch.device) -> "CodecBatch":
         """Move the crops."""
-        return CodecBatch(Crops(*(None if item is None else item.to(device) for item in self.crops)))
+        moved = {name: value.to(device) for name, value in self.crops._asdict().items() if value is not None}
+        return CodecBatch(self.crops._replace(**moved))
 
 
 class CodecTask(TrainingTask):
