@@ -307,8 +307,11 @@ class CodecTask(TrainingTask):
         return {**super().training_metrics(parts), **self.codec.quantizer.usage_metrics()}
 
     def validation_batches(self, process: int, num_processes: int) -> list[CodecBatch]:
-        """Return this process's share of the held-out recordings, each from its start."""
-        if self.validation is None:
+        """Return this process's share of the held-out recordings, each from its start.
+
+        None before every codebook is fitted: a model that cannot encode is never the best one.
+        """
+        if self.validation is None or not self.codec.has_codebooks:
             return []
         count = min(len(self.validation), self.training.validation_utterances)
         return [CodecBatch(self._held_out(index)) for index in range(process, count, num_processes)]
