@@ -1,0 +1,120 @@
+"""The contract of speech decoders: words and their vectors become speech, and learn to from recordings.
+
+    words + word vectors + speaker -> SpeechDecoder -> waveform, times of the words
+
+Two follow it: units written one after another, as published (unit_decoder.py), and durations, pitch and energy of phonemes
+(prosody_decoder.py). What one learns from a recording it says itself (`targets`), so data and task know neither.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from vocable.features.voice import Speaker
+from vocable.types import Clip, Word
+
+
+class WordBatch(NamedTuple):
+    """Texts and what the tokenizer made of them, as a decoder reads them."""
+
+    texts: tuple[tuple[str, ...], ...]
+    """Words of each text."""
+    ids: Int[Tensor, "batch tokens"]
+    """Tokens of the texts in Whisper's vocabulary; -1 after the end."""
+    word_ids: Int[Tensor, "batch tokens"]
+    """Word of each token, from 0; -1 after the end."""
+    vectors: Float[Tensor, "batch words dim"] | None
+    """Vectors of the words, quantized or not; 0 after the end. None: from text alone (the published first stage)."""
+    mask: Bool[Tensor, "batch words"]
+    """True for words."""
+    speaker: Float[Tensor, "batch speaker_dim"]
+    """Speaker vectors of length 1."""
+
+
+class DecoderLoss(NamedTuple):
+    """What a decoder says of a batch."""
+
+    total: Tensor
+    """Loss, summed over `count` targets."""
+    count: int
+    """Number of targets: units, or phonemes."""
+    parts: Mapping[str, tuple[float, int]]
+    """Sums and numbers of what goes to the log by name: parts of the loss, accuracies, errors in the units that they have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordChange:
+    """A change to how a word is spoken, on top of what its vector says."""
+
+    stretch: float = 1.0
+    """Times as long."""
+    semitones: float = 0.0
+    """So much higher."""
+    decibels: float = 0.0
+    """So much louder."""
+
+
+class SpokenWords(NamedTuple):
+    """Speech, with the times of its words."""
+
+    waveform: Float[Tensor, " samples"]
+    words: tuple[Word, ...]
+    """Times in seconds of `waveform`; empty where a decoder does not know them."""
+
+
+class SpeechDecoder(nn.Module, ABC):
+    """Words and their vectors to speech."""
+
+    kind: str
+    """Name in configs."""
+
+    @property
+    @abstractmethod
+    def sample_rate(self) -> int:
+        """Samples per second of what `speak` returns."""
+
+    @abstractmethod
+    def targets(self, clip: Clip, words: Sequence[str]) -> dict[str, Tensor]:
+        """Measure what the decoder learns from a recording; done once for each, and kept.
+
+        Args:
+            clip: At the tokenizer's sample rate, with times of words where the manifest has them.
+            words: Its text, split at blanks.
+
+        Raises:
+            AlignmentError: the text cannot be found in the recording. It is then left out.
+        """
+
+    @abstractmethod
+    def loss(self, batch: WordBatch, targets: Sequence[Mapping[str, Tensor]]) -> DecoderLoss:
+        """Return the teacher-forced loss of a batch, on its device, and its measures."""
+
+    @abstractmethod
+    def speak(
+        self,
+        words: Sequence[str],
+        vectors: Float[Tensor, "words dim"] | None,
+        speaker: Speaker,
+        changes: Mapping[int, WordChange] | None = None,
+        seed: int = 0,
+    ) -> SpokenWords:
+        """Speak words.
+
+        Args:
+            words: The words, with their punctuation.
+            vectors: One for each; None speaks from text alone.
+            speaker: Who speaks.
+            changes: Changes by the number of the word.
+            seed: For whatever is drawn.
+
+        Raises:
+            ConfigError: a decoder that cannot change words is asked to; or other numbers of words and vectors.
+        """
+
+    @abstractmethod
+    def saved_config(self) -> dict[str, Any]:
+        """Return what is needed to build the module anew, as JSON values."""
