@@ -2,8 +2,8 @@
 
     words + word vectors + speaker -> SpeechDecoder -> waveform, times of the words
 
-Two follow it: units written one after another, as published (unit_decoder.py), and durations, pitch and energy of phonemes
-(prosody_decoder.py). What one learns from a recording it says itself (`targets`), so data and task know neither.
+Two follow it: units written one after another, as published (unit_decoder.py), and durations, pitch and energy of
+phonemes (prosody_decoder.py). What one learns from a recording it says itself (`targets`): data and task know neither.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vocable.features.voice import Speaker
-from vocable.types import Clip, Word
+from vocable.types import Utterance, Word
 
 
 class WordBatch(NamedTuple):
@@ -43,7 +43,7 @@ class DecoderLoss(NamedTuple):
     count: int
     """Number of targets: units, or phonemes."""
     parts: Mapping[str, tuple[float, int]]
-    """Sums and numbers of what goes to the log by name: parts of the loss, accuracies, errors in the units that they have."""
+    """Sums and numbers of what goes to the log, by name: parts of the loss, accuracies, errors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +78,14 @@ class SpeechDecoder(nn.Module, ABC):
         """Samples per second of what `speak` returns."""
 
     @abstractmethod
-    def targets(self, clip: Clip, words: Sequence[str]) -> dict[str, Tensor]:
+    def targets(
+        self, utterance: Utterance, waveform: Float[Tensor, " samples"], words: Sequence[str]
+    ) -> dict[str, Tensor]:
         """Measure what the decoder learns from a recording; done once for each, and kept.
 
         Args:
-            clip: At the tokenizer's sample rate, with times of words where the manifest has them.
+            utterance: Its line in the manifest, with times of words and phones where the manifest has them.
+            waveform: The recording at the tokenizer's sample rate.
             words: Its text, split at blanks.
 
         Raises:
