@@ -261,9 +261,32 @@ def test_training_goes_on_from_a_trained_codec(recordings, tmp_path):
     # an entry that got no frame stays, for its averages shrink together
     moved = (codec.quantizer.semantic.codebook - before).abs().amax(1)
     assert int((moved > 1e-4).sum()) <= 1
-    other = replace(tuned, codec=codec_config(encoder=replace(MEL, dim=16)))
-    with pytest.raises(ConfigError, match="other sizes"):
+    other = replace(tuned, codec=codec_config(encoder=replace(MEL, dim=128)))
+    with pytest.raises(ConfigError, match=r"shares \d+% of the weights"):
         build_codec(other)
+
+
+def test_training_at_another_rate_goes_on_from_the_networks(recordings, tmp_path):
+    torch.manual_seed(4)
+    first = LmSptCodec(codec_config())
+    with torch.no_grad():
+        first.decoder.content_mean.normal_()
+    LmSptTokenizer.of_codec(first.eval(), "first").save_pretrained(tmp_path / "first")
+    faster = codec_config(
+        frame_rate=2 * first.config.frame_rate,
+        encoder=replace(MEL, stride=MEL.stride // 2),
+        decoder=replace(VOICE, stride=VOICE.stride // 2),
+    )
+    codec = build_codec(replace(tiny_config(codec=faster), fine_tune=str(tmp_path / "first")))
+    fresh = build_codec(tiny_config(codec=faster))
+    before, own = dict(first.named_parameters()), dict(fresh.named_parameters())
+    new = []
+    for name, weights in codec.named_parameters():
+        fits = name in before and before[name].shape == weights.shape
+        assert torch.equal(weights, before[name] if fits else own[name]), name
+        new += [] if fits else [name]
+    assert any("up" in name for name in new) and not codec.has_codebooks
+    assert torch.equal(codec.decoder.content_mean, first.decoder.content_mean)
 
 
 def test_unreadable_recordings_are_noted_and_others_drawn(recordings, tmp_path):
@@ -287,6 +310,27 @@ def test_frozen_weights_are_named_and_not_stored(tmp_path, recordings):
     codec = load_tokenizer(tmp_path / "run" / "tokenizer").codec
     wanted = vocoder.decoder.state_dict()
     assert all(torch.equal(weights, wanted[name]) for name, weights in codec.decoder.source.state_dict().items())
+    borrower = replace(VOICE, weights=str(tmp_path / "run" / "tokenizer"))
+    with pytest.raises(ConfigError, match="name where its is from"):
+        LmSptCodec(codec_config(decoder=borrower))
+
+
+def test_a_codec_lends_its_decoder(tmp_path):
+    torch.manual_seed(5)
+    lender = LmSptCodec(codec_config())
+    with torch.no_grad():
+        lender.decoder.content_mean.normal_()
+    LmSptTokenizer.of_codec(lender.eval(), "lender").save_pretrained(tmp_path / "lender")
+    codec = LmSptCodec(codec_config(decoder=replace(VOICE, weights=str(tmp_path / "lender"))))
+    wanted = lender.decoder.source.state_dict()
+    assert all(torch.equal(weights, wanted[name]) for name, weights in codec.decoder.source.state_dict().items())
+    assert torch.equal(codec.decoder.content_mean, lender.decoder.content_mean) and codec.decoder.borrowed()
+    with pytest.raises(ConfigError, match="other sizes"):
+        LmSptCodec(
+            codec_config(
+                decoder=replace(VOICE, weights=str(tmp_path / "lender"), source=replace(VOICE.source, num_layers=3))
+            )
+        )
 
 
 def test_what_does_not_fit_is_refused(recordings, tmp_path):

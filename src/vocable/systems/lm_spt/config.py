@@ -104,7 +104,7 @@ class CodecTrainingConfig(TrainingConfig):
     learning_rate: float = 1e-3
     """Highest rate of the generator; linear warm-up, then cosine."""
     pretrained_learning_rate: float = 3e-4
-    """Highest rate of a decoder that starts from pretrained weights."""
+    """Highest rate of a source-filter decoder that starts from pretrained weights (`start` or `fine_tune`)."""
     discriminator_learning_rate: float = 2e-4
     """Highest rate of the discriminators. (The release trains them at 1e-3, by what looks like a mistake.)"""
     final_learning_rate_ratio: float = 0.02
@@ -215,10 +215,11 @@ class LmSptConfig:
         )
     )
     start: str | None = None
-    """Vocoder whose source-filter decoder is the start of one that learns (codec.decoder.weights is null): a folder or
-    a shipped name; None: random weights."""
+    """Unit vocoder or codec whose source-filter decoder is the start of one that learns (codec.decoder.weights is
+    null), a folder or a shipped name; None: random weights."""
     fine_tune: str | None = None
-    """Trained codec of the same sizes, a folder or a shipped name, whose weights are the start; None: none."""
+    """Trained codec, a folder or a shipped name, whose weights are the start; None: none. With another rate or other
+    codebooks, the weights of the networks that have the same shapes are, and codebooks are fitted anew."""
     speaker_encoder: str = "resemblyzer"
     """Speaker encoder whose vectors a source-filter decoder learns to predict: an asset or a folder."""
     valid_share: float = 0.02

@@ -6,20 +6,24 @@
 LM-SPT's own decoders are in dac.py and vocos.py; this one is ours: it starts from weights that speak already.
 """
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vocable.assets.weights import read_weights
+from vocable.config import config_to_dict
 from vocable.errors import ConfigError
 from vocable.features.pitch import Prosody
 from vocable.features.windows import Window, plan_windows
+from vocable.files import read_text
 from vocable.synthesis.layers import ConvNeXtBlock
 from vocable.synthesis.source_filter import SourceFilterConfig, SourceFilterDecoder
 from vocable.synthesis.unit_frontend import ENERGY_DEVIATION, ENERGY_MEAN, between, frame_positions
@@ -31,6 +35,8 @@ PITCH_MEAN, PITCH_DEVIATION = 5.0, 0.5
 """Log F0 (Hz) is predicted on this scale: 148 Hz, and an octave and a half on both sides within two deviations."""
 
 
+SOURCE = ("source.", "content_mean", "content_deviation")
+"""Names of the weights that belong to the source-filter decoder."""
 WINDOW_SECONDS = 60.0
 """Longest stretch of tokens that is decoded at once."""
 CONTEXT_SECONDS = 5.0
@@ -154,8 +160,8 @@ class SourceFilterCodecConfig:
     source: SourceFilterConfig = field(default_factory=lambda: SourceFilterConfig(speaker_dim=256))
     """The source-filter decoder; `speaker_dim` is the length of the voice vector that is predicted for every frame."""
     weights: str | None = "vocable/voices"
-    """Unit vocoder whose source-filter decoder speaks, a folder or a shipped name. It is frozen, and not stored with
-    the codec. None: the decoder has weights of its own, which learn; `start` says how they begin."""
+    """Unit vocoder, or codec, whose source-filter decoder speaks, a folder or a shipped name. It is frozen, and not
+    stored with this codec. None: the decoder has weights of its own, which learn; `start` says how they begin."""
 
     def __post_init__(self) -> None:
         if self.kernel_size % 2 == 0:
@@ -234,21 +240,22 @@ class SourceFilterCodecDecoder(CodecDecoder):
         return before, after
 
     def start_from(self, folder: Path) -> None:
-        """Take the source-filter decoder of a unit vocoder.
+        """Take the source-filter decoder of a unit vocoder, or of a codec with one of its own.
 
         Raises:
-            ConfigError: it has other sizes.
+            ConfigError: it has other sizes, or the codec has none of its own.
         """
-        vocoder = UnitVocoder.from_pretrained(folder)
-        source, frontend = vocoder.decoder, vocoder.frontend
-        if source.config != self.config.source:
+        sizes, found = _read_source(folder)
+        if not found:
             raise ConfigError(
-                f"The decoder of {folder} has other sizes than codec.decoder.source ({source.config}). Set these, or "
-                "take no pretrained weights: codec.decoder.weights=null start=null."
+                f"The codec of {folder} has no source-filter decoder of its own. Name the one it borrows."
             )
-        self.source.load_state_dict(source.state_dict())
-        self.content_mean.copy_(frontend.content_mean)
-        self.content_deviation.copy_(frontend.content_deviation)
+        if sizes != config_to_dict(self.config.source):
+            raise ConfigError(
+                f"The decoder of {folder} has other sizes than codec.decoder.source ({sizes}). Set these, or take no "
+                "pretrained weights: codec.decoder.weights=null start=null."
+            )
+        self.load_state_dict({**self.state_dict(), **found})
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the source-filter decoder, unless it is frozen."""
@@ -258,11 +265,7 @@ class SourceFilterCodecDecoder(CodecDecoder):
         """Return the weights of the source-filter decoder, where the settings name them."""
         if self.config.weights is None:
             return {}
-        return {
-            name: weights
-            for name, weights in self.state_dict().items()
-            if name.startswith(("source.", "content_mean", "content_deviation"))
-        }
+        return {name: weights for name, weights in self.state_dict().items() if name.startswith(SOURCE)}
 
     def frames(self, vectors: Float[Tensor, "batch tokens dim"]) -> SourceFrames:
         """Return as many frames as the tokens last, the last one whole."""
@@ -338,6 +341,23 @@ class SourceFilterCodecDecoder(CodecDecoder):
             apart = (voice - crops.speakers).square().sum(-1)
             losses["voice"] = (apart * is_known).sum() / is_known.sum().clamp(min=1)
         return Taught(spoken, losses)
+
+
+def _read_source(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the source-filter decoder of a unit vocoder's folder, or of a codec's: its sizes, and weights as named here.
+
+    A codec whose decoder is of another kind, or borrowed, has none.
+    """
+    config = folder / "config.json"
+    codec = json.loads(read_text(config)).get("config", {}).get("lm_spt") if config.is_file() else None
+    if codec is not None:
+        stored = {key.removeprefix("decoder."): value.float() for key, value in read_weights(folder).items()}
+        found = {key: value for key, value in stored.items() if key.startswith(SOURCE)}
+        return codec["codec"]["decoder"].get("source", {}), found
+    vocoder = UnitVocoder.from_pretrained(folder)
+    found = {f"source.{key}": value for key, value in vocoder.decoder.state_dict().items()}
+    found |= {key: getattr(vocoder.frontend, key) for key in SOURCE[1:]}
+    return config_to_dict(vocoder.decoder.config), found
 
 
 def _up(number: int, multiple: int) -> int:

@@ -7,6 +7,7 @@ RUN/training     metrics.jsonl, checkpoints, best/ and last/: a tokenizer each
 RUN/tokenizer    a copy of last/
 """
 
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,12 +37,14 @@ from vocable.training.loop import TrainingResult, train
 from vocable.training.phone_targets import PhoneTargets
 from vocable.types import Utterance
 
+logger = logging.getLogger(__name__)
+
 
 def build_codec(config: LmSptConfig) -> LmSptCodec:
-    """Draw the weights of a codec by `training.seed`, and start its decoder from pretrained ones where there are some.
+    """Draw the weights of a codec by `training.seed`, and start from pretrained ones where there are some.
 
     Raises:
-        ConfigError: the pretrained decoder has other sizes.
+        ConfigError: the pretrained decoder has other sizes, or the codec to start from has little in common with this.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
@@ -49,13 +52,32 @@ def build_codec(config: LmSptConfig) -> LmSptCodec:
     if config.start is not None:
         codec.decoder.start_from(resolve_folder(config.start))
     if config.fine_tune is not None:
-        start = LmSptTokenizer.from_pretrained(config.fine_tune)
-        if start.codec.config != config.codec:
-            raise ConfigError(f"{config.fine_tune} holds a codec of other sizes than the recipe's section `codec`.")
-        codec.load_state_dict(start.codec.state_dict())
+        _fine_tune(codec, LmSptTokenizer.from_pretrained(config.fine_tune).codec, config.fine_tune)
+    return codec
+
+
+def _fine_tune(codec: LmSptCodec, start: LmSptCodec, name: str) -> None:
+    """Take the weights of a trained codec: all of them, or at another rate those of its networks that fit.
+
+    Codebooks of another rate hold other sounds, so they are fitted anew.
+    """
+    if start.config == codec.config:
+        codec.load_state_dict(start.state_dict())
         for level in (codec.quantizer.semantic, *codec.quantizer.acoustic.levels):
             level.start_averages()
-    return codec
+        return
+    own = dict(codec.named_parameters())
+    fit = {key: value for key, value in start.named_parameters() if key in own and own[key].shape == value.shape}
+    fit |= {key: value for key, value in start.named_buffers() if key.startswith("decoder.content_")}
+    count = sum(value.numel() for key, value in fit.items() if key in own)
+    total = sum(value.numel() for value in own.values())
+    if 2 * count < total:
+        raise ConfigError(
+            f"The codec of {name} shares {count / total:.0%} of the weights of the recipe's section `codec`; less than "
+            "half is no start. Give the networks the same sizes, or set fine_tune to null."
+        )
+    codec.load_state_dict({**codec.state_dict(), **fit})
+    logger.info("%.0f %% of the weights start from %s; the others, and the codebooks, anew.", 100 * count / total, name)
 
 
 def train_codec(

@@ -169,7 +169,8 @@ class CodecTask(TrainingTask):
 
     def _learners(self) -> dict[str, Learner]:
         training = self.training
-        pretrained = self.codec.decoder.pretrained_parameters() if self.config.start is not None else []
+        begun = self.config.start is not None or self.config.fine_tune is not None
+        pretrained = self.codec.decoder.pretrained_parameters() if begun else []
         known = {id(parameter) for parameter in pretrained}
         new = [one for one in self.trainee.parameters() if one.requires_grad and id(one) not in known]
         groups = [{"params": new, "lr": training.learning_rate}]
