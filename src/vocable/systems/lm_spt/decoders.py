@@ -247,9 +247,7 @@ class SourceFilterCodecDecoder(CodecDecoder):
         """
         sizes, found = _read_source(folder)
         if not found:
-            raise ConfigError(
-                f"The codec of {folder} has no source-filter decoder of its own. Name the one it borrows."
-            )
+            raise ConfigError(f"The codec of {folder} has no source-filter decoder of its own: name where its is from.")
         if sizes != config_to_dict(self.config.source):
             raise ConfigError(
                 f"The decoder of {folder} has other sizes than codec.decoder.source ({sizes}). Set these, or take no "
