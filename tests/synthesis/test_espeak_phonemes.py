@@ -75,6 +75,13 @@ def test_every_word_of_a_sentence_gets_its_own_phonemes(accent):
     assert spoken[9].phonemes == "ˌI"  # else Kokoro swallows it
 
 
+@needs_espeak
+def test_a_transcript_in_capitals_sounds_like_the_same_in_lower_case():
+    shouted, quiet = phonemize("NORTHANGER ABBEY, AND IT WAS"), phonemize("northanger abbey, and it was")
+    assert [word.word for word in shouted] == ["NORTHANGER", "ABBEY", "AND", "IT", "WAS"]
+    assert [word[1:] for word in shouted] == [word[1:] for word in quiet]
+
+
 def test_text_without_a_word_is_refused():
     with pytest.raises(ConfigError, match="holds no word"):
         phonemize(" ... !", "en-us")

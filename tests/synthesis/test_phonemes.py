@@ -21,6 +21,7 @@ from vocable.synthesis.phonemes import (
     phonemize_with_hibari,
     read_given,
     split_long,
+    without_shouting,
     word_times,
 )
 
@@ -72,6 +73,35 @@ def test_a_sentence_becomes_words_with_phonemes_and_pauses():
         ("then", "ðˈɛn", ""),
         ("left", "lˈɛft", "…"),
     ]
+
+
+def test_only_texts_in_capitals_throughout_are_read_in_lower_case():
+    assert without_shouting("I SAID IT'S 5 O'CLOCK, AND I'M OFF") == "I said it's 5 o'clock, and I'm off"
+    assert without_shouting("ÉTÉ À VICHY I") == "été à vichy I"
+    for text in ("The BBC and IT", "iPHONE", "12:30", "x"):
+        assert without_shouting(text) == text
+
+
+@needs_hibari
+def test_a_transcript_in_capitals_sounds_like_the_same_in_lower_case():
+    """Without it, hibari spells "IT", "NORTHANGER" and "MORLAND" letter by letter."""
+    shouted = phonemize_with_hibari("NORTHANGER ABBEY, AND IT WAS MR MORLAND'S AT 7:30")
+    quiet = phonemize_with_hibari("northanger abbey, and it was mr morland's at 7:30")
+    assert [word.word for word in shouted] == [
+        "NORTHANGER",
+        "ABBEY",
+        "AND",
+        "IT",
+        "WAS",
+        "MR",
+        "MORLAND'S",
+        "AT",
+        "7:30",
+    ]
+    assert [word[1:] for word in shouted] == [word[1:] for word in quiet]
+    assert shouted[0].phonemes == "nˈɔɹθAnʤəɹ"
+    mixed = phonemize_with_hibari("They met at the BBC")
+    assert mixed[-1].phonemes == "bˌibˌisˈi"
 
 
 @needs_hibari

@@ -15,7 +15,7 @@ import subprocess
 import unicodedata
 
 from vocable.errors import ConfigError, MissingDependencyError
-from vocable.synthesis.phonemes import PAUSES, Accent, WordPhonemes
+from vocable.synthesis.phonemes import PAUSES, Accent, WordPhonemes, without_shouting
 
 # Kokoro writes a diphthong or an affricate as one symbol (Kokoro-82M model card; phoneme inventory of the misaki
 # project). espeak-ng joins the two halves with the tie ^ that we ask for.
@@ -43,8 +43,9 @@ def phonemize(text: str, accent: Accent = "en-us") -> list[WordPhonemes]:
     if not clauses:
         raise ConfigError(f"{text!r} holds no word to speak.")
     spoken: list[WordPhonemes] = []
-    for words, pause in clauses:
-        phonemes = _clause_phonemes(words, accent)
+    quiet = [words for words, _ in split_clauses(without_shouting(text))]
+    for (words, pause), read in zip(clauses, quiet, strict=True):
+        phonemes = _clause_phonemes(read, accent)
         pauses = [""] * (len(words) - 1) + [pause]
         spoken += [WordPhonemes(*parts) for parts in zip(words, phonemes, pauses)]
     spoken = [word._replace(phonemes=STRESSED.get(word.word, word.phonemes)) for word in spoken]

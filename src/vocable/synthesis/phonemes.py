@@ -110,6 +110,7 @@ def phonemize_with_hibari(text: str, accent: Accent = "en-us") -> list[WordPhone
             "phonemes instead of text for other languages (phonemizer 'given')."
         )
     words = [bare for token in text.split() if (bare := bare_word(token))]
+    text = without_shouting(text)
     normalise, g2p = _hibari(accent)
     groups: list[list[Any]] = [[]]
     unquoted = re.sub(f"[{re.escape(QUOTES)}]", " ", text)  # it takes a quotation mark before a word for a part of it
@@ -134,11 +135,13 @@ def phonemize_with_hibari(text: str, accent: Accent = "en-us") -> list[WordPhone
 def assign_words(words: Sequence[str], spoken: Sequence[WordPhonemes]) -> list[WordPhonemes]:
     """Give the phonemes of a text that was rewritten (7:30 -> seven thirty) back to the words that it had.
 
-    Words that both have keep theirs; between them, words in the text share what was spoken, in order. Words to which
-    nothing falls are left out; what falls to none, at a place where the text has no word, goes to the word before.
+    Words that both have, whatever their case, keep theirs; between them, words in the text share what was spoken, in
+    order. Words to which nothing falls are left out; what falls to none, at a place where the text has no word, goes to
+    the word before.
     """
     result: list[list[WordPhonemes]] = [[] for _ in words]
-    matcher = difflib.SequenceMatcher(None, list(words), [word.word for word in spoken], autojunk=False)
+    written = [word.casefold() for word in words]
+    matcher = difflib.SequenceMatcher(None, written, [word.word.casefold() for word in spoken], autojunk=False)
     for _, start, end, first, last in matcher.get_opcodes():
         for index in range(first, last):
             owner = start + (index - first) * (end - start) // (last - first) if end > start else max(start - 1, 0)
@@ -149,6 +152,17 @@ def assign_words(words: Sequence[str], spoken: Sequence[WordPhonemes]) -> list[W
         for word, parts in zip(words, result, strict=True)
         if parts
     ]
+
+
+def without_shouting(text: str) -> str:
+    """Return a text in lower case, but for the word "I", where it has no lower-case letter; others as they are.
+
+    Phonemizers spell words in capitals letter by letter, as abbreviations, unless they know them: NORTHANGER, and IT.
+    Beside words in lower case that is right (BBC), but many transcripts are in capitals throughout.
+    """
+    if any(char.islower() for char in text):
+        return text
+    return re.sub(r"\bi\b", "I", text.lower())
 
 
 def bare_word(token: str) -> str:
