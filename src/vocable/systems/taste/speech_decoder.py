@@ -4,17 +4,22 @@
 
 Two follow it: units written one after another, as published (unit_decoder.py), and durations, pitch and energy of
 phonemes (prosody_decoder.py). What one learns from a recording it says itself (`targets`): data and task know neither.
+
+A recipe's section `decoder` is a `DecoderConfig`, whose `build` makes a new decoder. A saved one is made again by
+`restore_decoder`, from its `saved_config` and its weights; those that it borrows frozen from others are in neither.
 """
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vocable.features.voice import Speaker
+from vocable.registry import look_up
 from vocable.types import Utterance, Word
 
 
@@ -67,10 +72,15 @@ class SpokenWords(NamedTuple):
 
 
 class SpeechDecoder(nn.Module, ABC):
-    """Words and their vectors to speech."""
+    """Words and their vectors to speech.
+
+    Its state_dict holds what it learns; networks that it borrows and leaves as they are stay out of it.
+    """
 
     kind: str
     """Name in configs."""
+    part_names: tuple[str, ...]
+    """Names of all parts that `loss` reports."""
 
     @property
     @abstractmethod
@@ -121,3 +131,62 @@ class SpeechDecoder(nn.Module, ABC):
     @abstractmethod
     def saved_config(self) -> dict[str, Any]:
         """Return what is needed to build the module anew, as JSON values."""
+
+    @classmethod
+    @abstractmethod
+    def from_saved(cls, config: Mapping[str, Any]) -> "SpeechDecoder":
+        """Build the module from its `saved_config`; its weights are loaded afterwards.
+
+        Raises:
+            AssetError: a network that it borrows cannot be found, or is another one.
+        """
+
+    def targets_key(self) -> dict[str, Any]:
+        """Return what the targets depend on, as JSON values: with an equal key, kept ones are used again."""
+        return self.saved_config()
+
+
+class DecoderConfig(Protocol):
+    """Settings of a speech decoder: a frozen dataclass whose field `kind` names it."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the decoder."""
+        ...
+
+    def build(self, word_dim: int, vocabulary_size: int) -> SpeechDecoder:
+        """Draw a new decoder, by torch's random state.
+
+        Args:
+            word_dim: Width of the words' vectors.
+            vocabulary_size: Number of tokens of Whisper's vocabulary, for decoders that read the text in it.
+        """
+        ...
+
+
+BUILT_IN = {"prosody": "prosody_decoder", "units": "unit_decoder"}
+"""Modules of this package that hold our own decoders."""
+_KINDS: dict[str, type[SpeechDecoder]] = {}
+D = TypeVar("D", bound=type[SpeechDecoder])
+
+
+def register_decoder(decoder: D) -> D:
+    """Enter a class under its `kind`, so that saved decoders of it can be made again."""
+    _KINDS[decoder.kind] = decoder
+    return decoder
+
+
+def restore_decoder(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SpeechDecoder:
+    """Build a saved decoder and load its weights, which compute in float32 whatever the stored type.
+
+    Raises:
+        AssetError: a network that it borrows cannot be found.
+        UnknownNameError: there is no such kind.
+    """
+    if kind in BUILT_IN and kind not in _KINDS:
+        importlib.import_module(f"vocable.systems.taste.{BUILT_IN[kind]}")
+    decoder = look_up("speech decoder", kind, _KINDS).from_saved(config)
+    decoder.load_state_dict(
+        {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    )
+    return decoder.requires_grad_(False).eval()
