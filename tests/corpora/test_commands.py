@@ -45,7 +45,9 @@ def test_import_then_validate(tmp_path, recording, capsys):
     out = tmp_path / "list" / "m.jsonl"
     assert main(["manifest", "import-folder", str(recording.parent), str(out), "--language", "en"]) == 0
     captured = capsys.readouterr().out
-    assert f"{out}: 1 utterances, 0.000 h" in captured
+    assert f"{out}: 1 utterance, 0.000 h, 1.0 to 1.0 s" in captured
+    assert "text      1 of 1" in captured
+    assert "No speaker is known. From names: --speaker-pattern" in captured
     assert "rejected.jsonl: 1 left out" in captured
     (utterance,) = read_manifest(out)
     assert (utterance.audio, utterance.text, utterance.language) == (recording, "hello", "en")
@@ -124,7 +126,8 @@ def test_a_manifest_is_divided_by_speaker(tmp_path, recording, capsys):
     found = read_manifest(tmp_path / "out.jsonl", strict=True)
     sides = {name: {u.speaker for u in found if u.split == name} for name in ("train", "valid", "test")}
     assert all(sides.values()) and sum(map(len, sides.values())) == 10
-    assert f"test: {4 * len(sides['test'])} utterances" in capsys.readouterr().out
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("│ test ")]
+    assert [(row[3], row[-2]) for row in rows] == [(str(4 * len(sides["test"])), str(len(sides["test"])))]
     assert main([*command, "--by", "voice"]) == 2
     assert main([*command, "--valid=0.5", "--test=0.5"]) == 2
     assert "must add up to below 1" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from vocable.corpora.folder import import_folder
 from vocable.corpora.hf_dataset import import_hf_dataset
 from vocable.corpora.kaldi import import_kaldi
 from vocable.corpora.lhotse_cuts import import_lhotse_cuts
-from vocable.errors import ManifestError
+from vocable.errors import ConfigError, ManifestError
 from vocable.types import Word
 
 RATE = 8000
@@ -59,6 +59,41 @@ def test_a_folder_with_texts_and_speakers(tmp_path, speech):
     assert {(item.duration, item.language, item.licence) for item in found} == {(4.0, "ru", "CC0")}
     write_manifest(found, tmp_path / "m.jsonl")
     assert read_manifest(tmp_path / "m.jsonl", strict=True, check_audio=True) == found
+
+
+def test_speakers_and_texts_from_names_and_texts_from_elsewhere(tmp_path, speech):
+    root = tmp_path / "wavs"
+    for name in ("seven_jackson_32.wav", "deep/one_theo_1.flac", "noise.wav"):
+        write_audio(root / name, speech, RATE)
+    (tmp_path / "labels" / "deep").mkdir(parents=True)
+    (tmp_path / "labels" / "deep" / "one_theo_1.lab").write_text("uno\n")
+    (root / "noise.txt").write_text("not asked for")
+    names = {"speaker_pattern": "_([^_]+)_", "text_pattern": r"([a-z]+)_[a-z]+_\d"}
+    found = {item.id: item for item in import_folder(root, **names)}
+    assert {id: item.speaker for id, item in found.items()} == {
+        "deep/one_theo_1": "theo",
+        "noise": None,
+        "seven_jackson_32": "jackson",
+    }
+    assert [item.text for item in found.values()] == ["one", "not asked for", "seven"]
+    texts = [item.text for item in import_folder(root, text_files="../labels/{id}.lab")]
+    assert texts == ["uno", None, None]
+    assert [item.speaker for item in import_folder(root, speaker_pattern="^[a-z]{4}")] == ["deep", "nois", "seve"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"speaker_pattern": "("}, "is no regular expression"),
+        ({"speaker_pattern": "^x(.)"}, "which no name matches. The first name: 'rec'"),
+        ({"text_pattern": "[0-9]"}, "text_pattern is '.*', which no name matches"),
+        ({"text_files": "texts.txt"}, "it needs {id}"),
+        ({"speaker_pattern": "r", "speaker_from_folder": True}, "not from both"),
+    ],
+)
+def test_patterns_that_cannot_be_meant(recording, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        list(import_folder(recording.parent, **settings))
 
 
 def test_what_in_a_folder_cannot_be_read_is_left_out_with_the_reason(tmp_path, recording):

@@ -251,7 +251,7 @@ def _parse_lines(path: Path, check_audio: bool) -> Iterator[tuple[int, Utterance
             row: Any = None
             try:
                 row = _parse_json(content.removeprefix(b"\xef\xbb\xbf"))
-                utterance = _to_utterance(row, folder)
+                utterance = to_utterance(row, folder)
                 if utterance.id in first_line:
                     raise ManifestError(f"The id {utterance.id!r} is taken by line {first_line[utterance.id]}.")
                 if check_audio:
@@ -295,7 +295,16 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _to_utterance(row: dict[str, Any], folder: Path) -> Utterance:
+def to_utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
+    """Check the values of a line, and make an utterance of them.
+
+    Args:
+        row: what the line says.
+        folder: folder of the manifest, from which relative paths start.
+
+    Raises:
+        ManifestError: a value is missing or of the wrong type.
+    """
     for key in ("id", "audio"):
         if key not in row:
             guess = nearest_name(key, row)
@@ -359,7 +368,12 @@ def _number(row: Mapping[str, Any], key: str) -> float:
     raise ManifestError(f"{key} is {value!r}; expected a number of seconds.")
 
 
-def _to_line(utterance: Utterance, folder: Path) -> bytes:
+def to_row(utterance: Utterance, folder: Path) -> dict[str, Any]:
+    """Return what a manifest in `folder` says of an utterance; the opposite of `to_utterance`.
+
+    Raises:
+        ManifestError: `extra` holds a key that is a field of its own.
+    """
     row: dict[str, Any] = {"id": utterance.id, "audio": _relative(utterance.audio, folder), "start": utterance.start}
     if utterance.duration is not None:
         row["duration"] = utterance.duration
@@ -371,10 +385,15 @@ def _to_line(utterance: Utterance, folder: Path) -> bytes:
     clashes = set(utterance.extra) & set(KNOWN_KEYS)
     if clashes:
         raise ManifestError(f"Utterance {utterance.id!r}: extra has {sorted(clashes)}, which are fields of their own.")
+    return row | dict(utterance.extra)
+
+
+def _to_line(utterance: Utterance, folder: Path) -> bytes:
+    row = to_row(utterance, folder)
     try:
-        return json.dumps(row | dict(utterance.extra), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except UnicodeEncodeError:  # a file name that is not UTF-8; JSON's escapes can hold it
-        return json.dumps(row | dict(utterance.extra), allow_nan=False).encode() + b"\n"
+        return json.dumps(row, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise ManifestError(f"Utterance {utterance.id!r} cannot be written as JSON: {error}.") from error
 

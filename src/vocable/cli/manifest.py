@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import vocable
 from vocable.cli.command import Command
 from vocable.errors import AudioFormatError, ManifestError
 from vocable.printing import print_table
 from vocable.progress import progress_steps, track
+
+if TYPE_CHECKING:
+    from vocable.audio.overview import Overview
 
 
 def info(files: list[Path]) -> None:
@@ -87,32 +92,41 @@ def validate(manifest: Path, check_audio: bool = True) -> None:
         )
 
 
-def split(
-    manifest: Path,
-    out: Path,
-    valid: float = 0.02,
-    test: float = 0.0,
-    by: Literal["id", "text", "speaker"] = "id",
-) -> None:
-    """Divide a manifest: write it again with `split` (train, valid or test) on each line, which all stages then obey.
+def show(manifest: Path, lines: int = 3, by: str | None = None, where: str | None = None) -> None:
+    """Say what a manifest holds: utterances, hours, speakers, which fields its lines have, and the first lines.
 
-    vocable manifest split all.jsonl divided.jsonl --valid 0.05 --by speaker
+    vocable manifest show all.jsonl
+    vocable manifest show all.jsonl --by speaker --where 'duration > 10'
 
     Args:
-        manifest: the manifest (JSONL); marks in it are replaced.
-        out: the manifest to write.
-        valid: share to validate on.
-        test: share to test on.
-        by: key of the split: id; text, so that no sentence is on two sides; or speaker, so that no voice is.
+        manifest: the manifest (JSONL).
+        lines: how many lines to show as they are.
+        by: field whose values are counted apart, such as speaker, split or corpus.
+        where: condition for the lines to count, as in vocable manifest filter.
     """
-    from vocable.splits import SPLITS, mark_splits
+    from vocable.audio.editing import choose, known_field
+    from vocable.audio.manifest import to_row
+    from vocable.audio.overview import Overview
 
-    divided = mark_splits(vocable.read_manifest(manifest), valid, test, by)
-    vocable.write_manifest(divided, out)
-    for name in SPLITS:
-        items = [utterance for utterance in divided if utterance.split == name]
-        hours = sum(utterance.duration or 0.0 for utterance in items) / 3600
-        print(f"{name}: {len(items)} utterances, {hours:.3f} h, {len({item.speaker for item in items})} speakers")
+    utterances = vocable.read_manifest(manifest) if where is None else [*choose(manifest, where)]
+    overview = Overview(by if by is None else known_field(by, utterances))
+    for utterance in utterances:
+        overview.add(utterance)
+    _print_overview(manifest, overview)
+    for utterance in utterances[: max(lines, 0)]:
+        print(json.dumps(to_row(utterance, manifest.parent), ensure_ascii=False))
+
+
+def _print_overview(manifest: Path, overview: Overview) -> None:
+    print(f"{manifest}: {overview.size}")
+    rows = [*overview.rows()]
+    for name, share, values in rows:
+        text = f"{name:{max(len(name) for name, *_ in rows)}}  {share}{': ' * bool(values)}{values}"
+        print(textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="      "))
+    if overview.groups:
+        groups = sorted(overview.groups.items(), key=lambda item: -item[1].num_utterances)
+        cells = [(v, g.num_utterances, f"{g.seconds / 3600:.3f}", g.present["text"], g.num_speakers) for v, g in groups]
+        print_table((overview.by or "", "utterances", "hours", "with text", "speakers"), cells)
 
 
 def make_manifest(importer: Callable[..., Iterable[Any]], out: Path, strict: bool = False, **settings: Any) -> None:
@@ -125,22 +139,27 @@ def make_manifest(importer: Callable[..., Iterable[Any]], out: Path, strict: boo
         settings: what the importer is to read.
     """
     from vocable.audio.manifest import Rejections
+    from vocable.audio.overview import Overview
 
-    rejections, seconds = Rejections(out.parent), 0.0
+    rejections, overview = Rejections(out.parent), Overview("split")
 
     def counted() -> Iterator[Any]:
-        nonlocal seconds
         for utterance in track(importer(**settings, strict=strict, rejections=rejections), "Utterances"):
-            seconds += utterance.duration or 0.0
+            overview.add(utterance)
             yield utterance
 
     try:
-        count = vocable.write_manifest(counted(), out)
+        vocable.write_manifest(counted(), out)
     except ManifestError as error:
         if not rejections.count:
             raise
         raise ManifestError(f"{error} {rejections.count} were left out; see {rejections.path}.") from error
-    print(f"{out}: {count} utterances, {seconds / 3600:.3f} h")
+    if not overview.present["split"]:
+        overview.groups.clear()
+    _print_overview(out, overview)
+    if not overview.present["speaker"]:
+        print("  No speaker is known. From names: --speaker-pattern (import-folder), or: vocable manifest set")
+        print(f"  {out} NEW 'speaker=match(id, \"^([^-_/]+)\")'")
     if rejections.count:
         print(f"{rejections.path}: {rejections.count} left out, with the reasons")
 
@@ -240,7 +259,11 @@ COMMANDS = {
     "audio info FILES...": info,
     "audio resample SOURCE OUT": resample,
     "manifest validate MANIFEST": validate,
-    "manifest split MANIFEST OUT": split,
+    "manifest show MANIFEST": show,
+    "manifest filter MANIFEST OUT CONDITION": Command("vocable.audio.editing:choose", through=make_manifest),
+    "manifest set MANIFEST OUT ASSIGNMENTS...": Command("vocable.audio.editing:assign", through=make_manifest),
+    "manifest merge MANIFESTS... OUT": Command("vocable.audio.editing:merge", through=make_manifest),
+    "manifest split MANIFEST OUT": Command("vocable.audio.editing:divide", through=make_manifest),
     "manifest import-folder SOURCE OUT": Command("vocable.corpora.folder:import_folder", through=make_manifest),
     "manifest import-kaldi SOURCE OUT": Command("vocable.corpora.kaldi:import_kaldi", through=make_manifest),
     "manifest import-fairseq-tsv SOURCE OUT": Command(
