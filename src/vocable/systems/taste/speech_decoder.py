@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vocable.features.voice import Speaker
 from vocable.registry import look_up
+from vocable.sequences.word_tokens import WordTextTokenizer
 from vocable.types import Utterance, Word
 
 
@@ -154,12 +155,12 @@ class DecoderConfig(Protocol):
         """Name of the decoder."""
         ...
 
-    def build(self, word_dim: int, vocabulary_size: int) -> SpeechDecoder:
+    def build(self, word_dim: int, reader: WordTextTokenizer) -> SpeechDecoder:
         """Draw a new decoder, by torch's random state.
 
         Args:
             word_dim: Width of the words' vectors.
-            vocabulary_size: Number of tokens of Whisper's vocabulary, for decoders that read the text in it.
+            reader: Whisper's text tokenizer, for decoders that read the text in its tokens. Its name finds it again.
         """
         ...
 
