@@ -15,7 +15,7 @@ from vocable.registry import look_up
 from vocable.systems.stage import Run, Stage, System, run_system
 from vocable.training.logs import quiet_transformers
 
-BUILT_IN = ("twist", "sutlm", "last", "lm-spt")
+BUILT_IN = ("twist", "sutlm", "last", "lm-spt", "taste")
 """Names of our own systems; each is a module of this package, with underscores."""
 ENTRY_POINTS = "vocable.systems"
 _REGISTERED: dict[str, System] = {}
@@ -65,8 +65,9 @@ def train(
     """Train what a recipe describes: a tokenizer, a language model, or one after the other.
 
     The recipe's key `system` says which: twist (units), sutlm (units and text; alternating rows need word times in the
-    manifest: vocable align), last (a tokenizer that learns through a frozen text model; OUT/tokenizer), or lm-spt (a
-    codec; OUT/tokenizer, and the tokens of the manifest).
+    manifest: vocable align), last (a tokenizer that learns through a frozen text model; OUT/tokenizer), lm-spt (a
+    codec; OUT/tokenizer, and the tokens of the manifest), or taste (a tokenizer by word and its speech decoder, from
+    speech with text; likewise).
 
     A system is a chain of stages, such as tokenizer, tokens, lm. Run the same command again after an interruption:
     finished stages are skipped, the one that was stopped goes on. What is given takes the place of the stage that

@@ -36,6 +36,40 @@ class Codebooks(nn.Module):
         self.residual = ResidualQuantizer(config)
         self.project_out = nn.Linear(config.level.dim, dim)
 
+    @torch.no_grad()
+    def start_from(self, words: Float[Tensor, "words dim"], principal: bool = True) -> None:
+        """Fit the first codebooks to words, all levels at once, and with `principal` the maps as well.
+
+        The maps then lead to the words' principal directions, centred and with a mean variance of 1, and back: what
+        comes out is the word, but for what the codes lose, and the commitment loss of a level, a mean over numbers,
+        is the share of the variance that it leaves over. Published: maps as torch draws them, so that the decoder must
+        learn anew to read the words; and the common part of all words, four times as long in whisper-base as what
+        differs between them, is in every distance until the codebooks hold it.
+
+        Raises:
+            ConfigError: there are fewer words than entries.
+        """
+        words = words.float()
+        if principal:
+            mean = words.mean(0)
+            variances, directions = torch.linalg.eigh((words - mean).T.cov(correction=0))
+            chosen = directions.flip(1)[:, : self.project_in.out_features]
+            kept = chosen.shape[1]
+            scale = (kept / variances.flip(0)[:kept].sum().clamp(min=1e-12)).sqrt()
+            for linear in (self.project_in, self.project_out):
+                linear.weight.zero_()
+                linear.bias.zero_()
+            self.project_in.weight[:kept] = scale * chosen.T
+            self.project_in.bias[:kept] = -scale * (mean @ chosen)
+            self.project_out.weight[:, :kept] = chosen / scale
+            self.project_out.bias.copy_(mean)
+        was_training = self.training
+        self.train()
+        projected = self.project_in(words)[None]
+        while not all(bool(level.initialised) for level in self.residual.levels):
+            self.residual(projected)
+        self.train(was_training)
+
     def forward(
         self, words: Float[Tensor, "batch words dim"], mask: Bool[Tensor, "batch words"] | None = None
     ) -> QuantizedLevels:

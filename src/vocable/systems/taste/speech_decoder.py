@@ -6,7 +6,7 @@ Two follow it: units written one after another, as published (unit_decoder.py), 
 phonemes (prosody_decoder.py). What one learns from a recording it says itself (`targets`): data and task know neither.
 
 A recipe's section `decoder` is a `DecoderConfig`, whose `build` makes a new decoder. A saved one is made again by
-`restore_decoder`, from its `saved_config` and its weights; those that it borrows frozen from others are in neither.
+`restore_decoder`, from its `saved_config` and its `saved_tensors`.
 """
 
 import importlib
@@ -73,10 +73,7 @@ class SpokenWords(NamedTuple):
 
 
 class SpeechDecoder(nn.Module, ABC):
-    """Words and their vectors to speech.
-
-    Its state_dict holds what it learns; networks that it borrows and leaves as they are stay out of it.
-    """
+    """Words and their vectors to speech."""
 
     kind: str
     """Name in configs."""
@@ -133,13 +130,17 @@ class SpeechDecoder(nn.Module, ABC):
     def saved_config(self) -> dict[str, Any]:
         """Return what is needed to build the module anew, as JSON values."""
 
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Return the weights; those of networks that it borrows, and finds again by their names, may be left out."""
+        return self.state_dict()
+
     @classmethod
     @abstractmethod
-    def from_saved(cls, config: Mapping[str, Any]) -> "SpeechDecoder":
-        """Build the module from its `saved_config`; its weights are loaded afterwards.
+    def from_saved(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "SpeechDecoder":
+        """Build the module anew from its `saved_config` and `saved_tensors`.
 
         Raises:
-            AssetError: a network that it borrows cannot be found, or is another one.
+            AssetError: a network that it borrows cannot be found, or is another one; or the weights do not fit.
         """
 
     def targets_key(self) -> dict[str, Any]:
@@ -178,16 +179,13 @@ def register_decoder(decoder: D) -> D:
 
 
 def restore_decoder(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SpeechDecoder:
-    """Build a saved decoder and load its weights, which compute in float32 whatever the stored type.
+    """Build a saved decoder; it computes in float32 whatever the stored type.
 
     Raises:
-        AssetError: a network that it borrows cannot be found.
+        AssetError: a network that it borrows cannot be found, or the weights do not fit.
         UnknownNameError: there is no such kind.
     """
     if kind in BUILT_IN and kind not in _KINDS:
         importlib.import_module(f"vocable.systems.taste.{BUILT_IN[kind]}")
-    decoder = look_up("speech decoder", kind, _KINDS).from_saved(config)
-    decoder.load_state_dict(
-        {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    )
-    return decoder.requires_grad_(False).eval()
+    exact = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    return look_up("speech decoder", kind, _KINDS).from_saved(config, exact)

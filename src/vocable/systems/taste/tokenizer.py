@@ -2,7 +2,8 @@
 
     clip with text -> pieces of at most 30 s -> states of two layers, tokens of the words -> codes (levels, words)
 
-Long recordings are cut at pauses (pieces.py); each piece is read by itself, from a prompt of its own.
+Long recordings are cut at pauses (pieces.py); each piece is read by itself, from a prompt of its own. A tokenizer that
+was trained with a speech decoder has it with it, and speaks its tokens (speech.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from vocable.sequences.word_tokens import WordTextTokenizer, WordTokens, split_w
 from vocable.systems.taste.config import TasteConfig
 from vocable.systems.taste.model import WordEncoder, load_reader, load_word_encoder
 from vocable.systems.taste.pieces import Piece, check_amount, cut_pieces, time_words
+from vocable.systems.taste.speech import SPEECH, WordSynthesizer
 from vocable.tokens.fingerprint import fingerprint, tensor_sha256
 from vocable.tokens.tokenizer import SpeechTokenizer, register_tokenizer
 from vocable.tokens.unit_tokenizer import load_saved_encoder
@@ -56,6 +58,7 @@ class TasteTokenizer(SpeechTokenizer):
         self.words = words.requires_grad_(False).eval().to(encoder.device)
         self.needs_text = True
         self._transcriber: Transcriber | None = None
+        self._speech: WordSynthesizer | None = None
         self._fingerprint = fingerprint(
             {
                 "taste_version": TASTE_VERSION,
@@ -106,6 +109,15 @@ class TasteTokenizer(SpeechTokenizer):
     def window_seconds(self) -> float:
         """Longest recording that is read in one piece."""
         return self.encoder.num_samples(self.encoder.window_frames) / self.sample_rate
+
+    @property
+    def speech(self) -> WordSynthesizer | None:
+        """What speaks its tokens; None where it was trained without, or not at all."""
+        return self._speech
+
+    @speech.setter
+    def speech(self, speech: WordSynthesizer) -> None:
+        self._speech = self.synthesizer = speech
 
     def transcribe_with(self, transcriber: Transcriber | None) -> None:
         """Take the text of clips that come without one from a recogniser; None: ask for the text again.
@@ -173,17 +185,19 @@ class TasteTokenizer(SpeechTokenizer):
         )
 
     def saved_config(self) -> dict[str, Any]:
-        """Return the settings, and what the encoder and the borrowed weights of the decoder were."""
+        """Return the settings, and what the encoder and the borrowed weights of Whisper's decoder were."""
         return {
             "taste": config_to_dict(self.config),
             "encoder": self.encoder.description(),
             "borrowed_sha256": _borrowed_sha256(self.words),
+            **({} if self._speech is None else {"speech": self._speech.saved_config()}),
         }
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Return the weights that are not Whisper's."""
+        """Return the weights that are not Whisper's, and those of the speech decoder."""
         learned = self.words.learned_names()
-        return {name: tensor for name, tensor in _weights(self.words).items() if name in learned}
+        own = {name: tensor for name, tensor in _weights(self.words).items() if name in learned}
+        return own | ({} if self._speech is None else self._speech.saved_tensors())
 
     @classmethod
     def from_saved(
@@ -198,14 +212,19 @@ class TasteTokenizer(SpeechTokenizer):
                 f"{source}: the decoder found under {settings.encoder.name!r} is not the one that the tokenizer was "
                 "trained on. Get that checkpoint, or train a new tokenizer."
             )
-        return cls(_as_whisper(encoder), reader, _restore(words, tensors, source), settings)
+        own = {name: tensor for name, tensor in tensors.items() if not name.startswith(SPEECH)}
+        tokenizer = cls(as_whisper(encoder), reader, _restore(words, own, source), settings)
+        if "speech" in config:
+            speech = {name: tensor for name, tensor in tensors.items() if name.startswith(SPEECH)}
+            tokenizer.speech = WordSynthesizer.from_saved(tokenizer, config["speech"], speech)
+        return tokenizer
 
 
 def _load_whisper(config: EncoderConfig, device: str) -> WhisperEncoder:
-    return _as_whisper(load_encoder(config, device))
+    return as_whisper(load_encoder(config, device))
 
 
-def _as_whisper(encoder: Any) -> WhisperEncoder:
+def as_whisper(encoder: Any) -> WhisperEncoder:
     if not isinstance(encoder, WhisperEncoder):
         raise ConfigError(
             f"encoder.name is {encoder.name!r}, which has no decoder to read it with. Take a Whisper model."
