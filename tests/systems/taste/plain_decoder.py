@@ -18,8 +18,8 @@ class PlainDecoderConfig:
     width: int = 8
     speaker_dim: int = 12
 
-    def build(self, word_dim, vocabulary_size):
-        return PlainDecoder(self, word_dim, vocabulary_size)
+    def build(self, word_dim, reader):
+        return PlainDecoder(self, word_dim)
 
 
 @register_decoder
@@ -30,9 +30,9 @@ class PlainDecoder(SpeechDecoder):
     measured = 0
     """Calls of `targets`, of all decoders."""
 
-    def __init__(self, config, word_dim, vocabulary_size):
+    def __init__(self, config, word_dim):
         super().__init__()
-        self.config, self.sizes = config, (word_dim, vocabulary_size)
+        self.config, self.word_dim = config, word_dim
         self.letters = nn.Embedding(40, config.width)
         self.words = nn.Linear(word_dim, config.width, bias=False)
         self.speaker = nn.Linear(config.speaker_dim, config.width)
@@ -77,10 +77,10 @@ class PlainDecoder(SpeechDecoder):
         return SpokenWords(0.3 * (2 * torch.pi * 200 * times).sin(), tuple(spoken))
 
     def saved_config(self):
-        return {"config": config_to_dict(self.config), "sizes": list(self.sizes)}
+        return {"config": config_to_dict(self.config), "word_dim": self.word_dim}
 
     @classmethod
     def from_saved(cls, config, tensors):
-        decoder = cls(config_from_dict(PlainDecoderConfig, config["config"]), *config["sizes"])
+        decoder = cls(config_from_dict(PlainDecoderConfig, config["config"]), config["word_dim"])
         decoder.load_state_dict(tensors)
         return decoder.eval()

@@ -189,7 +189,7 @@ def test_loss_is_that_of_the_steps_by_hand(config, world, make_pieces):
         errors.append(trainee.decoder.predict(alone.words(found.words))[0] - alone.targets[0]["seconds"])
     error = torch.cat(errors).detach()
     assert task.num_targets(batch) == len(error) == sum(len(world[0][n].text.split()) for n in (0, 3, 5))
-    assert float(total) == pytest.approx(float(error.square().sum()), rel=1e-4)
+    assert float(total.detach()) == pytest.approx(float(error.square().sum()), rel=1e-4)
     assert parts["seconds_error"] == (pytest.approx(float(error.abs().sum()), rel=1e-4), len(error))
 
 

@@ -54,8 +54,7 @@ def build_trainee(config: TasteRecipe, reader: WordTextTokenizer) -> Trainee:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.quantized.seed)
         words = load_word_encoder(config.tokenizer, reader)
-        shape = words.aggregator.shape
-        trainee = Trainee(words, config.decoder.build(shape.dim, shape.vocabulary_size))
+        trainee = Trainee(words, config.decoder.build(words.aggregator.shape.dim, reader))
     if config.start is not None:
         trainee.start_from(Path(config.start), quantizer=False)
     return trainee
