@@ -24,6 +24,7 @@ from torch import Tensor
 
 from vocable.errors import ConfigError
 from vocable.features.pitch import REFERENCE_HZ, measure_pitch
+from vocable.sequences.word_search import find_words
 from vocable.synthesis.phonemes import (
     LEAD_FRAMES,
     PAUSES,
@@ -224,7 +225,8 @@ def change_words(plan: WordPlan, changes: Sequence[Any]) -> list[WordProsody | N
         given = {key: change[key] for key in CHANGES if change.get(key) is not None}
         if any(isinstance(value, bool) or not isinstance(value, int | float) for value in given.values()):
             raise ConfigError(f"The change {change!r} has a value that is no number.")
-        now = described[place := _find_word(plan, str(change["word"]), change.get("nth"))]
+        (place,) = find_words([time.word for time in plan.times], [str(change["word"])], change.get("nth"))
+        now = described[place]
         moved = now.change(semitones=float(given.get("semitones", 0)), decibels=float(given.get("decibels", 0)))
         asked[place] = WordProsody(
             stretch=float(given["stretch"]) if "stretch" in given else None,
@@ -233,18 +235,6 @@ def change_words(plan: WordPlan, changes: Sequence[Any]) -> list[WordProsody | N
             pause=float(given["pause"]) if "pause" in given else None,
         )
     return asked
-
-
-def _find_word(plan: WordPlan, word: str, nth: Any) -> int:
-    places = [place for place, time in enumerate(plan.times) if time.word.casefold() == word.casefold()]
-    if not places:
-        raise ConfigError(f"There is no word {word!r} to change. Words: {', '.join(time.word for time in plan.times)}.")
-    if nth is None and len(places) > 1:
-        raise ConfigError(f"The word {word!r} is there {len(places)} times; say which one, such as nth: 1.")
-    number = 1 if nth is None else nth
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(places):
-        raise ConfigError(f"nth is {nth!r}; the word {word!r} is there {len(places)} times: 1 to {len(places)}.")
-    return places[number - 1]
 
 
 def _describe(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vocable.audio.pieces import QUIET, SEARCH_SECONDS, cut_at_quiet
 from vocable.errors import AlignmentError
+from vocable.sequences.word_search import plain_letters
 from vocable.types import Word
 
 OVERHANG_SECONDS = 0.5
@@ -52,9 +53,9 @@ def time_words(words: Sequence[str], timed: Sequence[Word]) -> tuple[Word, ...]:
     Raises:
         AlignmentError: the letters differ.
     """
-    letters = [_letters(word) for word in words]
-    owners = [index for index, word in enumerate(timed) for _ in _letters(word.word)]
-    if "".join(letters) != "".join(_letters(word.word) for word in timed):
+    letters = [plain_letters(word) for word in words]
+    owners = [index for index, word in enumerate(timed) for _ in plain_letters(word.word)]
+    if "".join(letters) != "".join(plain_letters(word.word) for word in timed):
         raise AlignmentError(
             f"The text has the words {_some(words)}, but the words with times are {_some([w.word for w in timed])}. "
             "Align again (vocable align), or leave the times out."
@@ -171,10 +172,6 @@ def _spoken_before(waveform: Tensor, sample_rate: int, borders: np.ndarray) -> n
     if not before[-1]:
         return borders / borders[-1]
     return before[np.minimum(borders // frame, len(loud))] / before[-1]
-
-
-def _letters(word: str) -> str:
-    return "".join(letter for letter in word.casefold() if letter.isalnum())
 
 
 def _some(words: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ A recipe's section `decoder` is a `DecoderConfig`, whose `build` makes a new dec
 """
 
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from vocable.errors import ConfigError
 from vocable.features.voice import Speaker
 from vocable.registry import look_up
 from vocable.sequences.word_tokens import WordTextTokenizer
@@ -62,6 +64,21 @@ class WordChange:
     """So much higher."""
     decibels: float = 0.0
     """So much louder."""
+
+    def __post_init__(self) -> None:
+        for name in ("stretch", "semitones", "decibels"):
+            if not math.isfinite(value := getattr(self, name)):
+                raise ConfigError(f"The word's {name} is {value}; it must be a finite number.")
+        if self.stretch <= 0:
+            raise ConfigError(f"The word's stretch is {self.stretch}; it must be above 0.")
+
+    def then(self, other: "WordChange") -> "WordChange":
+        """Return both changes as one."""
+        return WordChange(
+            stretch=self.stretch * other.stretch,
+            semitones=self.semitones + other.semitones,
+            decibels=self.decibels + other.decibels,
+        )
 
 
 class SpokenWords(NamedTuple):
