@@ -118,7 +118,9 @@ class DeliveredSpeech:
             vector, log_f0 = torch.tensor(values["speaker"]["vector"]), values["speaker"]["log_f0"]
             found, fingerprint = [_word_of(entry) for entry in values["words"]], str(values["tokenizer_fingerprint"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AssetError(f"{path}: not a {WORDS_FILE} that an edit wrote ({error!r}). Edit the recording.") from error
+            raise AssetError(
+                f"{path}: not a {WORDS_FILE} that an edit wrote ({error!r}). Edit the recording."
+            ) from error
         check_fingerprint(fingerprint, tokenizer.fingerprint, str(path), f"the tokenizer {tokenizer.name!r}")
         sizes = tokenizer.words.quantizer.codebook_sizes
         for word in found:
@@ -190,6 +192,27 @@ def read_delivered(
         tokenizer_fingerprint=tokenizer.fingerprint,
     )
     return Read(speech, SpokenWords(audio.waveform, () if times is None else time_words(words, times)))
+
+
+def time_spoken(
+    spoken: SpokenWords, path: Path, speech: DeliveredSpeech, aligner: Aligner, language: str
+) -> SpokenWords:
+    """Return what was spoken with the times of its words, which an aligner finds where the decoder does not know them.
+
+    Args:
+        spoken: The sound.
+        path: The file that it was written to.
+        speech: What it says.
+        aligner: Finds the words.
+        language: Language of the words.
+
+    Raises:
+        AlignmentError: most of the words are not heard in it.
+    """
+    if spoken.words:
+        return spoken
+    times = _find_words(path, speech.text, aligner, language)
+    return spoken._replace(words=time_words([word.word for word in speech.words], times))
 
 
 def _find_words(path: Path, text: str, aligner: Aligner, language: str) -> tuple[Word, ...]:

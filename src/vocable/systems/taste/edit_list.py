@@ -1,12 +1,12 @@
 """Edits as people write them: a list in a file, or options of a command.
 
-    - replace: seven                        --replace seven=eight
-      by: eight
-    - take: good morning                    --take "good morning" --from other.wav
-      recording: other.wav
-    - change: miles                         --slower miles=1.5 --higher miles=2
-      stretch: 1.5
-      semitones: 2
+- replace: seven                        --replace seven=eight
+  by: eight
+- take: good morning                    --take "good morning" --from other.wav
+  recording: other.wav
+- change: miles                         --slower miles=1.5 --higher miles=2
+  stretch: 1.5
+  semitones: 2
 """
 
 from collections.abc import Iterator, Sequence
@@ -65,7 +65,7 @@ class EditOptions:
         return read
 
     def _own(self) -> Iterator[Edit]:
-        outside = {"recording": self.other, "text": self.other_text}
+        outside: dict[str, Any] = {"recording": self.other, "text": self.other_text}
         if self.take and self.other is None:
             raise ConfigError("--take needs a recording to take the delivery from: --from OTHER.wav")
         if self.other is not None and not self.take and self.delivery != "same":
@@ -74,7 +74,7 @@ class EditOptions:
             )
         for words in self.take:
             yield Take(take=words, **outside)
-        giving = {**outside, "delivery": self.delivery} if self.delivery == "same" else {"delivery": self.delivery}
+        giving: dict[str, Any] = {"delivery": self.delivery, **(outside if self.delivery == "same" else {})}
         for old, new in _pairs("replace", self.replace, "seven=eight"):
             yield Replace(replace=old, by=new, **giving)
         for place, new in _pairs("insert_before", self.insert_before, "morning=good"):

@@ -214,6 +214,9 @@ class ChangingEdit(Edit):
     decibels: float = 0.0
     """How much louder; below 0, softer."""
 
+    def __post_init__(self) -> None:
+        _ = self.word_change  # checks the values
+
     @property
     def word_change(self) -> WordChange:
         """The change to each word."""
@@ -270,8 +273,8 @@ class Take(OutsideEdit):
             given = _find(givers, wanted, where)
         if len(given) != len(places):
             raise ConfigError(
-                f"{self.name} is {len(places)} words, but {self.like!r} is {len(given)}. Deliveries go word by word: "
-                "name as many."
+                f"Deliveries go word by word, but {self.take!r} and {self.like!r} are {len(places)} and {len(given)} "
+                "words. Name as many."
             )
         sheet.deliver(places, [givers[place] for place in given], self)
         sheet.change(places, self.word_change)
