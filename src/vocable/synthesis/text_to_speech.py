@@ -161,16 +161,26 @@ class ProsodyPredictor(nn.Module):
         features = features if mask is None else features * mask[..., None]
         return self.duration_head(functional.gelu(self.duration_mix(features.mT).mT))[..., 0]
 
-    def f0_and_energy(
-        self, repeated: Float[Tensor, "batch slow_frames dim"]
-    ) -> tuple[Float[Tensor, "batch frames"], Float[Tensor, "batch frames"]]:
-        """Return F0 in Hz and energy, two frames for every frame of repeated features."""
+    def frames(
+        self, repeated: Float[Tensor, "batch slow_frames dim"], mask: Bool[Tensor, "batch slow_frames"] | None = None
+    ) -> Float[Tensor, "batch slow_frames dim"]:
+        """Return what F0 and energy are read from; what `mask` marks False cannot change the others."""
         frames = self.embed(repeated)
         for block in self.blocks:
-            frames = block(frames)
-        values = self.head(frames).unflatten(-1, (2, 2))  # (batch, slow_frames, value, frame)
-        f0, energy = values.transpose(1, 2).flatten(2).unbind(1)
+            frames = block(frames if mask is None else frames * mask[..., None])
+        return frames
+
+    def f0_and_energy(
+        self, frames: Float[Tensor, "batch slow_frames dim"]
+    ) -> tuple[Float[Tensor, "batch frames"], Float[Tensor, "batch frames"]]:
+        """Return F0 in Hz and energy, two frames for every one of `frames`."""
+        f0, energy = two_a_frame(self.head(frames)).unbind(-1)
         return f0 * F0_SCALE, energy * ENERGY_SCALE
+
+
+def two_a_frame(outputs: Float[Tensor, "batch slow_frames twice"]) -> Float[Tensor, "batch frames values"]:
+    """Turn the outputs for slow frames, value by value the first frame and the second, into those of frames."""
+    return outputs.unflatten(-1, (-1, 2)).mT.flatten(1, 2)
 
 
 class TextToSpeech(nn.Module):
@@ -247,7 +257,7 @@ class TextToSpeech(nn.Module):
         if durations is None:
             durations = whole_durations(self.prosody.log_durations(features)[0], 1 / speed)
         durations = self._checked_durations(durations, len(ids))
-        f0, energy = self.prosody.f0_and_energy(features.repeat_interleave(durations, 1))
+        f0, energy = self.prosody.f0_and_energy(self.prosody.frames(features.repeat_interleave(durations, 1)))
         return Prosody(durations, f0[0].clamp(min=0), energy[0])
 
     def decode(self, content: Float[Tensor, "symbols content_dim"], prosody: Prosody) -> Float[Tensor, " samples"]:

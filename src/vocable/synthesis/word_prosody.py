@@ -151,9 +151,10 @@ def plan_words(
     phonemes, spans = join_words(words)
     ids = model.ids(phonemes)
     prosody = model.predict_prosody(ids, speed=speed)
-    durations, tails = prosody.durations.numpy(), _silent_tails(phonemes, prosody)
+    durations = prosody.durations.numpy()
+    tails = silent_tails(phonemes, durations, prosody.energy.numpy() < SILENT_ENERGY)
     if any(wish != WordProsody() for wish in wishes):
-        durations, tails = _ask_durations(durations, tails, spans, wishes)
+        durations, tails = ask_durations(durations, tails, spans, wishes)
         prosody = model.predict_prosody(ids, torch.from_numpy(durations))
     heard = durations - tails + np.roll(tails, 1)
     first = max(0, int(durations[0]) - LEAD_FRAMES)
@@ -242,7 +243,7 @@ def _describe(
 ) -> list[WordProsody]:
     """Read the prosody of words from frames of pitch (valid where voiced) and level."""
     size = len(decibels)
-    stretches = [_frames(word, size) for word in times]
+    stretches = [word_frames(word, size) for word in times]
     mean = np.concatenate([decibels[stretch] for stretch in stretches]).mean()
     described = []
     for index, (word, stretch) in enumerate(zip(times, stretches, strict=True)):
@@ -284,8 +285,8 @@ def _places(size: int) -> np.ndarray:
     return (np.arange(size) + 0.5) / size - 0.5
 
 
-def _frames(word: Word, size: int) -> slice:
-    """Frames of pitch and energy in which a word is heard, at least one."""
+def word_frames(word: Word, size: int) -> slice:
+    """Return the frames of pitch and energy in which a word is heard, at least one of `size`."""
     start = min(max(round(word.start * FRAME_RATE), 0), size - 1)
     return slice(start, max(start + 1, min(round(word.end * FRAME_RATE), size)))
 
@@ -297,9 +298,14 @@ def _with_mark(word: WordPhonemes, wish: WordProsody) -> WordPhonemes:
     return word._replace(pause=",")
 
 
-def _silent_tails(phonemes: str, prosody: Prosody) -> np.ndarray:
-    """Frames at the end of each symbol (the end marks included) that belong to the pause after it."""
-    durations, silent = prosody.durations.numpy(), prosody.energy.numpy() < SILENT_ENERGY
+def silent_tails(phonemes: str, durations: np.ndarray, silent: np.ndarray) -> np.ndarray:
+    """Count the frames at the end of each symbol (the end marks included) that belong to the pause after it.
+
+    Args:
+        phonemes: The symbols of all words.
+        durations: Frames of each symbol and of the end marks.
+        silent: For each of twice as many frames, whether it is silent.
+    """
     ends = np.cumsum(durations) - LEAD_FRAMES
     tails = np.zeros_like(durations)
     for index, symbol in enumerate(phonemes, start=1):
@@ -311,10 +317,17 @@ def _silent_tails(phonemes: str, prosody: Prosody) -> np.ndarray:
     return tails
 
 
-def _ask_durations(
+def ask_durations(
     predicted: np.ndarray, tails: np.ndarray, spans: Sequence[tuple[int, int]], wishes: Sequence[WordProsody]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Change the frames of each symbol, and those of them that are silent, to what is asked of the words."""
+    """Change the frames of each symbol, and those of them that are silent, to what is asked of the words.
+
+    Args:
+        predicted: Frames of each symbol and of the end marks.
+        tails: See `silent_tails`.
+        spans: First and one past the last symbol of each word, the end marks not counted.
+        wishes: One for each word.
+    """
     durations, tails = predicted - tails, tails.copy()
     sounding = durations.copy()
     starts = [first + 1 for first, _ in spans]
@@ -352,7 +365,7 @@ def _ask_pitch_and_energy(plan: WordPlan, wishes: Sequence[WordProsody]) -> Pros
     voiced = f0 > VOICED_HZ
     semitones, steps = np.zeros(len(f0)), np.zeros(len(f0))
     for word, now, wish in zip(plan.times, plan.word_prosody(), wishes, strict=True):
-        stretch = _frames(word, len(f0))
+        stretch = word_frames(word, len(f0))
         line = _pitch_line(12 * np.log2(np.maximum(f0[stretch], 1) / plan.median_hz), voiced[stretch])
         if line is not None and wish.level is not None:
             semitones[stretch] += wish.level - line.level
@@ -361,12 +374,13 @@ def _ask_pitch_and_energy(plan: WordPlan, wishes: Sequence[WordProsody]) -> Pros
             semitones[stretch] += (wish.slope - line.slope) * (places - line.centre)
         if wish.energy is not None and now.energy is not None:
             steps[stretch] += (wish.energy - now.energy) * ENERGY_PER_DECIBEL
-    semitones = _smooth(semitones)
+    semitones = smooth_steps(semitones)
     moved = np.clip(f0 * 2 ** (semitones / 12), LOWEST_HZ, HIGHEST_HZ)
     new_f0 = np.where(voiced & (semitones != 0), moved, f0).astype(np.float32)
-    new_energy = (energy + _smooth(steps)).astype(np.float32)
+    new_energy = (energy + smooth_steps(steps)).astype(np.float32)
     return Prosody(durations, torch.from_numpy(new_f0), torch.from_numpy(new_energy))
 
 
-def _smooth(steps: np.ndarray) -> np.ndarray:
+def smooth_steps(steps: np.ndarray) -> np.ndarray:
+    """Let changes of pitch or energy set in over `SMOOTHING` frames."""
     return np.convolve(np.pad(steps, SMOOTHING // 2, mode="edge"), np.ones(SMOOTHING) / SMOOTHING, "valid")

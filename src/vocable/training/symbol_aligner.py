@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from vocable.audio.io import read_utterance
 from vocable.errors import AlignmentError, ConfigError
@@ -59,8 +61,10 @@ class SymbolAligner:
         self.vocoder, self.tokenizer, self.model, self.phonemizer = vocoder, tokenizer, model, phonemizer
 
     @torch.inference_mode()
-    def align(self, utterance: Utterance) -> tuple[Utterance, float]:
+    def align(self, utterance: Utterance, waveform: Float[Tensor, " samples"] | None = None) -> tuple[Utterance, float]:
         """Return the utterance with words, phones and symbols, and the mean log probability of its frames.
+
+        The sound is read from the utterance's file, unless it is given at the tokenizer's sample rate.
 
         Raises:
             AlignmentError: it has no text that can be read, or more symbols than frames.
@@ -75,7 +79,9 @@ class SymbolAligner:
         words[-1] = words[-1]._replace(pause="." if not written[-1] else words[-1].pause)
         written[-1] = True
         text, spans = join_words(words)
-        frames, score = self._frames(utterance, text)
+        if waveform is None:
+            waveform = read_utterance(utterance, self.tokenizer.sample_rate)
+        frames, score = self._frames(utterance.id, waveform, text)
         dropped = []
         for index, (_, end) in enumerate(spans):
             state = end + 1  # the start mark comes first
@@ -96,9 +102,8 @@ class SymbolAligner:
         timed = tuple(Word(word=one.word, **_in_seconds(one)) for one in words_timed)
         return replace(utterance, words=timed, extra=extra), score
 
-    def _frames(self, utterance: Utterance, text: str) -> tuple[np.ndarray, float]:
+    def _frames(self, name: str, waveform: Tensor, text: str) -> tuple[np.ndarray, float]:
         """Frames (40 Hz) of each symbol and of both end marks, and the mean log probability of a frame."""
-        waveform = read_utterance(utterance, self.tokenizer.sample_rate)
         codes = frames_of(self.tokenizer.encode([waveform])[0]).to(self.vocoder.device)
         config = self.vocoder.config
         speech = self.vocoder.neutral(codes, 0, config.num_frames(codes.shape[1]))
@@ -110,7 +115,7 @@ class SymbolAligner:
         found = best_path(slow[:, ids], costs)
         if found is None:
             raise AlignmentError(
-                f"{utterance.id}: {len(slow) / SYMBOL_RATE:.2f} s are too short for the {len(ids)} symbols of its text."
+                f"{name}: {len(slow) / SYMBOL_RATE:.2f} s are too short for the {len(ids)} symbols of its text."
             )
         return found
 
