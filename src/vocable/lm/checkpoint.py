@@ -48,6 +48,8 @@ class LMCard:
     unit_seconds: tuple[float, ...] | None = None
     """Mean duration of each unit (where there are unit subwords: still of each unit) in the training data, for lengths
     in seconds."""
+    token_seconds: float | None = None
+    """Mean seconds of speech for each text token in the training data, where codes follow words."""
     silence_units: tuple[int, ...] = ()
     """Units that stand for silence, for the silence guard."""
     training: Mapping[str, Any] = field(default_factory=dict)

@@ -8,16 +8,24 @@ is adapted. Here the new rows alone are trained (peft's trainable tokens), in th
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vocable.errors import ConfigError, missing_extra
+from vocable.assets.weights import read_weights
+from vocable.errors import AssetError, ConfigError, missing_extra
 
+ADAPTER_FILE = "adapter_model.safetensors"
+"""As peft calls it."""
+_FILE_PREFIX, _IN_MEMORY, _IN_FILE = "base_model.model.", ".default.weight", ".weight"
+"""How peft writes the names of the adapters' weights."""
 _TUNER = "vocable_lora_tuner"
 """Where a model keeps what merges it; in `__dict__`, so that it is no submodule of its own submodule."""
 
@@ -90,6 +98,59 @@ def add_lora(model: PreTrainedModel, config: LoraConfig, new_ids: Sequence[int])
 def has_lora(model: nn.Module) -> bool:
     """Say whether `add_lora` was called on the model, and `merge_lora` is needed to save it."""
     return _TUNER in model.__dict__
+
+
+@contextmanager
+def lora_off(model: nn.Module) -> Iterator[None]:
+    """Let the model compute as it did before `add_lora`, for a while; without adapters, do nothing."""
+    tuner: Any = model.__dict__.get(_TUNER)
+    if tuner is None:
+        yield
+        return
+    tuner.disable_adapter_layers()
+    try:
+        yield
+    finally:
+        tuner.enable_adapter_layers()
+
+
+def save_adapters(model: PreTrainedModel, folder: Path) -> None:
+    """Write the adapters alone, in the form that peft reads: `PeftModel.from_pretrained(text_model, folder)`.
+
+    Raises:
+        ConfigError: the model has none.
+    """
+    if not has_lora(model):
+        raise ConfigError("The model has no low-rank adapters to save apart; save it as it is.")
+    model.__dict__[_TUNER].peft_config["default"].save_pretrained(folder)
+    tensors = {_FILE_PREFIX + name.replace(_IN_MEMORY, _IN_FILE): value for name, value in _adapters(model).items()}
+    contents = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(contents, folder / ADAPTER_FILE, metadata={"format": "pt"})
+
+
+def load_adapters(model: PreTrainedModel, folder: Path) -> None:
+    """Take the adapters that `save_adapters` wrote into a model that `add_lora` prepared in the same way.
+
+    Raises:
+        AssetError: they are of other layers or another rank, or cannot be read.
+    """
+    found = {
+        name.removeprefix(_FILE_PREFIX).replace(_IN_FILE, _IN_MEMORY): value
+        for name, value in read_weights(folder / ADAPTER_FILE).items()
+    }
+    wanted = _adapters(model)
+    wrong = sorted(found.keys() ^ wanted.keys())
+    wrong += [name for name in sorted(found.keys() & wanted.keys()) if found[name].shape != wanted[name].shape]
+    if wrong:
+        raise AssetError(
+            f"{folder / ADAPTER_FILE}: does not fit the text model ({wrong[0]} and {len(wrong) - 1} others). Copy the "
+            "folder again."
+        )
+    model.load_state_dict(found, strict=False)
+
+
+def _adapters(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if ".lora_" in name}
 
 
 def merge_lora(model: PreTrainedModel) -> PreTrainedModel:

@@ -204,6 +204,21 @@ def hidden_states(model: nn.Module, documents: Sequence[Int[Tensor, " _"]]) -> l
     return list(states.split(list(batch.lengths)))
 
 
+def embedded_states(
+    model: nn.Module, embeddings: Float[Tensor, "positions dim"], lengths: Sequence[int]
+) -> Float[Tensor, "positions width"]:
+    """Return the final hidden states of documents that are given as vectors, side by side in one row."""
+    network: Any = getattr(model, "base_model", model)
+    if enable_packing(model):
+        places = torch.cat([torch.arange(length) for length in lengths])[None].to(embeddings.device)
+        ready = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeddings.device)
+        inputs = {"position_ids": places, "attention_mask": ready, "document_lengths": tuple(lengths)}
+        return network(inputs_embeds=embeddings[None], **inputs, use_cache=False).last_hidden_state[0]
+    where, real = _padded_index(tuple(lengths), embeddings.device)
+    states = network(inputs_embeds=embeddings[where], attention_mask=real.long(), use_cache=False).last_hidden_state
+    return states[real]
+
+
 def _causal_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None, dropout: float, window: int | None
 ) -> Tensor:

@@ -20,6 +20,7 @@ from vocable.registry import look_up
 from vocable.sequences.joint_layouts import JOINT_LAYOUTS, JointLayout
 from vocable.sequences.joint_vocabulary import JointVocabulary
 from vocable.sequences.vocabulary import UnitVocabulary, Vocabulary
+from vocable.sequences.word_layout import WordLayout, WordVocabulary
 from vocable.tokens.runs import Runs, collapse_runs, expand_runs
 from vocable.types import SpeechTokens
 
@@ -67,10 +68,14 @@ class UnitsLayout:
         return {"name": "units", **config_to_dict(self)}
 
 
-Layout = UnitsLayout | JointLayout
+Layout = UnitsLayout | JointLayout | WordLayout
 """Builds rows from examples, reverts them, and describes itself in a card."""
-LAYOUTS: dict[str, type[Layout]] = {"units": UnitsLayout, **JOINT_LAYOUTS}
-VOCABULARIES: dict[str, type[Vocabulary]] = {"units": UnitVocabulary, "joint": JointVocabulary}
+LAYOUTS: dict[str, type[Layout]] = {"units": UnitsLayout, **JOINT_LAYOUTS, "words": WordLayout}
+VOCABULARIES: dict[str, type[Vocabulary]] = {
+    "units": UnitVocabulary,
+    "joint": JointVocabulary,
+    "words": WordVocabulary,
+}
 """By the `kind` in a language model's card."""
 
 

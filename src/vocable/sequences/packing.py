@@ -10,9 +10,9 @@ the epoch alone. Next stage: lm/.
 
 import itertools
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -252,26 +252,33 @@ def concatenate(documents: Sequence[Document]) -> PackedBatch:
     )
 
 
-class PackedRows(Lazy[PackedBatch]):
+class PackedRows(Lazy[Any]):
     """Rows of pieces of documents, each row built when it is asked for."""
 
-    def __init__(self, documents: Sequence[Document], pieces: Pieces, max_tokens: int) -> None:
-        """Plan the rows; pieces keep their order as far as packing allows."""
-        self.documents, self.pieces = documents, pieces
+    def __init__(
+        self,
+        documents: Sequence[Any],
+        pieces: Pieces,
+        max_tokens: int,
+        join: Callable[[Sequence[Any]], Any] = concatenate,
+    ) -> None:
+        """Plan the rows; pieces keep their order as far as packing allows. `join` makes a row of pieces."""
+        self.documents, self.pieces, self.join = documents, pieces, join
         super().__init__(plan_rows(pieces.lengths, max_tokens), self._pack)
 
-    def _pack(self, row: Sequence[int]) -> PackedBatch:
+    def _pack(self, row: Sequence[int]) -> Any:
         pieces = [self.pieces[place] for place in row]
-        return concatenate([self.documents[piece.document][piece.start : piece.stop] for piece in pieces])
+        return self.join([self.documents[piece.document][piece.start : piece.stop] for piece in pieces])
 
 
 def pack_documents(
-    documents: Sequence[Document],
+    documents: Sequence[Any],
     max_tokens: int,
     *,
     context_tokens: int | None = None,
     seed: int | None = None,
     epoch: int = 0,
+    join: Callable[[Sequence[Any]], Any] = concatenate,
 ) -> PackedRows:
     """Put all documents once into rows of at most `max_tokens` positions.
 
@@ -281,7 +288,7 @@ def pack_documents(
     pieces, _ = cut_documents(document_lengths(documents), context_tokens or max_tokens)
     if seed is not None:
         pieces = pieces[shuffled(len(pieces), seed, epoch)]
-    return PackedRows(documents, pieces, max_tokens)
+    return PackedRows(documents, pieces, max_tokens, join)
 
 
 def token_budget_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from vocable.audio.io import read_utterance
-from vocable.errors import AudioFormatError, ConfigError, ManifestError, OutputError
+from vocable.errors import AlignmentError, AudioFormatError, ConfigError, ManifestError, OutputError
 from vocable.files import claim_folder, replace_file
 from vocable.tokens.fingerprint import check_fingerprint, fingerprint
 from vocable.tokens.shard_columns import Columns, TokenRows, map_shards
@@ -54,6 +54,8 @@ SHARDS_VERSION = 1
 GROUP_SECONDS = 120.0
 """Audio that is read ahead while the audio before is encoded, and that `masked` and `equal_length` batch together."""
 
+UNUSABLE = (AudioFormatError, AlignmentError, ManifestError)
+"""Errors of an utterance, which is then left out; others stop the run."""
 _SHARD_NAME = re.compile(r"tokens-(\d{5,})-of-(\d{5,})\.parquet")
 
 
@@ -431,7 +433,7 @@ def _encode_group(clips: Sequence[_ReadUtterance], tokenizer: SpeechTokenizer, b
     readable = [clip for clip in clips if clip.waveform is not None]
     try:
         tokens = tokenizer.encode([_as_clip(clip) for clip in readable], batching)
-    except AudioFormatError:  # find out whose fault it is
+    except UNUSABLE:  # find out whose fault it is
         return [_encode_one(clip, tokenizer) for clip in clips]
     encoded = {clip.utterance.id: item for clip, item in zip(readable, tokens, strict=True)}
     return [
@@ -454,7 +456,7 @@ def _encode_one(clip: _ReadUtterance, tokenizer: SpeechTokenizer) -> _Encoded | 
         if clip.waveform is not None:
             return _Encoded(tokenizer.encode([_as_clip(clip)])[0], len(clip.waveform) / tokenizer.sample_rate)
         return _encode_stream(clip.utterance, tokenizer)
-    except AudioFormatError as error:
+    except UNUSABLE as error:
         return str(error)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from vocable.errors import ConfigError
 from vocable.sequences.lazy import document_lengths
-from vocable.sequences.packing import Document, PackedBatch, PackedRows, cut_documents, shuffled
+from vocable.sequences.packing import Document, PackedRows, concatenate, cut_documents, shuffled
 
 
 class RowStream(ABC):
@@ -21,9 +21,9 @@ class RowStream(ABC):
     plan: PackedRows
     row: int
 
-    def next_rows(self, count: int, process: int = 0, num_processes: int = 1) -> list[PackedBatch]:
+    def next_rows(self, count: int, process: int = 0, num_processes: int = 1) -> list[Any]:
         """Return this process's share of the next `count` rows, and move on by `count`."""
-        rows = []
+        rows: list[Any] = []
         for place in range(count):
             if self.row == len(self.plan):
                 self._advance()
@@ -56,13 +56,21 @@ class PackedStream(RowStream):
     processes sees the same rows in the same steps.
     """
 
-    def __init__(self, documents: Sequence[Document], *, context_tokens: int, max_tokens: int, seed: int) -> None:
-        """Plan the rows; `documents` is read lazily, one item when its row comes up.
+    def __init__(
+        self,
+        documents: Sequence[Any],
+        *,
+        context_tokens: int,
+        max_tokens: int,
+        seed: int,
+        join: Callable[[Sequence[Any]], Any] = concatenate,
+    ) -> None:
+        """Plan the rows; `documents` is read lazily, one item when its row comes up. `join` makes a row of some.
 
         Raises:
             ConfigError: no document has two tokens.
         """
-        self.documents = documents
+        self.documents, self.join = documents, join
         self.max_tokens = max_tokens
         self.seed = seed
         self.pieces, report = cut_documents(document_lengths(documents), context_tokens)
@@ -93,7 +101,7 @@ class PackedStream(RowStream):
         self.epoch = epoch
         self.row = 0
         order = self.pieces[shuffled(len(self.pieces), self.seed, epoch)]
-        self.plan = PackedRows(self.documents, order, self.max_tokens)
+        self.plan = PackedRows(self.documents, order, self.max_tokens, self.join)
 
 
 class EpochStream(RowStream):

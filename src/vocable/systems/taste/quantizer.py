@@ -87,6 +87,12 @@ class Codebooks(nn.Module):
         """Return the vectors of codes of the first levels; 0 where the codes are -1."""
         return _masked(self.project_out(self.residual.decode(codes)), codes[:, 0] >= 0)
 
+    @torch.no_grad()
+    def tables(self) -> list[Float[Tensor, "_codes code_dim"]]:
+        """Return the vector of each code of each level, before the map out: a word's codes add up to its vector."""
+        levels = zip(self.residual.levels, self.codebook_sizes, strict=True)
+        return [level.decode(torch.arange(size, device=level.codebook.device)[None])[0] for level, size in levels]
+
 
 class Grid(nn.Module):
     """Finite-scalar quantizers side by side, whose vectors add up; called as `Codebooks`, with losses of 0.
@@ -130,6 +136,15 @@ class Grid(nn.Module):
     def decode(self, codes: Int[Tensor, "batch levels words"]) -> Float[Tensor, "batch words dim"]:
         """Return the vectors of codes of all groups; 0 where the codes are -1."""
         return torch.stack([group.decode(one) for group, one in zip(self.groups, codes.unbind(1), strict=True)]).sum(0)
+
+    @torch.no_grad()
+    def tables(self) -> list[Float[Tensor, "_codes code_dim"]]:
+        """Return the rounded coordinates of each code of each group, with 0 for those of the other groups."""
+        width, found = len(self.groups[0].config.levels), []
+        for number, group in enumerate(self.groups):
+            values = group.values(torch.arange(self.codebook_sizes[number], device=group.sizes.device))
+            found.append(functional.pad(values, (number * width, (len(self.groups) - 1 - number) * width)))
+        return found
 
     def _norm(self, words: Tensor) -> Tensor:
         return functional.layer_norm(words, words.shape[-1:])

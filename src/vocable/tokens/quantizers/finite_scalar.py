@@ -133,7 +133,7 @@ class FiniteScalarQuantizer(nn.Module):
             inside = join(clips)
             bounded = self._bound(inside)
             codes = self._codes(bounded)
-            values = straight_through(bounded / self.half_width, self._values(codes))
+            values = straight_through(bounded / self.half_width, self.values(codes))
             vectors = join([self.project_out(clip.clone()) for clip in values.split([len(clip) for clip in clips])])
         none = features.new_zeros((), dtype=torch.float32)
         return Quantized(
@@ -175,7 +175,7 @@ class FiniteScalarQuantizer(nn.Module):
                 f"{self.config.codebook_size} points. Do they come from another tokenizer?"
             )
         real = codes != PADDING_CODE
-        values = self._values(codes.clamp(min=0))
+        values = self.values(codes.clamp(min=0))
         with full_precision_products(codes.device):
             vectors = join([self.project_out(clip) for clip in unmasked_frames(values, real, by_clip=True)])
         return spread(vectors, real, values, 0)
@@ -193,7 +193,7 @@ class FiniteScalarQuantizer(nn.Module):
         digits = (bounded.nan_to_num().round() + self.half_width).long()  # NaN is found in training, by _count
         return (digits * self.places).sum(-1)
 
-    def _values(self, codes: Int[Tensor, "*frames"]) -> Float[Tensor, "*frames coordinates"]:
+    def values(self, codes: Int[Tensor, "*frames"]) -> Float[Tensor, "*frames coordinates"]:
         """Return the rounded coordinates over their largest size."""
         digits = codes[..., None] // self.places % self.sizes
         return (digits - self.half_width) / self.half_width
