@@ -21,7 +21,16 @@ import yaml
 
 from vocable.errors import ConfigError, ManifestError, OutputError
 
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64"}
+AUDIO_SUFFIXES = {
+    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mpga", ".aiff", ".aif", ".aifc"),
+    *(".au", ".snd", ".caf", ".w64", ".rf64", ".sph"),
+}
+"""Suffixes of what libsndfile reads."""
+MEDIA_SUFFIXES = {
+    *(".m4a", ".m4b", ".mp4", ".aac", ".wma", ".webm", ".mka", ".mkv", ".amr", ".awb", ".3gp", ".ape", ".ac3"),
+    *(".wv", ".tta", ".mov"),
+}
+"""Suffixes of what is read with PyAV, where it is installed; see audio/media.py."""
 _LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")
 """Temporary names of `replace_file`."""
 

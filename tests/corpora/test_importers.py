@@ -106,10 +106,66 @@ def test_what_in_a_folder_cannot_be_read_is_left_out_with_the_reason(tmp_path, r
     reasons = {row["id"]: row["reason"] for row in rejected(tmp_path)}
     assert reasons.keys() == {"bad", "film", "latin"}
     assert "not audio that can be read" in reasons["bad"]
-    assert "convert it to flac" in reasons["film"]
+    assert "film.m4a: FFmpeg cannot read it" in reasons["film"] or "vocable[media]" in reasons["film"]
     assert "latin.txt, line 2: not UTF-8 text" in reasons["latin"]
     with pytest.raises(ManifestError, match=r"bad\.mp3: not audio"):
         list(import_folder(root, strict=True))
+
+
+def test_texts_are_found_however_their_names_are_written(tmp_path, speech, caplog):
+    root = tmp_path / "speech"
+    for name in ("cafe\u0301.wav", "SA1.WAV", "b.wav", "B.wav", "c.wav", "none.wav"):
+        write_audio(root / name, speech, RATE)
+    texts = {"caf\u00e9.txt": "bonjour", "SA1.TXT": "she had", "b.txt": "small", "B.TXT": "large", "C.txt": "see"}
+    for name, text in {**texts, "notes.txt": "nothing"}.items():
+        (root / name).write_text(text)
+    found = {item.audio.name: item.text for item in import_folder(root)}
+    assert found == {
+        "cafe\u0301.wav": "bonjour",
+        "SA1.WAV": "she had",
+        "b.wav": "small",
+        "B.wav": "large",
+        "c.wav": "see",
+        "none.wav": None,
+    }
+    assert caplog.messages == [f"{root}: 1 .txt files have the name of no recording, such as {root / 'notes.txt'}."]
+    (root / "NONE.txt").write_text("one")
+    (root / "None.txt").write_text("two")
+    assert "none" not in {item.id for item in import_folder(root, rejections=Rejections(tmp_path))}
+    assert "none.txt: there is no such text, but NONE.txt and None.txt" in rejected(tmp_path)[0]["reason"]
+
+
+def test_linked_folders_are_followed_once_and_links_to_nowhere_are_noted(tmp_path, speech):
+    for name in ("speech/y.wav", "speech/real/z.wav", "elsewhere/x.wav"):
+        write_audio(tmp_path / name, speech, RATE)
+    root = tmp_path / "speech"
+    (root / "more").symlink_to("../elsewhere")
+    (root / "a loop").symlink_to(".")
+    (root / "another way").symlink_to("real")
+    (root / "x.wav").symlink_to(tmp_path / "elsewhere" / "x.wav")
+    (root / "gone.wav").symlink_to(tmp_path / "unplugged.wav")
+    found = [item.id for item in import_folder(root, rejections=Rejections(tmp_path))]
+    assert found == ["more/x", "real/z", "x", "y"]
+    reasons = [row["reason"] for row in rejected(tmp_path)]
+    assert [reason for reason in reasons if "read already" in reason] == [
+        f"{root / 'a loop'}: is a link to {root}, which is read already.",
+        f"{root / 'another way'}: is a link to {root / 'real'}, which is read already.",
+    ]
+    assert f"gone.wav: is a link to {tmp_path / 'unplugged.wav'}, which is not there" in reasons[-1]
+
+
+def test_every_suffix_of_a_recording_is_looked_at(tmp_path, recording):
+    names = ("a.wave", "b.mp2", "c.mpga", "d.SPH", "e.m4b", "f.aac", "g.webm", "h.ac3", "i.wv")
+    for name in names:
+        (tmp_path / "more" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "more" / name).write_bytes(recording.read_bytes() if name < "e" else b"nothing")
+    assert [item.id for item in import_folder(tmp_path / "more", rejections=Rejections(tmp_path))] == [
+        "a",
+        "b",
+        "c",
+        "d",
+    ]
+    assert [row["id"] for row in rejected(tmp_path)] == ["e", "f", "g", "h", "i"]
 
 
 def test_a_missing_folder_and_one_without_audio(tmp_path):

@@ -2,15 +2,12 @@
 
     file (any rate, any channels)  ->  crop  ->  mean of the channels  ->  resample  ->  waveform " samples"
 
-Files are recognised by their content, not by their name (soundfile, i.e. libsndfile); rates are changed by soxr. Long
-files are read in blocks. Next stage: features/.
+Files are recognised by their content, not by their name (opening.py: libsndfile, else FFmpeg); rates are changed by
+soxr. Long files are read in blocks. Next stage: features/.
 """
 
-import contextlib
 import functools
 import math
-import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vocable.audio.opening import FILE_BLOCK_FRAMES, file_identity, open_sound, why_cut_short, why_unreadable
+from vocable.audio.sounds import Sound
 from vocable.audio.waveforms import check_finite, check_length, check_rate, check_waveform, resample
 from vocable.errors import AudioFormatError
 from vocable.types import Clip, Utterance
@@ -29,21 +28,12 @@ from vocable.types import Clip, Utterance
 MAX_OVERSHOOT_SECONDS = 0.5
 """How far a crop may reach past the end of its file; as in Kaldi's `extract-segments --max-overshoot`."""
 
-FILE_BLOCK_FRAMES = 1 << 18
-"""Frames per read where a file is streamed, at the rate of the file."""
-
-LOSSY_SUBTYPES = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
-"""Encodings that are read from the front, because seeking in them changes the samples (see `_SequentialSoundFile`)."""
-
 REMEMBERED_SECONDS = 600.0
 """Lossy files up to this long are decoded whole when a stretch of them is wanted, and the last two are remembered."""
 
-STREAMED_LENGTH = 0x7FFF0000
-"""RIFF sizes from here on mean 'not known when the header was written': recorders and pipes leave them behind."""
-
 
 class AudioInfo(NamedTuple):
-    """What the header of an audio file says."""
+    """Facts about an audio file."""
 
     sample_rate: int
     num_samples: int
@@ -64,12 +54,12 @@ class Audio(NamedTuple):
 
 
 def audio_info(path: Path) -> AudioInfo:
-    """Read the header of an audio file.
+    """Read the header of an audio file; decode it all to count its samples where the header does not say how many.
 
     Raises:
         AudioFormatError: the path is missing or a folder; the file is empty, cut short, or not audio.
     """
-    with _open_sound(Path(path)) as sound:
+    with open_sound(Path(path)) as sound:
         return AudioInfo(sound.samplerate, sound.frames, sound.channels)
 
 
@@ -90,11 +80,11 @@ def read_audio(
             outside the file or holds fewer than two samples.
     """
     path = Path(path)
-    with _open_sound(path) as sound:
+    with open_sound(path) as sound:
         first, count = _crop(path, sound, start, duration)
         file_rate = sound.samplerate
         if count < sound.frames <= REMEMBERED_SECONDS * file_rate and not sound.seekable():
-            blocks = [_whole_lossy_file(path, *_identity(path))[first : first + count].copy()]
+            blocks = [_whole_lossy_file(path, *file_identity(path))[first : first + count].copy()]
         else:
             blocks = list(_mono_blocks(path, sound, first, count, block_frames=count))
     waveform = torch.from_numpy(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))
@@ -107,14 +97,8 @@ def read_audio(
 @functools.lru_cache(maxsize=2)
 def _whole_lossy_file(path: Path, modified: int, size: int) -> np.ndarray:
     """Decode a file that cannot be seeked in, and remember it: the next utterance is often of the same file."""
-    with _open_sound(path) as sound:
+    with open_sound(path) as sound:
         return next(_mono_blocks(path, sound, 0, sound.frames, sound.frames))
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """What changes when the file does."""
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
 
 
 def read_utterance(utterance: Utterance, sample_rate: int) -> Float[Tensor, " samples"]:
@@ -156,7 +140,7 @@ def iterate_audio(
         AudioFormatError: as for `read_audio`; NaN and cut-short files show only when their block is reached.
     """
     path = Path(path)
-    with _open_sound(path) as sound:
+    with open_sound(path) as sound:
         first, count = _crop(path, sound, start, duration)
         rate = sample_rate or sound.samplerate
         check_rate(rate)
@@ -175,82 +159,7 @@ def iterate_audio(
     check_length(total, str(path))
 
 
-class _SequentialSoundFile(soundfile.SoundFile):
-    """A file that is read from the front only.
-
-    Decoders of lossy formats carry a state over from frame to frame, and libsndfile does not restore it when it seeks;
-    soundfile itself seeks after every block it reads. Seen after a seek: errors up to 0.007 in 2 of 40 MP3 recordings,
-    up to 0.3 in tones as MP3 and Vorbis, small ones in Opus. Without seeking, crops and blocks equal the whole file.
-    """
-
-    def seekable(self) -> bool:
-        return False
-
-
-@contextlib.contextmanager
-def _open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
-    try:
-        sound = soundfile.SoundFile(path)
-        if sound.subtype in LOSSY_SUBTYPES:
-            sound.close()
-            sound = _SequentialSoundFile(path)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a name in .raw, which soundfile will not guess
-        raise AudioFormatError(_why_unreadable(path, error)) from error
-    with sound:
-        _check_complete(path, sound)
-        yield sound
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    if not path.exists():
-        return f"{path}: no such file. Check the path; manifests give it relative to themselves."
-    if path.is_dir():
-        return (
-            f"{path}: is a folder, not an audio file. For a folder of audio: vocable manifest import-folder {path} OUT"
-        )
-    if not os.access(path, os.R_OK):
-        return f"{path}: no permission to read it."
-    if path.stat().st_size == 0:
-        return f"{path}: the file is empty (0 bytes). Copy or download it again."
-    reason = str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(".")
-    return (
-        f"{path}: not audio that can be read ({reason}). Readable are wav, flac, ogg, opus, mp3, aiff and au; "
-        f"convert others first, e.g. ffmpeg -i {path.name} {path.stem}.flac; copy or download a damaged file again."
-    )
-
-
-def _check_complete(path: Path, sound: soundfile.SoundFile) -> None:
-    """Refuse a file whose container shows that its end is missing."""
-    if sound.format in ("WAV", "WAVEX", "AIFF"):
-        match = re.search(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", sound.extra_info, flags=re.MULTILINE)
-        if match and int(match[2]) < int(match[1]) < STREAMED_LENGTH:
-            raise AudioFormatError(_cut_short(path, f"the header says {match[1]} bytes of audio, there are {match[2]}"))
-    if sound.format == "OGG" and not _ends_with_last_ogg_page(path):
-        raise AudioFormatError(_cut_short(path, "its last Ogg page is not the end of the stream, or not whole"))
-    if sound.frames < 1:
-        raise AudioFormatError(f"{path}: holds no samples. Leave it out, or record it again.")
-
-
-def _ends_with_last_ogg_page(path: Path) -> bool:
-    """Whether the last page has the end-of-stream flag and all its bytes (RFC 3533, section 6).
-
-    Bit 4 of byte 5 is the flag; byte 26 counts the segments, whose lengths in bytes follow.
-    """
-    with path.open("rb") as file:
-        file.seek(-min(path.stat().st_size, 1 << 17), os.SEEK_END)  # a page has at most 65,307 bytes
-        tail = file.read()
-    page = tail[max(tail.rfind(b"OggS"), 0) :]
-    if len(page) < 27:
-        return False
-    segments = page[27 : 27 + page[26]]
-    return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(segments)
-
-
-def _cut_short(path: Path, evidence: str) -> str:
-    return f"{path}: the file is cut short: {evidence}. Copy or download it again."
-
-
-def _crop(path: Path, sound: soundfile.SoundFile, start: float, duration: float | None) -> tuple[int, int]:
+def _crop(path: Path, sound: Sound, start: float, duration: float | None) -> tuple[int, int]:
     """First frame and number of frames, at the rate of the file."""
     rate, total = sound.samplerate, sound.frames
     if not (math.isfinite(start) and start >= 0):
@@ -269,9 +178,7 @@ def _crop(path: Path, sound: soundfile.SoundFile, start: float, duration: float 
     return first, count
 
 
-def _mono_blocks(
-    path: Path, sound: soundfile.SoundFile, first: int, count: int, block_frames: int
-) -> Iterator[np.ndarray]:
+def _mono_blocks(path: Path, sound: Sound, first: int, count: int, block_frames: int) -> Iterator[np.ndarray]:
     """Yield `count` frames from `first` on as float32 blocks, the mean over the channels."""
     try:
         if sound.seekable():
@@ -283,17 +190,19 @@ def _mono_blocks(
             frames = sound.read(min(block_frames, left), dtype="float32", always_2d=True)
             if not len(frames):
                 raise AudioFormatError(
-                    _cut_short(path, f"the header says {sound.frames} samples, {first + count - left} could be decoded")
+                    why_cut_short(
+                        path, f"the header says {sound.frames} samples, {first + count - left} could be decoded"
+                    )
                 )
             left -= len(frames)
             yield frames[:, 0] if sound.channels == 1 else frames.mean(axis=1, dtype=np.float32)
     except soundfile.LibsndfileError as error:
-        raise AudioFormatError(_why_unreadable(path, error)) from error
+        raise AudioFormatError(why_unreadable(path, error)) from error
 
 
-def _skip(sound: soundfile.SoundFile, frames: int) -> None:
+def _skip(sound: Sound, frames: int) -> None:
     while frames:
-        read = len(sound.read(min(FILE_BLOCK_FRAMES, frames), dtype="float32"))
+        read = len(sound.read(min(FILE_BLOCK_FRAMES, frames), dtype="float32", always_2d=True))
         frames = frames - read if read else 0
 
 
