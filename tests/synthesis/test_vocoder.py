@@ -150,6 +150,8 @@ def test_a_voice_may_be_a_vector_whose_pitch_is_predicted():
     (heard,) = vocoder.synthesize(tokens, vector)
     assert not torch.allclose(heard, vocoder.synthesize(tokens)[0])
     assert torch.equal(heard, vocoder.with_voices({"me": speaker}).synthesize(tokens, "me")[0])
+    assert torch.equal(heard, vocoder.synthesize(tokens, speaker)[0])
+    assert not torch.allclose(heard, vocoder.synthesize(tokens, speaker._replace(pitch=speaker.pitch + 0.3))[0])
     fresh = UnitVocoder(make_config(decoder=MANY))  # knows nothing of any voice yet
     torch.testing.assert_close(fresh.speaker(vector).pitch, torch.tensor([math.log(160), 0.25]))
 

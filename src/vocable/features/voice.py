@@ -22,8 +22,17 @@ from vocable.registry import look_up
 
 logger = logging.getLogger(__name__)
 
-Voice: TypeAlias = str | Path | Audio | Tensor
-"""A name, a recording (an audio file, or audio in memory), or a speaker vector (dim,)."""
+
+class Speaker(NamedTuple):
+    """A voice as synthesizers read it."""
+
+    vector: Float[Tensor, " dim"]
+    pitch: Float[Tensor, "2"] | None
+    """Mean (a median) and standard deviation of log F0 in Hz, where voiced; None where only the vector is known."""
+
+
+Voice: TypeAlias = str | Path | Audio | Tensor | Speaker
+"""A name, a recording (an audio file, or audio in memory), a speaker vector (dim,), or one with its pitch."""
 SHORTEST_SECONDS = 1.0
 """Length of a recording that a voice can be taken from."""
 LONGEST_SECONDS = 30.0
@@ -32,14 +41,6 @@ ALIKE = 0.55
 """Cosine similarity of the two halves of a recording below which they are hardly one speaker."""
 LEAST_SPREAD = 0.08
 """Smallest standard deviation of log F0 that a speaker is taken to have."""
-
-
-class Speaker(NamedTuple):
-    """A voice as synthesizers read it."""
-
-    vector: Float[Tensor, " dim"]
-    pitch: Float[Tensor, "2"] | None
-    """Mean (a median) and standard deviation of log F0 in Hz, where voiced; None where only the vector is known."""
 
 
 def voice_row(voice: Voice | None, names: Sequence[str]) -> int | None:
@@ -52,7 +53,7 @@ def voice_row(voice: Voice | None, names: Sequence[str]) -> int | None:
     if voice is None:
         return 0 if names else None
     if not isinstance(voice, str):
-        kind = "a speaker vector" if isinstance(voice, Tensor) else "a recording"
+        kind = "a speaker vector" if isinstance(voice, Tensor | Speaker) else "a recording"
         known = f"knows its voices by name ({', '.join(names)})" if names else "has one voice, without a name"
         raise ConfigError(f"The voice is {kind}, but this synthesizer {known} and cannot copy another.")
     return look_up("voice", voice, {name: row for row, name in enumerate(names)})
@@ -62,29 +63,31 @@ def voice_vector(voice: Voice, encoder: SpeakerEncoder | None = None) -> Float[T
     """Return the speaker vector of a recording; a vector is returned as it is.
 
     Args:
-        voice: A recording or a vector.
+        voice: A recording, a vector, or a vector with its pitch.
         encoder: The speaker encoder for recordings; None loads the default one.
 
     Raises:
         ConfigError: the voice is a name, which says nothing about its sound.
         AudioFormatError: the recording cannot be read, or is silent.
     """
-    if isinstance(voice, Tensor):
-        return voice
+    if isinstance(voice, Tensor | Speaker):
+        return voice.vector if isinstance(voice, Speaker) else voice
     if isinstance(voice, str):
         raise ConfigError(f"The voice is the name {voice!r}, but this synthesizer copies a recording: give its path.")
     encoder = encoder or load_speaker_encoder()
     return encoder.embed(_recording(voice, encoder.sample_rate))
 
 
-def find_speaker(voice: Path | Audio | Tensor, encoder: SpeakerEncoder | None = None) -> Speaker:
-    """Measure the speaker vector and the pitch of a recording; a vector says nothing of pitch.
+def find_speaker(voice: Path | Audio | Tensor | Speaker, encoder: SpeakerEncoder | None = None) -> Speaker:
+    """Measure the speaker vector and the pitch of a recording; a vector alone says nothing of pitch.
 
     Warns where the two halves of a recording hardly sound like one speaker: the voice is then a mixture.
 
     Raises:
         AudioFormatError: the recording cannot be read, is silent, or shorter than a second.
     """
+    if isinstance(voice, Speaker):
+        return voice
     if isinstance(voice, Tensor):
         return Speaker(voice, None)
     encoder = encoder or load_speaker_encoder()

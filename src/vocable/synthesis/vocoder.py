@@ -187,7 +187,7 @@ class UnitVocoder(nn.Module):
         if self.config.decoder.speaker_dim is None or voice is None or isinstance(voice, str):
             row = voice_row(voice, self.config.voices) or 0
             return Speaker(self.voice_vectors[row], self.voice_pitch[row])
-        found = find_speaker(voice, None if isinstance(voice, Tensor) else self.speaker_encoder())
+        found = find_speaker(voice, None if isinstance(voice, Tensor | Speaker) else self.speaker_encoder())
         if found.vector.shape != self.voice_vectors[0].shape:
             raise ConfigError(
                 f"The speaker vector has shape {tuple(found.vector.shape)}; this vocoder reads vectors of "

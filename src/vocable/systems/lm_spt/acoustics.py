@@ -25,7 +25,7 @@ from vocable.audio.waveforms import resample
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, ConfigError
 from vocable.features.frame_transformer import FrameTransformer, FrameTransformerConfig
-from vocable.features.voice import LONGEST_SECONDS, Voice
+from vocable.features.voice import LONGEST_SECONDS, Speaker, Voice
 from vocable.files import replace_file
 from vocable.synthesis.opening import SYNTHESIZER_TYPE, register_synthesizer
 from vocable.tokens.fingerprint import check_fingerprint
@@ -267,10 +267,11 @@ class AcousticSynthesizer:
     def _prompt(self, voice: Voice | None) -> Codes | None:
         if voice is None:
             return None
-        if isinstance(voice, Tensor) or not (isinstance(voice, Audio) or Path(voice).is_file()):
+        vector = isinstance(voice, Tensor | Speaker)
+        if vector or not (isinstance(voice, Audio) or Path(voice).is_file()):
             raise ConfigError(
                 "Acoustic levels take their voice from a recording that goes before them: give an audio file, not "
-                f"{'a speaker vector' if isinstance(voice, Tensor) else repr(voice)}."
+                f"{'a speaker vector' if vector else repr(voice)}."
             )
         if isinstance(voice, Audio):
             waveform = resample(voice.waveform, voice.sample_rate, self.codec.sample_rate)
