@@ -205,6 +205,28 @@ def test_labels_from_a_file_come_before_the_manifest():
     assert result.scores["pnmi"].value == pytest.approx(1)
 
 
+def test_timit_labels_are_folded_and_silence_is_pointed_out():
+    labels = ["h#", "sh", "zh", "q", "tcl", "t", "ax-h", "ah", "h#", "pau"]
+    rows = [(label, i / 10, (i + 1) / 10) for i, label in enumerate(labels)]
+    source = Stored([spoken("u1", "." * 10, [0, 1, 1, 2, 0, 2, 3, 3, 0, 0], None)], codebook_size=4)
+    plain = evaluate_phone_units(source, labels={"u1": phones(*rows)})
+    assert plain.measurements["num_phones"] == 9
+    assert any("30% of the frames are 'h#' or 'pau'" in n and n.endswith("--ignore h#,pau") for n in plain.notes)
+    folded = evaluate_phone_units(source, labels={"u1": phones(*rows)}, fold="timit-39")
+    # sil sh sh (q is left out) sil t ah ah sil sil
+    assert folded.items[0]["phones"] == [0, 1, 1, 0, 2, 3, 3, 0, 0]
+    assert folded.measurements["phone_names"] == ["sil", "sh", "t", "ah"]
+    assert folded.measurements["num_ignored_frames"] == 1
+    assert folded.scores["pnmi"].value == pytest.approx(1)  # each class has units of its own
+    assert any("44% of the frames are 'sil'" in note for note in folded.notes)
+    bare = evaluate_phone_units(source, labels={"u1": phones(*rows)}, fold="timit-39", ignore=("sil",))
+    assert bare.measurements["phone_names"] == ["sh", "t", "ah"]
+    assert not any("Silence" in note for note in bare.notes)
+    assert bare.conventions["fold"] == "timit-39"
+    with pytest.raises(ConfigError, match="u1: the phone 'AA1' is not among those that timit-39 folds"):
+        evaluate_phone_units(source, labels={"u1": phones(("AA1", 0.0, 1.0))}, fold="timit-39")
+
+
 def test_runs_become_frames():
     tokens = SpeechTokens(codes=torch.tensor([[4, 5], [6, 7]]), durations=torch.tensor([2, 1]))
     assert frames_of(tokens).tolist() == [[4, 4, 5], [6, 6, 7]]

@@ -88,6 +88,8 @@ def test_content_and_voice_are_told_apart():
     assert speaker.scores["speaker_frame_accuracy"].value > 0.85  # type: ignore[operator]
     assert found["speaker", "phone"].scores["speaker_frame_accuracy"].value < 0.5  # type: ignore[operator]  # one in three
     assert {item["heard"] for item in speaker.items} == {"s0", "s1", "s2"}
+    assert any(note.endswith("Leave it out: --ignore sil") for note in phone.notes)
+    assert not any("ilence" in note for note in speaker.notes)
     assert speaker.measurements["train_loss"][-1] < speaker.measurements["train_loss"][0]
     settings = CompareConfig(num_resamples=50, num_permutations=50)
     compared = compare_results({"a": phone, "b": found["phone", "speaker"]}, settings)

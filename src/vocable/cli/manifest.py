@@ -229,18 +229,19 @@ def download(name: Literal["librispeech", "ljspeech"], folder: Path, splits: tup
 
 
 def prepare(
-    name: Literal["librispeech", "ljspeech"],
+    name: Literal["librispeech", "ljspeech", "timit"],
     folder: Path,
     out: Path,
     splits: tuple[str, ...] | None = None,
     strict: bool = False,
 ) -> None:
-    """Make a manifest of a corpus that has been downloaded: text, speaker, licence.
+    """Make a manifest of a corpus that is there: text, speaker, licence; of TIMIT words and phones, too.
 
     vocable corpus prepare librispeech corpora librispeech.jsonl
+    vocable corpus prepare timit /data/TIMIT timit.jsonl
 
     Args:
-        name: librispeech or ljspeech.
+        name: librispeech, ljspeech, or timit, which cannot be downloaded.
         folder: the folder given to `vocable corpus download`, or the unpacked corpus itself.
         out: the manifest to write.
         splits: splits of librispeech to take; without it, all that are there.
@@ -248,11 +249,13 @@ def prepare(
     """
     from vocable.corpora.librispeech import prepare_librispeech
     from vocable.corpora.ljspeech import prepare_ljspeech
+    from vocable.corpora.timit import prepare_timit
 
+    importers: dict[str, Callable[..., Iterable[Any]]] = {"ljspeech": prepare_ljspeech, "timit": prepare_timit}
     if name == "librispeech":
         make_manifest(prepare_librispeech, out, strict, folder=folder, splits=splits)
     else:
-        make_manifest(prepare_ljspeech, out, strict, folder=folder)
+        make_manifest(importers[name], out, strict, folder=folder)
 
 
 COMMANDS = {

@@ -19,7 +19,7 @@ import numpy as np
 
 from vocable.errors import ConfigError
 from vocable.evaluation.metrics.abx import AbxCell
-from vocable.evaluation.phone_labels import utterance_phones
+from vocable.evaluation.phone_labels import SILENCES, utterance_phones
 from vocable.files import read_text
 from vocable.types import Utterance
 
@@ -33,8 +33,6 @@ Span = Literal["triphone", "phone"]
 COLUMNS = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "speaker")
 ADJOINING_SECONDS = 0.025
 """Phones further apart than this are not neighbours."""
-SILENCES = ("sil", "SIL", "sp", "SP", "spn", "SPN", "<eps>", "", "pau", "<p:>", "silence")
-"""Usual names of what is no phone, and no neighbour either."""
 
 
 class AbxItem(NamedTuple):

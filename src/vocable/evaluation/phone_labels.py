@@ -3,25 +3,98 @@
     phones (phone, start, end)  +  frame rate  ->  one label per frame, None where no phone is
 
 Frame i of a tokenizer stands for the time (i + 0.5) / frame_rate. An aligner's labels are taken as they are: whether
-stress is part of a phone, and whether silence is one, is the choice of whoever made them.
+stress is part of a phone, and whether silence is one, is the choice of whoever made them. TIMIT's 61 labels can be
+folded into the 39 classes that papers count.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from vocable.corpora.timit import TIMIT_39
 from vocable.errors import ConfigError, ManifestError
 from vocable.files import read_text
 from vocable.recognition.stamps import ctm_stamps
 from vocable.types import Phone, Utterance
 
 TSV_HEADER = ("id", "start", "end", "phone")
+SILENCES = ("sil", "SIL", "sp", "SP", "spn", "SPN", "<eps>", "", "pau", "<p:>", "silence", "h#", "epi")
+"""Usual names of what is no phone, and no neighbour either."""
+Fold = Literal["timit-39"]
+FOLDS: Mapping[str, Mapping[str, str | None]] = {"timit-39": TIMIT_39}
+
+
+class PhoneLabels:
+    """The phone of each frame of an utterance, from its manifest line or from elsewhere, as an evaluation counts it."""
+
+    def __init__(
+        self, spoken: Mapping[str, Sequence[Phone]] | None = None, ignore: Sequence[str] = (), fold: Fold | None = None
+    ) -> None:
+        """Say where phones are from and which of them count.
+
+        Args:
+            spoken: phones by id; None takes those of the manifest.
+            ignore: labels whose frames do not count, named as they are after folding.
+            fold: classes that the labels are put into.
+        """
+        self.spoken, self.ignore = spoken, frozenset(ignore)
+        self.classes = None if fold is None else FOLDS[fold]
+        self.fold = fold
+        self.counts: Counter[str] = Counter()
+        """Frames of each label that counted."""
+
+    def of(self, utterance: Utterance, num_frames: int, frame_rate: float) -> FrameLabels | None:
+        """Label the frames of an utterance; None where its phones are not known.
+
+        Raises:
+            ConfigError: a label is none of those that can be folded.
+        """
+        phones = utterance_phones(utterance) if self.spoken is None else self.spoken.get(utterance.id)
+        if phones is None:
+            return None
+        found = frame_labels(phones, num_frames, frame_rate)
+        folded = found if self.classes is None else [label and self._folded(label, utterance) for label in found]
+        kept = [i for i, label in enumerate(folded) if label is not None and label not in self.ignore]
+        self.counts.update(label for i in kept if (label := folded[i]) is not None)
+        num_unlabelled = found.count(None)
+        return FrameLabels(
+            kept, [str(folded[i]) for i in kept], num_unlabelled, num_frames - num_unlabelled - len(kept)
+        )
+
+    def _folded(self, label: str, utterance: Utterance) -> str | None:
+        if self.classes is None or label not in self.classes:
+            raise ConfigError(f"{utterance.id}: the phone {label!r} is not among those that {self.fold} folds.")
+        return self.classes[label]
+
+    def notes(self) -> list[str]:
+        """Warn where silence counts as a phone."""
+        silent = [label for label, _ in self.counts.most_common() if label in SILENCES]
+        if not silent:
+            return []
+        share = sum(self.counts[label] for label in silent) / self.counts.total()
+        return [
+            f"Silence counts as a phone here: {share:.0%} of the frames are {' or '.join(map(repr, silent))}, which is "
+            f"easy to tell. Leave it out: --ignore {','.join(silent)}"
+        ]
+
+
+class FrameLabels(NamedTuple):
+    """Phones of the frames of one utterance."""
+
+    places: list[int]
+    """Frames that count."""
+    phones: list[str]
+    """Phone of each of these."""
+    num_unlabelled: int
+    """Frames where no phone is."""
+    num_ignored: int
+    """Frames whose phone is left out."""
 
 
 def utterance_phones(utterance: Utterance) -> tuple[Phone, ...] | None:

@@ -10,7 +10,7 @@ the number of units in any case: compare them at equal codebook size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vocable.errors import ConfigError, ManifestError
-from vocable.evaluation.phone_labels import frame_labels, read_phones, utterance_phones
+from vocable.evaluation.phone_labels import Fold, PhoneLabels, read_phones
 from vocable.evaluation.recount import Described, count_scores, gather_counts
 from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, Item, Items, SampledConfig, TokensConfig
 from vocable.tokens.runs import frames_of
-from vocable.types import Phone
 
 MIN_FRAMES_PER_CELL = 10
 """Below this many frames per cell of the table, the result warns that PNMI is inflated."""
@@ -46,6 +45,8 @@ class PhonesConfig(TokensConfig):
     """A .ctm or .tsv file with the phones, instead of the manifest's."""
     ignore: tuple[str, ...] = ()
     """Labels whose frames are left out, such as sil and sp. By default all count, as in the source."""
+    fold: Fold | None = None
+    """Classes that labels are put into: timit-39 makes 39 of TIMIT's 61, closures and pauses being sil."""
     codebook: int = 0
     """Which codebook, from 0 on, where there are several."""
     num_resamples: int = 500
@@ -64,38 +65,37 @@ class Phones(Benchmark[PhonesConfig]):
     a forced aligner, or from a synthesiser that says how long each phone is ('vocable stories build' keeps them).
 
     vocable evaluate phones --manifest dev.jsonl --tokenizer units --phones ali.ctm --ignore sil,spn --out results
+    vocable evaluate phones --manifest timit.jsonl --tokenizer units --fold timit-39 --ignore sil --out results
     """
 
     name, Config = "phones", PhonesConfig
 
     def items(self) -> Iterator[Item]:
         """Label the frames of each utterance; the frames are kept, so that other tables can be made of them."""
-        config, ignored = self.config, set(self.config.ignore)
+        config = self.config
         labels = self.run.open("labels", lambda: read_phones(config.phones) if config.phones is not None else None)
         source = self.run.tokens()
         self.labelled_by = "manifest" if labels is None else "file"
         sizes = source.stream.codebook_sizes
         self.rate, self.size = source.frame_rate, sizes[min(config.codebook, len(sizes) - 1)]
         self.names: dict[str, int] = {}
+        self.frame_phones = PhoneLabels(labels, config.ignore, config.fold)
         for utterance, tokens in self.run.watch("Counting phones and units", source, len(source.utterances)):
-            phones: Sequence[Phone] | None = utterance_phones(utterance) if labels is None else labels.get(utterance.id)
-            if phones is None:
-                self.run.excluded["utterance without phones"] += 1
-                continue
             codes = frames_of(tokens)
             if config.codebook >= codes.shape[0]:
                 raise ConfigError(f"codebook is {config.codebook}, but these tokens have {codes.shape[0]}, from 0 on.")
-            found = frame_labels(phones, codes.shape[1], self.rate)
-            kept = [i for i, label in enumerate(found) if label is not None and label not in ignored]
-            if kept:
+            found = self.frame_phones.of(utterance, codes.shape[1], self.rate)
+            if found is None:
+                self.run.excluded["utterance without phones"] += 1
+            elif found.places:
                 yield {
                     "id": utterance.id,
                     "speaker": utterance.speaker,
-                    "num_frames": len(kept),
-                    "num_unlabelled": found.count(None),
-                    "num_ignored": sum(label in ignored for label in found),
-                    "phones": [self.names.setdefault(str(found[i]), len(self.names)) for i in kept],
-                    "units": codes[config.codebook][kept].tolist(),
+                    "num_frames": len(found.places),
+                    "num_unlabelled": found.num_unlabelled,
+                    "num_ignored": found.num_ignored,
+                    "phones": [self.names.setdefault(phone, len(self.names)) for phone in found.phones],
+                    "units": codes[config.codebook][found.places].tolist(),
                 }
 
     def nothing(self, reasons: str) -> ManifestError:
@@ -128,6 +128,7 @@ class Phones(Benchmark[PhonesConfig]):
             "codebook": self.config.codebook,
             "codebook_size": self.size,
             "ignored_labels": list(self.config.ignore),
+            "fold": self.config.fold,
             "interval": "bootstrap, recounted; centred on the value",
             "num_resamples": self.config.num_resamples,
         }
@@ -147,8 +148,11 @@ class Phones(Benchmark[PhonesConfig]):
         }
 
     def notes(self, items: Items) -> list[str]:
-        """Warn of tables with few frames."""
-        notes = ["PNMI and phone purity grow with the codebook: compare tokenizers at equal codebook size."]
+        """Warn of silence that counts, and of tables with few frames."""
+        notes = [
+            *self.frame_phones.notes(),
+            "PNMI and phone purity grow with the codebook: compare tokenizers at equal codebook size.",
+        ]
         frames, num_cells = sum(item["num_frames"] for item in items), len(self.names) * self.size
         if frames < MIN_FRAMES_PER_CELL * num_cells:
             notes.append(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vocable.errors import ConfigError
 from vocable.evaluation.ctc_probe_model import Example, ProbeTask, ProbeTraining, train_probe
-from vocable.evaluation.phone_labels import frame_labels, read_phones, utterance_phones
+from vocable.evaluation.phone_labels import Fold, PhoneLabels, read_phones
 from vocable.evaluation.results import Score, column_mean, column_ratio
 from vocable.evaluation.runner import Benchmark, Item, Items
 from vocable.evaluation.token_sources import TokenSource, TrainTest, TrainTestConfig
@@ -45,6 +45,8 @@ class LinearProbeConfig(ProbeTraining, TrainTestConfig):
     """A .ctm or .tsv file with the phones of both manifests, instead of the manifests' own."""
     ignore: tuple[str, ...] = ()
     """Phones whose frames are left out, such as sil."""
+    fold: Fold | None = None
+    """Classes that phones are put into: timit-39 makes 39 of TIMIT's 61, closures and pauses being sil."""
     context_frames: int = 1
     """Frames on either side that are read too."""
     epochs: int = 20
@@ -86,7 +88,9 @@ class Probe(Benchmark[LinearProbeConfig]):
         """Train on the one manifest, and classify the utterances of the other."""
         config, run = self.config, self.run
         train, test = TrainTest.open(run, config)
-        self.stream, self.spoken = train.stream, read_phones(config.phones) if config.phones is not None else None
+        self.stream = train.stream
+        spoken = read_phones(config.phones) if config.phones is not None else None
+        self.frame_phones = PhoneLabels(spoken, config.ignore, config.fold)
         learn, asked = self._read(train, "train"), self._read(test, "test")
         self.labels = sorted({label for one in learn for label in one.labels})
         if config.target == "speaker":
@@ -132,20 +136,22 @@ class Probe(Benchmark[LinearProbeConfig]):
         for utterance, tokens in source:
             check_ids(tokens.codes, sizes, f"{utterance.id}, tokenizer {source.card.get('name')!r}: ")
             inputs = one_hot_places(frames_of(tokens).cpu().long(), sizes, config.context_frames)
-            labels = self._labels(utterance, inputs.shape[1], source)
-            kept = [place for place, label in enumerate(labels) if label is not None and label not in config.ignore]
+            kept, labels = self._labels(utterance, inputs.shape[1], source)
             if not kept:
                 excluded[f"{part}: no {config.target}"] += 1
                 continue
-            found.append(_Labelled(utterance, inputs[:, kept], [str(labels[place]) for place in kept]))
+            found.append(_Labelled(utterance, inputs[:, kept], labels))
         excluded.update({f"{part}: {reason}": count for reason, count in (source.excluded - before).items()})
         return found
 
-    def _labels(self, utterance: Utterance, num_frames: int, source: TokenSource) -> list[str | None]:
+    def _labels(self, utterance: Utterance, num_frames: int, source: TokenSource) -> tuple[list[int], list[str]]:
+        """Frames that count, and the label of each."""
         if self.config.target == "speaker":
-            return [utterance.speaker] * num_frames
-        phones = utterance_phones(utterance) if self.spoken is None else self.spoken.get(utterance.id)
-        return [] if phones is None else frame_labels(phones, num_frames, source.frame_rate)
+            known = utterance.speaker is not None and utterance.speaker not in self.config.ignore
+            frames = list(range(num_frames * known))
+            return frames, [str(utterance.speaker)] * len(frames)
+        found = self.frame_phones.of(utterance, num_frames, source.frame_rate)
+        return ([], []) if found is None else (found.places, found.phones)
 
     def scores(self, items: Items) -> dict[str, Score]:
         """Shares that are right: of frames, and of utterances where speakers are told."""
@@ -167,6 +173,7 @@ class Probe(Benchmark[LinearProbeConfig]):
             **{field.name: getattr(config, field.name) for field in fields(ProbeTraining) if field.name != "seed"},
             "target": config.target,
             "ignore": list(config.ignore),
+            "fold": config.fold,
             "context_frames": config.context_frames,
             "classifier": "linear, of one-hot codes of all levels, added",
             "sampled_at": "frame centres, (i + 0.5) / frame_rate",
@@ -189,7 +196,10 @@ class Probe(Benchmark[LinearProbeConfig]):
 
     def notes(self, items: Items) -> list[str]:
         """Say what the numbers do not show."""
-        notes = ["Accuracies grow with the codebook and with the levels: compare at equal bits, or say them too."]
+        notes = [
+            *self.frame_phones.notes(),
+            "Accuracies grow with the codebook and with the levels: compare at equal bits, or say them too.",
+        ]
         rate = self.stream.rate
         if self.config.target == "phone" and rate and rate < 25:
             notes.append(f"At {rate:g} frames a second a frame holds several phones, and is asked for the middle one.")
