@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from sequences.joint_examples import text_tokenizer
 from systems.taste.prosody_examples import (
     SPEAKER_DIM,
     WORD_DIM,
@@ -18,9 +19,10 @@ from systems.taste.prosody_examples import (
     tiny_model,
     tiny_voice,
 )
-from vocable.errors import ConfigError
+from vocable.errors import AssetError, ConfigError
 from vocable.features.pitch import Prosody
 from vocable.features.voice import Speaker
+from vocable.sequences.word_tokens import WordTextTokenizer
 from vocable.synthesis.phonemes import read_given
 from vocable.synthesis.text_to_speech import TextToSpeech
 from vocable.systems.taste.prosody_decoder import ENERGY_PER_DECIBEL, ProsodyDecoder, ProsodyDecoderConfig
@@ -353,16 +355,19 @@ def test_a_saved_decoder_speaks_as_before(tmp_path):
     spoken, again = (one.speak(WORDS, vectors_of(4), speaker()) for one in (decoder, other))
     assert torch.equal(spoken.waveform, again.waveform) and spoken.words == again.words
     assert other.targets_key() == decoder.targets_key()
+    with pytest.raises(AssetError, match="not the weights of this prosody decoder"):
+        restore_decoder("prosody", decoder.saved_config(), {})
 
 
 def test_a_recipe_builds_it_from_pretrained_weights(tmp_path, monkeypatch):
     tiny_voice().save_pretrained(tmp_path / "voice")
     monkeypatch.setattr(TextToSpeech, "from_pretrained", classmethod(lambda cls: tiny_model()))
     network = ProsodyNetworkConfig(speaker_dim=SPEAKER_DIM)
+    reader = WordTextTokenizer(text_tokenizer())
     config = ProsodyDecoderConfig(phonemizer="given", voice=str(tmp_path / "voice"), network=network)
-    assert len(config.build(WORD_DIM, 100).speak(WORDS, None, speaker()).words) == 4
+    assert len(config.build(WORD_DIM, reader).speak(WORDS, None, speaker()).words) == 4
     with pytest.raises(ConfigError, match="reads speaker vectors of length 6, but"):
-        replace(config, network=ProsodyNetworkConfig()).build(WORD_DIM, 100)
+        replace(config, network=ProsodyNetworkConfig()).build(WORD_DIM, reader)
 
 
 def test_what_does_not_fit_is_refused():

@@ -24,9 +24,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vocable.config import config_from_dict, config_to_dict
-from vocable.errors import ConfigError
+from vocable.errors import AssetError, ConfigError
 from vocable.features.pitch import BRIDGED_NEPERS, ENERGY_PER_NEPER
 from vocable.features.voice import Speaker
+from vocable.sequences.word_tokens import WordTextTokenizer
 from vocable.synthesis.phonemes import LEAD_FRAMES, PhonemizerName, default_phonemizer, open_phonemizer, word_times
 from vocable.synthesis.source_filter import SourceFilterConfig, SourceFilterDecoder
 from vocable.synthesis.text_to_speech import END_ID, TextToSpeech, TextToSpeechConfig
@@ -77,7 +78,7 @@ class ProsodyDecoderConfig:
     network: ProsodyNetworkConfig = field(default_factory=ProsodyNetworkConfig)
     losses: ProsodyLossConfig = field(default_factory=ProsodyLossConfig)
 
-    def build(self, word_dim: int, vocabulary_size: int) -> "ProsodyDecoder":
+    def build(self, word_dim: int, reader: WordTextTokenizer) -> "ProsodyDecoder":
         """Make a decoder that begins with the prosody of the pretrained voice; see DecoderConfig.
 
         Raises:
@@ -158,14 +159,19 @@ class ProsodyDecoder(SpeechDecoder):
         self.register_buffer("sounds", sounds, persistent=False)
 
     @classmethod
-    def from_saved(cls, config: Mapping[str, Any]) -> "ProsodyDecoder":
+    def from_saved(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "ProsodyDecoder":
         """See SpeechDecoder."""
         settings = config_from_dict(ProsodyDecoderConfig, config["config"], source="decoder")
         sizes = config_from_dict(TextToSpeechConfig, config["text_to_speech"], source="decoder")
         model, voice = TextToSpeech(sizes, config["symbols"]), _open_voice(settings.voice)
         if voice is None:
             model.decoder = TextToSpeech.from_pretrained().decoder
-        return cls(settings, config["word_dim"], model, voice)
+        decoder = cls(settings, config["word_dim"], model, voice)
+        try:
+            decoder.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise AssetError(f"These are not the weights of this prosody decoder: {error}") from error
+        return decoder.eval()
 
     @property
     def voice(self) -> VoiceDecoder:
