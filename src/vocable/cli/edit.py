@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import vocable
 from vocable.cli.command import Command
 from vocable.devices import best_device
-from vocable.errors import ConfigError
 
 if TYPE_CHECKING:
     from vocable.recognition.aligner import Aligner
@@ -55,21 +53,21 @@ def edit(
         seed: for what the decoder draws.
         device: where to compute, such as cpu or cuda:0. Without it, a GPU if there is one.
     """
+    from vocable.files import AUDIO_SUFFIXES
     from vocable.recognition.transcribe import load_transcriber
+    from vocable.systems.taste.edit_list import other_recordings
     from vocable.systems.taste.edit_run import edit_recording
     from vocable.systems.taste.tokenizer import TasteTokenizer
 
     edits = changes.read()
     device = best_device(device)
     taste = TasteTokenizer.from_pretrained(tokenizer, device)
-    if taste.speech is None:
-        raise ConfigError(
-            f"{tokenizer} has no speech decoder, so nothing could be heard. Train one: vocable train recipes/taste/..."
-        )
-    taste.transcribe_with(load_transcriber(taste.config.encoder.name, taste.config.language, device))
-    run = edit_recording(recording, out, taste, taste.speech, edits, text, _open_aligner(aligner, taste, device), seed)
+    texts = {str(recording): text, **other_recordings(edits)}
+    if any(told is None and Path(path).suffix.lower() in AUDIO_SUFFIXES for path, told in texts.items()):
+        taste.transcribe_with(load_transcriber(taste.config.encoder.name, taste.config.language, device))
+    run = edit_recording(recording, out, taste, edits, text, _open_aligner(aligner, taste, device), seed)
     num_edited = sum(row.is_edited for row in run.rows)
-    seconds = len(run.spoken.waveform) / taste.speech.sample_rate
+    seconds = len(run.spoken.waveform) / taste.decode_rate
     print(run.speech.text)
     print(f"{out / 'edited.wav'}: {seconds:.2f} s, {len(run.speech.words)} words, {num_edited} edited")
     print(f"Both versions, to hear and see: {out / 'index.html'}")

@@ -7,11 +7,13 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from systems.taste.tone_decoder import RATE, ToneDecoder, tone_of
 from tiny import save_tiny_whisper
 from vocable.audio.io import read_audio
 from vocable.audio.writing import write_audio
+from vocable.cli import main
 from vocable.errors import AlignmentError, AssetError, AudioFormatError, ConfigError, FingerprintError
 from vocable.features import EncoderConfig
 from vocable.features.speaker import SpeakerEncoder
@@ -22,9 +24,11 @@ from vocable.systems.taste.delivered import WORDS_FILE, DeliveredSpeech, read_de
 from vocable.systems.taste.edit_page import compare_words, mean_shift, measure_words
 from vocable.systems.taste.edit_run import edit_recording
 from vocable.systems.taste.editing import Change, Delete, DeliveredWord, Insert, Replace, Take, apply_edits
-from vocable.systems.taste.speech_decoder import WordChange
+from vocable.systems.taste.speech import WordSynthesizer
+from vocable.systems.taste.speech_decoder import SpokenWords, WordChange
 from vocable.systems.taste.tokenizer import TasteTokenizer
 from vocable.tokens.quantizers import ResidualQuantizerConfig, VectorQuantizerConfig
+from vocable.types import Clip, Word
 
 TEXT = "The cat sat on the mat, didn't it?"
 QUANTIZER = ResidualQuantizerConfig(
@@ -34,7 +38,7 @@ QUANTIZER = ResidualQuantizerConfig(
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory, make_speechlike):
-    """A tokenizer, a speaker encoder, and two recordings in a folder."""
+    """A tokenizer that speaks in tones, and a folder with two recordings."""
     folder = tmp_path_factory.mktemp("edit")
     whisper = save_tiny_whisper(folder / "whisper")
     with torch.random.fork_rng():
@@ -42,18 +46,19 @@ def parts(tmp_path_factory, make_speechlike):
         config = TasteConfig(
             encoder=EncoderConfig(name=str(whisper), layer=3), shallow_layer=1, quantizer=QUANTIZER
         )  # fmt: skip
-        tokenizer, encoder = TasteTokenizer.of_checkpoint(config), SpeakerEncoder(hidden_dim=8, embedding_dim=6).eval()
+        tokenizer, speakers = TasteTokenizer.of_checkpoint(config), SpeakerEncoder()
+    (folder / "speakers").mkdir()
+    save_file(speakers.state_dict(), folder / "speakers" / "model.safetensors")
+    voice = Speaker(torch.ones(256) / 16, None)
+    tokenizer.speech = WordSynthesizer(tokenizer, ToneDecoder(), voice, str(folder / "speakers"))
     for seed, name in enumerate(("one", "two")):
         write_audio(folder / f"{name}.wav", make_speechlike(48_000, seed=seed), 16_000)
-    return tokenizer, encoder, folder
+    return tokenizer, folder
 
 
 def run(parts, out, *edits, recording="one.wav", text=TEXT, **settings):
-    tokenizer, encoder, folder = parts
-    decoder = settings.pop("decoder", None) or ToneDecoder()
-    return edit_recording(
-        folder / recording, out, tokenizer, decoder, edits, text, speaker_encoder=encoder, **settings
-    )  # fmt: skip
+    tokenizer, folder = parts
+    return edit_recording(folder / recording, out, tokenizer, edits, text, **settings)
 
 
 def aligner(folder, **stamps):
@@ -68,9 +73,7 @@ def stamps_of(text, step=0.3):
 
 
 def test_words_have_the_codes_of_the_tokenizer_and_swapping_with_itself_keeps_them(parts, tmp_path):
-    tokenizer, _, folder = parts
-    from vocable.types import Clip
-
+    tokenizer, folder = parts
     (tokens,) = tokenizer.encode([Clip(read_audio(folder / "one.wav", 16_000).waveform, TEXT)])
     swap = Take(take=TEXT, recording=str(folder / "one.wav"), text=TEXT)
     result = run(parts, tmp_path / "out", swap)
@@ -81,12 +84,12 @@ def test_words_have_the_codes_of_the_tokenizer_and_swapping_with_itself_keeps_th
 
 
 def test_taken_words_have_the_others_codes_and_the_rest_their_own(parts, tmp_path):
-    tokenizer, encoder, folder = parts
+    tokenizer, folder = parts
     other_text = "It didn't sit on the mat"
     take = Take(take="on the mat", recording=str(folder / "two.wav"), text=other_text)
     result = run(parts, tmp_path, take)
     own, others = (
-        read_delivered(folder / name, tokenizer, text, speaker_encoder=encoder).speech.words
+        read_delivered(folder / name, tokenizer, text).speech.words
         for name, text in (("one.wav", TEXT), ("two.wav", other_text))
     )
     found = result.speech.words
@@ -96,7 +99,7 @@ def test_taken_words_have_the_others_codes_and_the_rest_their_own(parts, tmp_pat
 
 def test_sound_follows_the_edits_and_unedited_words_keep_length_and_pitch(parts, tmp_path):
     """Every tone is measured in the written file, and lies where the codes and the changes say."""
-    tokenizer, _, _ = parts
+    tokenizer, _ = parts
     result = run(
         parts, tmp_path,
         Change(change="cat", stretch=2.0), Change(change="sat", semitones=5), Change(change="mat", decibels=6),
@@ -181,18 +184,18 @@ def test_unknown_delivery_has_a_vector_of_zeros(parts):
     torch.testing.assert_close(vectors[1], expected, atol=1e-6, rtol=1e-6)  # other shapes
 
 
-def test_aligner_gives_the_times_that_a_decoder_does_not_know(parts, tmp_path):
+def test_aligner_gives_the_times_that_a_decoder_does_not_know(parts, tmp_path, monkeypatch):
     exact = ToneDecoder().speak(TEXT.split(), None, Speaker(torch.ones(2), None))
     heard = [(one.word, one.start, one.end) for one in exact.words]
     times = aligner(tmp_path, one=stamps_of(TEXT), before=heard, edited=[row for row in heard if row[0] != "cat"])
-    silent = ToneDecoder(knows_times=False)
-    result = run(parts, tmp_path / "out", Delete(delete="cat"), aligner=times, decoder=silent)
+    monkeypatch.setattr(parts[0].speech.decoder, "knows_times", False)
+    result = run(parts, tmp_path / "out", Delete(delete="cat"), aligner=times)
     seconds = [row.measured_before.seconds for row in result.rows]
     assert seconds == pytest.approx([one.end - one.start for one in exact.words], abs=2e-3)
-    nothing = run(parts, tmp_path / "no", Delete(delete="cat"), decoder=silent)
+    nothing = run(parts, tmp_path / "no", Delete(delete="cat"))
     assert {row.measured_after for row in nothing.rows} == {None} and mean_shift(nothing.rows, True).seconds is None
     unheard = aligner(tmp_path, one=stamps_of(TEXT), before=heard, edited=stamps_of("who would say this to you all"))
-    run(parts, tmp_path / "odd", Delete(delete="cat"), aligner=unheard, decoder=silent)
+    run(parts, tmp_path / "odd", Delete(delete="cat"), aligner=unheard)
     page = (tmp_path / "odd" / "index.html").read_text(encoding="utf-8")
     assert "After: word times are not known." in page and "7 words were not heard in it" in page
 
@@ -236,14 +239,14 @@ def test_nothing_is_written_where_edits_do_not_fit(parts, tmp_path):
 
 
 def test_silence_and_short_recordings_have_no_voice(parts, tmp_path):
-    tokenizer, encoder, _ = parts
+    tokenizer, _ = parts
     for name, sound, message in (
         ("silent", torch.zeros(32_000), "silen"),
         ("short", torch.randn(8000), "needs at least 1"),
     ):
         write_audio(tmp_path / f"{name}.wav", 0.1 * sound, 16_000)
         with pytest.raises(AudioFormatError, match=message):
-            read_delivered(tmp_path / f"{name}.wav", tokenizer, "A cat", speaker_encoder=encoder)
+            read_delivered(tmp_path / f"{name}.wav", tokenizer, "A cat")
 
 
 @pytest.mark.parametrize(
@@ -258,8 +261,8 @@ def test_silence_and_short_recordings_have_no_voice(parts, tmp_path):
     ],
 )  # fmt: skip
 def test_words_files_that_were_changed(parts, tmp_path, change, error, message):
-    tokenizer, *_ = parts
-    run(parts, tmp_path, Delete(delete="cat"))
+    tokenizer, folder = parts
+    read_delivered(folder / "one.wav", tokenizer, TEXT).speech.save(tmp_path / WORDS_FILE)
     values = json.loads((tmp_path / WORDS_FILE).read_text(encoding="utf-8"))
     change(values)
     (tmp_path / WORDS_FILE).write_text(json.dumps(values), encoding="utf-8")
@@ -283,12 +286,39 @@ def test_rows_put_words_beside_those_they_were():
 
 
 def test_measures_of_a_word_without_voice():
-    from vocable.systems.taste.speech_decoder import SpokenWords
-    from vocable.types import Word
-
     noise = 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0))
     (measured,) = measure_words(SpokenWords(noise, (Word(word="s", start=0.2, end=0.7),)), 16_000)
     assert measured.seconds == pytest.approx(0.5) and measured.decibels == pytest.approx(-20, abs=0.3)
     silent = measure_words(SpokenWords(torch.zeros(16_000), (Word(word="s", start=0.2, end=0.7),)), 16_000)
     assert silent[0].hertz is None and silent[0].decibels == -100
     assert measure_words(SpokenWords(noise, ()), 16_000) == []
+
+
+def test_tokenizer_without_a_decoder_edits_nothing(parts, tmp_path):
+    tokenizer, folder = parts
+    mute = TasteTokenizer(tokenizer.encoder, tokenizer.reader, tokenizer.words, tokenizer.config)
+    with pytest.raises(ConfigError, match="'taste' has no speech decoder"):
+        edit_recording(folder / "one.wav", tmp_path / "out", mute, [Delete(delete="cat")], TEXT)
+    assert not (tmp_path / "out").exists()
+
+
+def test_command(parts, tmp_path, capsys, monkeypatch):
+    tokenizer, folder = parts
+    tokenizer.save_pretrained(tmp_path / "taste")
+    aligner(tmp_path, one=stamps_of(TEXT), two=stamps_of("It didn't sit"))
+    monkeypatch.chdir(tmp_path)
+    plain = ["--tokenizer", "taste", "--aligner", "ctm:times.ctm", "--device", "cpu"]
+    one, two = str(folder / "one.wav"), str(folder / "two.wav")
+    taking = ["--take", "didn't", "--from", two, "--from-text", "It didn't sit"]
+    assert main(["edit", one, "out", *plain, "--text", TEXT, *taking, "--slower", "cat=2,sat=1.5"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == TEXT and "8 words, 3 edited" in told[1] and told[2].endswith("out/index.html")
+    assert main(["edit", "out", "again", *plain, "--replace", "mat=rug"]) == 0
+    words = DeliveredSpeech.load(tmp_path / "again" / WORDS_FILE, tokenizer).words
+    (taken,) = read_delivered(folder / "two.wav", tokenizer, "It didn't sit").speech.words[1:2]
+    assert words[6] == DeliveredWord(word="didn't", codes=taken.codes) and words[5].word == "rug,"
+    assert [one.change.stretch for one in words] == [1, 2, 1.5, 1, 1, 1, 1, 1]
+    assert main(["edit", one, "no", *plain, "--text", TEXT, "--delete", "dog"]) == 2
+    assert "vocable edit: There is no word 'dog' to delete" in capsys.readouterr().err
+    assert main(["edit", one, "no", *plain, "--text", TEXT]) == 2
+    assert "nothing to edit" in capsys.readouterr().err and not (tmp_path / "no").exists()

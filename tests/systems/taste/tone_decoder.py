@@ -52,5 +52,5 @@ class ToneDecoder(SpeechDecoder):
         return {"knows_times": self.knows_times}
 
     @classmethod
-    def from_saved(cls, config):
+    def from_saved(cls, config, tensors):
         return cls(**config)

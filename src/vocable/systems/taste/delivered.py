@@ -19,10 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vocable.audio.io import Audio, audio_info, read_audio
+from vocable.audio.io import audio_info, read_audio
 from vocable.errors import AlignmentError, AssetError, ConfigError
-from vocable.features.speaker import SpeakerEncoder
-from vocable.features.voice import Speaker, find_speaker
+from vocable.features.voice import Speaker
 from vocable.files import read_text, write_text
 from vocable.recognition.aligner import Aligner
 from vocable.recognition.normalise import spoken_words
@@ -30,7 +29,8 @@ from vocable.recognition.words import complete_times
 from vocable.sequences.word_tokens import split_words
 from vocable.systems.taste.editing import DeliveredWord
 from vocable.systems.taste.pieces import time_words
-from vocable.systems.taste.speech_decoder import SpeechDecoder, SpokenWords, WordChange
+from vocable.systems.taste.speech import WordSynthesizer
+from vocable.systems.taste.speech_decoder import SpokenWords, WordChange
 from vocable.systems.taste.tokenizer import TasteTokenizer
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.types import Clip, Utterance, Word
@@ -55,16 +55,15 @@ class DeliveredSpeech:
         """The words in a row."""
         return " ".join(word.word for word in self.words)
 
-    def speak(self, tokenizer: TasteTokenizer, decoder: SpeechDecoder, seed: int = 0) -> SpokenWords:
-        """Speak the words.
+    def speak(self, tokenizer: TasteTokenizer, seed: int = 0) -> SpokenWords:
+        """Speak the words with a tokenizer's speech decoder.
 
         Args:
-            tokenizer: Knows the vectors of codes.
-            decoder: Speaks.
+            tokenizer: The tokenizer whose codes they are.
             seed: For whatever the decoder draws.
 
         Raises:
-            ConfigError: there are no words, or the decoder cannot change words and is to.
+            ConfigError: there are no words, or no speech decoder, or it cannot change words and is to.
             FingerprintError: the codes are of another tokenizer.
         """
         check_fingerprint(
@@ -73,8 +72,10 @@ class DeliveredSpeech:
         if not self.words:
             raise ConfigError("There is no word to say.")
         changes = {place: word.change for place, word in enumerate(self.words) if word.change != WordChange()}
-        words = [word.word for word in self.words]
-        return decoder.speak(words, self.vectors(tokenizer), self.speaker, changes or None, seed)
+        words, decoder = [word.word for word in self.words], speech_of(tokenizer).decoder
+        with torch.inference_mode():
+            spoken = decoder.speak(words, self.vectors(tokenizer), self.speaker, changes or None, seed)
+        return spoken._replace(waveform=spoken.waveform.cpu())
 
     @torch.inference_mode()
     def vectors(self, tokenizer: TasteTokenizer) -> Float[Tensor, "words dim"]:
@@ -134,6 +135,20 @@ class DeliveredSpeech:
         return cls(words=tuple(found), speaker=speaker, tokenizer_fingerprint=fingerprint)
 
 
+def speech_of(tokenizer: TasteTokenizer) -> WordSynthesizer:
+    """Return what speaks a tokenizer's codes.
+
+    Raises:
+        ConfigError: it was trained without a speech decoder, or not at all.
+    """
+    if tokenizer.speech is None:
+        raise ConfigError(
+            f"The tokenizer {tokenizer.name!r} has no speech decoder, so nothing could be heard. Take one that was "
+            "trained with its decoder: vocable train, with a recipe whose system is taste."
+        )
+    return tokenizer.speech
+
+
 class Read(NamedTuple):
     """A speech, and the recording that it was read from."""
 
@@ -148,22 +163,21 @@ def read_delivered(
     tokenizer: TasteTokenizer,
     text: str | None = None,
     aligner: Aligner | None = None,
-    speaker_encoder: SpeakerEncoder | None = None,
 ) -> Read:
     """Read a recording, or what an earlier edit wrote, as words with codes and a speaker.
 
     Args:
         path: An audio file, words.json of an earlier edit, or the folder that it lies in.
-        tokenizer: Encodes; also transcribes, where it was given a recogniser.
+        tokenizer: Encodes, and knows voices; also transcribes, where it was given a recogniser.
         text: What is said; None: as the tokenizer's recogniser hears it.
         aligner: Finds the words in the recording, and so notices a text of another recording. None: no times, and only
             a text that is far too long is noticed.
-        speaker_encoder: For the voice; None loads the default one.
 
     Raises:
         AlignmentError: the text is not that of the recording, or holds no word.
         AudioFormatError: the recording cannot be read, is silent, or has no text; or is too short to take a voice from.
         AssetError, FingerprintError: see `DeliveredSpeech.load`.
+        ConfigError: the tokenizer has no speech decoder.
     """
     saved = path / WORDS_FILE if path.is_dir() else path
     if saved.suffix == ".json":
@@ -188,7 +202,7 @@ def read_delivered(
     delivered = [DeliveredWord(word=word, codes=tuple(codes)) for word, codes in zip(words, tokens.codes.T.tolist())]
     speech = DeliveredSpeech(
         words=tuple(delivered),
-        speaker=find_speaker(Audio(audio.waveform, audio.sample_rate), speaker_encoder),
+        speaker=speech_of(tokenizer).speaker(audio),
         tokenizer_fingerprint=tokenizer.fingerprint,
     )
     return Read(speech, SpokenWords(audio.waveform, () if times is None else time_words(words, times)))
