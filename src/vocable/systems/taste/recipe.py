@@ -1,12 +1,15 @@
 """Everything that a TASTE recipe sets; defaults live here and in the configs that are named here."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from vocable.errors import ConfigError
 from vocable.splits import check_valid_share
 from vocable.systems.taste.config import TasteConfig
+from vocable.systems.taste.prosody_decoder import ProsodyDecoderConfig
 from vocable.training.config import AdamWTrainingConfig
+
+DecoderChoice = ProsodyDecoderConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,7 @@ class TasteRecipe:
     """A tokenizer by word with its speech decoder, and their training (Tseng et al., 2025, arXiv:2504.07053)."""
 
     training: TasteTrainingConfig
-    decoder: Any
+    decoder: DecoderChoice = field(default_factory=ProsodyDecoderConfig)
     """The speech decoder, by its `kind`."""
     system: Literal["taste"] = "taste"
     tokenizer: TasteConfig = field(default_factory=TasteConfig)
