@@ -7,9 +7,10 @@ from vocable.errors import ConfigError
 from vocable.splits import check_valid_share
 from vocable.systems.taste.config import TasteConfig
 from vocable.systems.taste.prosody_decoder import ProsodyDecoderConfig
+from vocable.systems.taste.unit_decoder import UnitDecoderConfig
 from vocable.training.config import AdamWTrainingConfig
 
-DecoderChoice = ProsodyDecoderConfig
+DecoderChoice = ProsodyDecoderConfig | UnitDecoderConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
