@@ -15,13 +15,17 @@ from vocable.errors import ManifestError, OutputError
 from vocable.files import (
     claim_folder,
     differences,
+    name_of,
     put_file,
     put_folder,
+    read_json_lines,
     read_text,
     remove_leftovers,
     replace_file,
     replace_folder,
     restore_folder,
+    split_lines,
+    write_json_lines,
     write_text,
 )
 
@@ -257,3 +261,21 @@ def test_text_is_read_with_and_without_a_mark_and_a_bad_line_is_named(tmp_path):
     (tmp_path / "a.txt").write_bytes("one\ntwo\ngrößer\n".encode("latin-1"))
     with pytest.raises(ManifestError, match=r"a\.txt, line 3: not UTF-8 text .* Save it as UTF-8"):
         read_text(tmp_path / "a.txt")
+
+
+def test_lines_end_where_files_end_them_and_nowhere_else(tmp_path):
+    odd = ["a\u2028b", "c\u2029", "\x85d", "e\x0b\x0cf\x1cg", ""]
+    for end in ("\n", "\r\n", "\r"):
+        assert split_lines(end.join(odd) + end) == odd
+    assert split_lines("") == [] and split_lines("\n") == [""] and split_lines("a") == ["a"]
+    write_json_lines(odd, tmp_path / "a.jsonl")
+    assert list(read_json_lines(tmp_path / "a.jsonl")) == list(enumerate(odd, start=1))
+
+
+def test_names_of_ids_differ_as_the_ids_do():
+    assert name_of("anna/take 1", ".wav") == "anna%2Ftake 1.wav"
+    ids = ["\u8a9e" * 26 + end for end in ("\u4e00", "\u4e8c", "")] + ["a" * 200, "a" * 201, "a" * 199 + "/"]
+    names = [name_of(id, ".wav") for id in ids]
+    assert len(set(names)) == len(ids)
+    assert names[3] == "a" * 200 + ".wav"
+    assert max(len(name) for name in names) <= 204

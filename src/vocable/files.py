@@ -8,6 +8,8 @@ A run that is killed, a disk that fills up or a power cut leaves the old file as
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 import re
@@ -16,6 +18,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import yaml
 
@@ -31,6 +34,8 @@ MEDIA_SUFFIXES = {
     *(".wv", ".tta", ".mov"),
 }
 """Suffixes of what is read with PyAV, where it is installed; see audio/media.py."""
+MAX_NAME = 200
+"""Longest name of a file that is made from an id, without suffix; file systems allow 255 bytes."""
 _LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")
 """Temporary names of `replace_file`."""
 
@@ -84,7 +89,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     Raises:
         ManifestError: the file cannot be read, or a line is not JSON.
     """
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(split_lines(read_text(path)), start=1):
         if line.strip():
             try:
                 yield number, json.loads(line)
@@ -240,6 +245,14 @@ def read_text(path: Path) -> str:
         raise ManifestError(f"{path}, line {line}: not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
 
 
+def split_lines(text: str) -> list[str]:
+    """Split a text where files have line ends: \\n, \\r\\n or \\r.
+
+    `str.splitlines` also splits at characters that texts may hold, such as U+2028, U+2029 and U+0085.
+    """
+    return io.StringIO(text, newline=None).read().removesuffix("\n").split("\n") if text else []
+
+
 def read_lines(path: Path) -> list[str]:
     """Read the lines of a text that are not blank, without the space around them.
 
@@ -247,12 +260,20 @@ def read_lines(path: Path) -> list[str]:
         ConfigError: the file cannot be read as text, or has none.
     """
     try:
-        lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        lines = [line.strip() for line in split_lines(read_text(path)) if line.strip()]
     except (OSError, ManifestError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
     if not lines:
         raise ConfigError(f"{path}: holds no text.")
     return lines
+
+
+def name_of(id: str, suffix: str) -> str:
+    """Return a file name for an id: percent-encoded, and where that is long, cut and told apart by a hash."""
+    name = quote(id, safe=" ")
+    if len(name) > MAX_NAME:
+        name = f"{name[: MAX_NAME - 17]}-{hashlib.sha256(id.encode()).hexdigest()[:16]}"
+    return name + suffix
 
 
 def open_temporary(path: Path) -> BinaryIO:

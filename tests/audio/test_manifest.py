@@ -87,6 +87,20 @@ BROKEN = [
     (b"{not json", r"Not JSON: Expecting property name"),
     (b'{"id": "a", "audio": "a.wav", "snr": NaN}', r"Not JSON: NaN is not a JSON value"),
     (b"[" * 100_000, "Not JSON"),
+    (
+        b'{"id": "a", "audio": "a.wav", "text": "nice \\ud83d"}',
+        r"text holds \\ud83d at character 5, half of a character",
+    ),
+    (b'{"id": "a\\udcff", "audio": "a.wav"}', r"id holds \\udcff at character 1"),
+    (
+        b'{"id": "a", "audio": "a.wav", "words": [{"word": "\\ude00", "start": 0, "end": 1}]}',
+        r"words\[0\] holds \\ude00",
+    ),
+    (b'{"id": "a", "audio": "a.wav", "offset": 1.5, "duration": 2}', r"'offset' is no key of a manifest; write start,"),
+    (
+        b'{"id": "a", "audio": "a.wav", "start": 1, "end": 2}',
+        r"'end' is no key of a manifest; write duration \(the end",
+    ),
     (b'{"id": "\xff"}', r"Not UTF-8 text: invalid start byte at byte 8"),
     (b"[1, 2]", r"The line holds a list; expected an object"),
     ({"audio": "a.wav"}, r"There is no 'id'\. Every line needs"),

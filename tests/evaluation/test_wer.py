@@ -1,6 +1,8 @@
 """Error rates counted by hand."""
 
+import re
 import sys
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -112,6 +114,32 @@ def test_the_english_normaliser_does_what_it_says(text: str, normalised: str):
 
 def test_the_basic_normaliser_keeps_diacritics():
     assert normalise_basic("Ça, été [x]!") == "ça été"
+
+
+# Hindi, Tamil, Thai, Hebrew with points, Arabic with vowels, Khmer; each word differs in one mark or letter
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "words"),
+    [
+        ("हिन्दी की किताब", "हिन्दी का किताब", 3),
+        ("தமிழ் மொழி!", "தமிழ் மொழ!", 2),
+        ("ภาษาไทย ดี", "ภาษาไทย ดื", 2),
+        ("שָׁלוֹם עוֹלָם", "שָׁלוֹם עוֹלֵם", 2),
+        ("كِتَابٌ كَبِيرٌ", "كِتَابٌ كَبُيرٌ", 2),
+        ("ភាសា ខ្មែរ (ទី១)", "ភាសា ខ្មារ", 2),
+    ],
+)
+def test_marks_stay_with_their_letters_in_every_script(reference, hypothesis, words):
+    counts = count_errors(reference, hypothesis, normaliser="basic")
+    assert (counts.substitutions, counts.errors, counts.reference_length) == (1, 1, words)
+    assert count_errors(reference, reference, normaliser="basic").errors == 0
+
+
+@given(st.text(st.characters(exclude_categories=["M", "Cs"])))
+def test_texts_without_marks_are_normalised_as_published(text):
+    published = pytest.importorskip("transformers.models.whisper.english_normalizer").BasicTextNormalizer()
+    if not any(unicodedata.category(char)[0] == "M" for char in unicodedata.normalize("NFKC", text.lower())):
+        expected = published(text).strip()
+        assert normalise_basic(text) == (expected if re.search(r"\w", expected) else "")
 
 
 def test_bad_settings_are_named():

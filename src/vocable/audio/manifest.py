@@ -30,6 +30,13 @@ logger = logging.getLogger(__name__)
 TEXT_KEYS = ("text", "language", "speaker", "corpus", "licence")
 KNOWN_KEYS = ("id", "audio", "start", "duration", *TEXT_KEYS, "words", "split")
 
+FOREIGN_KEYS = {
+    **dict.fromkeys(("offset", "onset", "begin", "start_time"), "start"),
+    **dict.fromkeys(("end", "stop", "end_time"), "duration (the end minus the start)"),
+    "dur": "duration",
+}
+"""Keys that other formats have for a stretch of a file, and ours: passed over, they would give the whole file."""
+
 MAX_SECONDS = 1e9
 """Times from here on are no times but mistakes; thirty years."""
 
@@ -305,6 +312,9 @@ def to_utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
     Raises:
         ManifestError: a value is missing or of the wrong type.
     """
+    for given, key in FOREIGN_KEYS.items():
+        if given in row and key.split()[0] not in row:
+            raise ManifestError(f"{given!r} is no key of a manifest; write {key}, in seconds.")
     for key in ("id", "audio"):
         if key not in row:
             guess = nearest_name(key, row)
@@ -312,9 +322,11 @@ def to_utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
             raise ManifestError(f"There is no {key!r}{hint} Every line needs 'id' and 'audio'.")
         if not isinstance(row[key], str) or not row[key] or "\0" in row[key]:
             raise ManifestError(f"{key} is {row[key]!r}; expected text.")
+    check_characters("id", row["id"])
     for key in TEXT_KEYS:
         if not isinstance(row.get(key), str | None):
             raise ManifestError(f"{key} is {row[key]!r}; expected text.")
+        check_characters(key, row.get(key) or "")
     start = 0.0 if row.get("start") is None else _number(row, "start")
     duration = None if row.get("duration") is None else _number(row, "duration")
     if start < 0:
@@ -337,6 +349,21 @@ def to_utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
     )
 
 
+def check_characters(name: str, text: str) -> None:
+    """Check that a text can be written: JSON's escapes can hold half a character, as of an emoji that was cut in two.
+
+    Raises:
+        ManifestError: it cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode("ascii", "backslashreplace").decode()
+        raise ManifestError(
+            f"{name} holds {half} at character {error.start}, half of a character (a lone surrogate). Correct the text."
+        ) from error
+
+
 def _to_words(rows: Any, duration: float | None) -> tuple[Word, ...] | None:
     if rows is None:
         return None
@@ -346,6 +373,7 @@ def _to_words(rows: Any, duration: float | None) -> tuple[Word, ...] | None:
     for index, row in enumerate(rows):
         if not isinstance(row, dict) or not isinstance(row.get("word"), str):
             raise ManifestError(f"words[{index}] is {row!r}; expected {{word, start, end}}.")
+        check_characters(f"words[{index}]", row["word"])
         word = Word(word=row["word"], start=_number(row, "start"), end=_number(row, "end"))
         where = f"words[{index}], {word.word!r} from {word.start:g} s to {word.end:g} s,"
         if word.end < word.start:

@@ -374,11 +374,11 @@ def speak(
     import torch
 
     from vocable.audio.writing import write_audio
-    from vocable.files import read_text
+    from vocable.files import read_text, split_lines
     from vocable.testsets.hibari_tts import Hibari
 
     is_file = text.endswith(".txt") and Path(text).is_file()
-    lines = [line for line in read_text(Path(text)).splitlines() if line.strip()] if is_file else [text]
+    lines = [line for line in split_lines(read_text(Path(text))) if line.strip()] if is_file else [text]
     if is_file and prosody is not None:
         raise ConfigError("Words are changed in one text: give it in place of the file, or leave out --prosody.")
     if not lines:

@@ -293,13 +293,14 @@ def _write_all(
     """Write WAV files named by utterance, and a manifest of them."""
     import dataclasses
     import itertools
-    from urllib.parse import quote
+
+    from vocable.files import name_of
 
     total = available if config.limit is None else min(config.limit, available)
     out.mkdir(parents=True, exist_ok=True)
     written, seconds = [], 0.0
     for utterance, waveform in track(itertools.islice(spoken, total), "Speaking", total):
-        path = out / f"{quote(utterance.id, safe=' ')[:200]}.wav"
+        path = out / name_of(utterance.id, ".wav")
         vocable.write_audio(path, waveform, sample_rate)
         seconds += len(waveform) / sample_rate
         changed = {"audio": path, "start": 0.0, "duration": len(waveform) / sample_rate, "words": None}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vocable.audio.expressions import match
 from vocable.audio.io import audio_info
-from vocable.audio.manifest import Rejections, absolute, note_rejection
+from vocable.audio.manifest import Rejections, absolute, check_characters, note_rejection
 from vocable.errors import AudioFormatError, ConfigError, ManifestError
 from vocable.files import AUDIO_SUFFIXES, MEDIA_SUFFIXES, read_text
 from vocable.types import Utterance
@@ -87,6 +87,7 @@ def import_folder(
             speakers[stem] = inside.parts[0] if len(inside.parts) > 1 else None
         id = (inside if stems[path.with_suffix("")] > 1 else inside.with_suffix("")).as_posix()
         try:
+            check_characters("The name of the file", id)
             yield Utterance(
                 id=id,
                 audio=path,

@@ -20,7 +20,7 @@ import numpy as np
 from vocable.errors import ConfigError
 from vocable.evaluation.metrics.abx import AbxCell
 from vocable.evaluation.phone_labels import SILENCES, utterance_phones
-from vocable.files import read_text
+from vocable.files import read_text, split_lines
 from vocable.types import Utterance
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def read_item_file(path: Path) -> list[AbxItem]:
         ConfigError: the file is missing, has another header, a line with other columns, or no item.
     """
     path = Path(path)
-    lines = read_text(path).splitlines()
+    lines = split_lines(read_text(path))
     header = tuple(lines[0].split()) if lines else ()
     if set(header) != set(COLUMNS) or len(header) != len(COLUMNS):
         raise ConfigError(f"{path}: the first line is {' '.join(header)!r}; expected {' '.join(COLUMNS)!r}.")

@@ -19,7 +19,7 @@ import numpy as np
 
 from vocable.corpora.timit import TIMIT_39
 from vocable.errors import ConfigError, ManifestError
-from vocable.files import read_text
+from vocable.files import read_text, split_lines
 from vocable.recognition.stamps import ctm_stamps
 from vocable.types import Phone, Utterance
 
@@ -128,7 +128,7 @@ def read_phones(path: Path) -> dict[str, tuple[Phone, ...]]:
         stamps = ctm_stamps(path)
         phones = {id: [Phone(phone=p.word, start=p.start, end=p.end) for p in rows] for id, rows in stamps.items()}
     elif path.suffix.lower() == ".tsv":
-        phones = _read_tsv(path, read_text(path).splitlines())
+        phones = _read_tsv(path, split_lines(read_text(path)))
     else:
         raise ConfigError(
             f"{path}: phone times are read from .ctm and .tsv files; .tsv begins with: id start end phone"

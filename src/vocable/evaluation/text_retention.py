@@ -23,7 +23,7 @@ from vocable.errors import ConfigError, ManifestError
 from vocable.evaluation.metrics.perplexity import BATCH_TOKENS, TextNLL, map_score
 from vocable.evaluation.results import Score, mean_score, ratio_score
 from vocable.evaluation.runner import Benchmark, Items, SampledConfig
-from vocable.files import read_json_lines, read_text
+from vocable.files import read_json_lines, read_text, split_lines
 from vocable.lm.scoring import token_nll
 from vocable.lm.spoken import find_lm
 from vocable.lm.text_lm import TextLM, load_text_lm
@@ -54,7 +54,7 @@ def read_plain_text(path: Path) -> list[str]:
         ManifestError: the file cannot be read as UTF-8, or holds no text.
     """
     blocks, block = [], []
-    for line in [*read_text(path).splitlines(), ""]:
+    for line in [*split_lines(read_text(path)), ""]:
         if line.strip():
             block.append(line.strip())
         elif block:

@@ -26,7 +26,7 @@ from vocable.evaluation.pages import page_template
 from vocable.evaluation.results import EvaluationResult, Score, column_mean, column_ratio
 from vocable.evaluation.resynthesis import OWN_VOICE, choose_utterances
 from vocable.evaluation.runner import Item, Items
-from vocable.files import read_text
+from vocable.files import read_text, split_lines
 from vocable.lm.generation import GenerationConfig
 from vocable.lm.model import UNITS_ONLY
 from vocable.lm.spoken import Reply, Segment, SpokenLM, load_lm
@@ -134,7 +134,7 @@ class Tts(ListeningBenchmark[TtsConfig]):
         """
         path, normalise = self.config.texts, NORMALISERS[self.config.normaliser]
         if path.suffix.lower() == ".txt":
-            lines = enumerate(read_text(path).splitlines(), start=1)
+            lines = enumerate(split_lines(read_text(path)), start=1)
             found = [Utterance(id=f"line-{number}", audio=NOWHERE, text=line.strip()) for number, line in lines]
         else:
             found = self.run.open("utterances", lambda: self.run.read_manifest(path))

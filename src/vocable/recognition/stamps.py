@@ -19,7 +19,7 @@ from typing import Any
 
 from vocable.audio.io import audio_info
 from vocable.errors import AlignmentError, ConfigError, missing_extra
-from vocable.files import read_text
+from vocable.files import read_text, split_lines
 from vocable.recognition.aligner import Found, Stamp
 from vocable.recognition.files import files_by_name, find_file
 from vocable.recognition.matching import match_stamps
@@ -131,7 +131,7 @@ def ctm_stamps(path: Path) -> dict[str, list[Stamp]]:
         ConfigError: a line is not as described, or there is none.
     """
     stamps: defaultdict[str, list[Stamp]] = defaultdict(list)
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(split_lines(read_text(path)), start=1):
         fields = line.split()
         if not fields or line.startswith(";;"):
             continue

@@ -22,7 +22,7 @@ from vocable.assets import resolve
 from vocable.corpora import arpabet
 from vocable.errors import AssetError, ConfigError
 from vocable.evaluation.swuggy import frequency_band
-from vocable.files import read_text
+from vocable.files import read_text, split_lines
 
 Pronunciation = tuple[str, ...]
 IPA_VOWELS = frozenset("aeiouyøœɶæɐɑɒɔɘəɚɛɜɝɞɤɨɪʉʊʌʏɯɵᵻᵊ")
@@ -67,7 +67,7 @@ def read_lexicon(
     pronunciations: dict[str, list[Pronunciation]] = {}
     column: dict[str, int] = {}
     bad: list[int] = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(split_lines(read_text(path)), start=1):
         if not line.strip() or line.startswith(("#", ";;;")):
             continue
         entry = _parse_line(line)
@@ -123,9 +123,9 @@ def read_counts(path: Path) -> dict[str, int]:
     if path.suffix == ".jsonl":
         return count_words(_texts(path))
     if path.suffix != ".tsv":
-        return count_words(read_text(path).splitlines())
+        return count_words(split_lines(read_text(path)))
     counts: Counter[str] = Counter()
-    for number, row in enumerate(csv.reader(read_text(path).splitlines(), delimiter="\t"), start=1):
+    for number, row in enumerate(csv.reader(split_lines(read_text(path)), delimiter="\t"), start=1):
         if len(row) != 2 or not row[1].strip().isdigit():
             raise ConfigError(f"{path}, line {number}: {row!r} is not word<TAB>count.")
         counts[normalise(row[0])] += int(row[1])
@@ -133,7 +133,7 @@ def read_counts(path: Path) -> dict[str, int]:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(split_lines(read_text(path)), start=1):
         if line.strip():
             try:
                 yield json.loads(line).get("text") or ""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from vocable.audio.manifest import note_rejection
 from vocable.errors import ConfigError
-from vocable.files import read_text
+from vocable.files import read_text, split_lines
 from vocable.testsets.plan import PlannedPair, SpokenText, check_count, draw_evenly
 
 
@@ -52,7 +52,7 @@ def read_sentence_pairs(path: Path, strict: bool = False) -> ReadSentences:
     seen: set[str] = set()
     num_bad = 0
     for file in files:
-        for number, line in enumerate(read_text(file).splitlines(), start=1):
+        for number, line in enumerate(split_lines(read_text(file)), start=1):
             if not line.strip() or (number == 1 and line.startswith("good\tbad")):
                 continue
             pair = _from_json(line, file, number) if file.suffix == ".jsonl" else _from_columns(line, file, number)

@@ -24,7 +24,7 @@ import soxr
 
 from vocable.audio.manifest import read_manifest, write_manifest
 from vocable.errors import ConfigError
-from vocable.files import claim_folder, replace_file
+from vocable.files import claim_folder, replace_file, split_lines
 from vocable.splits import split_named
 from vocable.testsets.speech import Speech, Synthesizer
 from vocable.types import Phone, Utterance, Word
@@ -125,7 +125,7 @@ def read_stories(path: Path) -> list[Story]:
         elif title != path.stem:
             raise ConfigError(f"{path}: the story {title!r} has no text.")
 
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(split_lines(path.read_text(encoding="utf-8-sig")), start=1):
         if line.startswith("#"):
             finish()
             match = TITLE.fullmatch(line)

@@ -10,6 +10,7 @@ without a wrong ending of their own will do. StoryCloze: Mostafazadeh et al., 20
 from __future__ import annotations
 
 import csv
+import io
 import json
 import random
 from collections import Counter
@@ -19,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 from vocable.audio.manifest import note_rejection
 from vocable.errors import ConfigError
-from vocable.files import read_text
+from vocable.files import read_text, split_lines
 from vocable.testsets.plan import PlannedPair, SpokenText, check_count
 
 Version = Literal["spoken", "topic"]
@@ -201,11 +202,11 @@ def _pair(story: Story, wrong: str, version: Version, turn: int) -> PlannedPair:
 def _lines(path: Path) -> Iterator[tuple[int, Story | BadLine]]:
     text = read_text(path)
     if path.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(split_lines(text), start=1):
             if line.strip():
                 yield number, _from_json(line, number)
         return
-    rows = csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if path.suffix == ".tsv" else ",")
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
     columns = set(rows.fieldnames or ())
     published, plain = {*_PUBLISHED, *_QUIZ}, {f"sentence{place}" for place in range(1, 6)}
     if not published <= columns and not plain <= columns:

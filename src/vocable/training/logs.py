@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from jaxtyping import Float
 from torch import Tensor
 
-from vocable.files import write_text
+from vocable.files import split_lines, write_text
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -26,7 +26,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in split_lines(path.read_text(encoding="utf-8")):
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from vocable.errors import ConfigError, missing_extra
 from vocable.evaluation.results import Score, ratio_score
 from vocable.registry import look_up
 
+_IN_BRACKETS, _IN_PARENTHESES = re.compile(r"[<\[][^>\]]*[>\]]"), re.compile(r"\(([^)]+?)\)")
 Level = Literal["word", "character"]
 LEVELS: tuple[Level, ...] = ("word", "character")
 
@@ -61,8 +63,15 @@ def normalise_english(text: str) -> str:
 
 
 def normalise_basic(text: str) -> str:
-    """For other languages: lower case, brackets and punctuation removed, diacritics kept (same source)."""
-    return _only_if_words(_basic_normaliser()(text))
+    """For other languages: lower case, brackets and punctuation removed, diacritics kept.
+
+    Source: the basic normaliser of the Whisper paper, as transformers has it. Differs: marks stay with their letters,
+    where Whisper's makes spaces of those that Unicode does not compose, which cuts words of Hindi, Tamil, Thai or
+    vocalised Hebrew and Arabic into pieces.
+    """
+    text = _IN_PARENTHESES.sub("", _IN_BRACKETS.sub("", text.lower()))
+    kept = (" " if unicodedata.category(char)[0] in "SP" else char for char in unicodedata.normalize("NFKC", text))
+    return _only_if_words(" ".join("".join(kept).split()))
 
 
 def normalise_none(text: str) -> str:
@@ -161,13 +170,6 @@ def _english_normaliser() -> Callable[[str], str]:
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     return EnglishTextNormalizer({})
-
-
-@functools.cache
-def _basic_normaliser() -> Callable[[str], str]:
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
-
-    return BasicTextNormalizer()
 
 
 def _jiwer():
