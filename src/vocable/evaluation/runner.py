@@ -76,6 +76,7 @@ BENCHMARKS = {
     "retention": "vocable.evaluation.text_retention:Retention",
     "cra": "vocable.evaluation.context_retrieval:Retrieval",
     "abx": "vocable.evaluation.abx:Abx",
+    "delivery": "vocable.evaluation.delivery:Delivery",
     "probe": "vocable.evaluation.probe:Probe",
     "pelm": "vocable.evaluation.pelm:Pelm",
     "judge": "vocable.evaluation.llm_judge:Judge",

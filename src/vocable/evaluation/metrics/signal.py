@@ -218,22 +218,27 @@ def compare_durations(
     Differs: where the words differ, those of the longest common subsequence are compared and the others counted,
     instead of leaving out the utterance. Published numbers also use 25 and 40 ms: the tolerance belongs to the score.
     """
-    spelt = [[_spelling(word.word) for word in words] for words in (original, copy)]
-    matcher = difflib.SequenceMatcher(a=spelt[0], b=spelt[1], autojunk=False)
-    pairs = [
-        (original[block.a + i], copy[block.b + i])
-        for block in matcher.get_matching_blocks()
-        for i in range(block.size)
-        if spelt[0][block.a + i]
-    ]
+    pairs = [(original[first], copy[second]) for first, second in match_words(original, copy)]
     differences = [abs((a.end - a.start) - (b.end - b.start)) for a, b in pairs]
     return DurationCounts(
         # a microsecond of grace: times are rounded in files
         num_consistent=sum(difference <= tolerance_seconds + 1e-6 for difference in differences),
         num_matched=len(pairs),
-        num_words=sum(bool(word) for word in spelt[0]),
+        num_words=sum(bool(_spelling(word.word)) for word in original),
         mean_difference=sum(differences) / len(differences) if differences else None,
     )
+
+
+def match_words(original: Sequence[Word], copy: Sequence[Word]) -> list[tuple[int, int]]:
+    """Return the places of the words that both have, in order, by their letters and digits; marks are no words."""
+    spelt = [[_spelling(word.word) for word in words] for words in (original, copy)]
+    matcher = difflib.SequenceMatcher(a=spelt[0], b=spelt[1], autojunk=False)
+    return [
+        (block.a + i, block.b + i)
+        for block in matcher.get_matching_blocks()
+        for i in range(block.size)
+        if spelt[0][block.a + i]
+    ]
 
 
 class _Shift(NamedTuple):
