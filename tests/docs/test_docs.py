@@ -1,7 +1,10 @@
 """Documents are true: paths in them exist, links lead somewhere, commands exist, and Python in them runs."""
 
+import csv
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,11 +19,13 @@ DOCUMENTS = sorted(
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("recipes/**/*.md"),
         *ROOT.glob("benchmarks/*.md"),
+        *ROOT.glob("experiments/**/*.md"),
     ]
 )
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
-OUR_PATH = re.compile(r"`((?:src|docs|tests|recipes|benchmarks)/[\w./-]+)`")
+OUR_PATH = re.compile(r"`((?:src|docs|tests|recipes|benchmarks|experiments)/[\w./-]+)`")
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)(?:#[^)]*)?\)")
+EXPERIMENTS = [results.parent for results in sorted(ROOT.glob("experiments/**/results.csv"))]
 SHELL = re.compile(r"```(?:sh|bash|console)\n(.*?)```", re.DOTALL)
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -119,3 +124,45 @@ def test_benchmarks_of_the_makefile_exist_and_take_their_arguments():
         source = (ROOT / script).read_text(encoding="utf-8")
         positionals = re.findall(r'add_argument\(\s*"(\w[^"]*)"', source)
         assert len(positionals) == len(arguments.split()), f"{script} takes {positionals}, given: {arguments}"
+
+
+@pytest.mark.parametrize("folder", EXPERIMENTS, ids=lambda folder: folder.name)
+def test_an_experiment_asks_answers_shows_and_is_listed(folder: Path):
+    question, _, answer = (folder / "README.md").read_text(encoding="utf-8").partition("\n\n")
+    assert question.startswith("# ") and answer.startswith("**"), "a question, then the verdict"
+    assert "](figure.svg)" in answer and (folder / "figure.svg").exists()
+    listed = (ROOT / "docs" / "experiments.md", ROOT / "experiments" / "superseded" / "README.md")
+    assert any(f"{folder.name})" in page.read_text(encoding="utf-8") for page in listed)
+
+
+@pytest.mark.parametrize("folder", EXPERIMENTS, ids=lambda folder: folder.name)
+def test_results_lie_within_their_intervals(folder: Path):
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [(row["table"], row["system"], row.get("seed"), row.get("at"), row["score"]) for row in rows]
+    assert rows and len(set(names)) == len(names)
+    for row in rows:
+        low, high = (float(row.get(side) or row["value"]) for side in ("low", "high"))
+        assert low <= float(row["value"]) <= high, row
+
+
+@pytest.mark.parametrize("script", [folder / "run.sh" for folder in EXPERIMENTS], ids=lambda script: script.parent.name)
+def test_commands_of_an_experiment_are_those_of_today(script: Path, tmp_path: Path):
+    """The script runs with programs that only note what they were asked to do; each request must parse."""
+    for program in ("vocable", "python"):
+        note = f'for word in {program} "$@" --end--; do echo "$word"; done >> "$NOTES"'
+        (tmp_path / program).write_text(f"#!/bin/sh\n{note}\n")
+        (tmp_path / program).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NOTES": str(tmp_path / "notes")}
+    given = [str(tmp_path / f"given{number}") for number in range(8)]
+    subprocess.run(["bash", script, *given], cwd=ROOT, env=environment, check=True)
+    requests = (tmp_path / "notes").read_text(encoding="utf-8").split("\n--end--\n")[:-1]
+    assert requests
+    for request in requests:
+        program, *words = request.split("\n")
+        if program == "vocable":
+            check_command(words)
+        elif words[0] != "-":
+            source = (ROOT / words[0]).read_text(encoding="utf-8")
+            timing = (ROOT / "benchmarks" / "timing.py").read_text(encoding="utf-8")
+            assert [word for word in words if word.startswith("--") and word not in source + timing] == []

@@ -26,10 +26,10 @@ class EncoderConfig:
     """Whisper only. `30s` pads every clip with silence to 30 s, as the model was trained; `none` cuts the positional
     embeddings to the clip: different features, several times cheaper on short clips."""
     positions: Literal["keep", "remove"] = "keep"
-    """Whisper only. Its features carry their place in the clip: a fifth of their variance in tiny.en, layer 2, so that
-    the same sound has other units elsewhere. `remove` subtracts what the place alone puts there, measured on noise when
-    the encoder is loaded (seconds). Units of that layer were better in all we measured; what it changes differs by
-    layer (docs/experiments.md). `keep` is the model as it is, and what older tokenizers were made with."""
+    """Whisper only. Its features carry their place in the clip, so that the same sound has other units elsewhere.
+    `remove` subtracts what the place alone puts there, measured on noise when the encoder is loaded (seconds); what it
+    gains differs by layer (experiments/whisper-positions). `keep` is the model as it is, and what older tokenizers were
+    made with."""
     normalise: bool | None = None
     """HuBERT family only: zero mean and unit variance for every clip. None: as the checkpoint's preprocessor config
     says, and no normalisation where it has none."""

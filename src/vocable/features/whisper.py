@@ -25,7 +25,7 @@ from vocable.features.config import EncoderConfig
 from vocable.features.log_mel import LogMelConfig, log_mel
 
 NOISE_CLIPS = 4
-"""How many clips of noise what a place adds is measured on. More bring little (docs/experiments.md)."""
+"""Clips of noise on which the share of a place is measured. More bring little (experiments/whisper-positions)."""
 NOISE_LEVEL = 0.05
 """Their root mean square, about that of recorded speech; Whisper's log-mel frames keep loudness."""
 

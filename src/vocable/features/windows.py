@@ -17,7 +17,8 @@ What is promised of a recording longer than a window:
 - Whisper: there is no one pass, since the model ends at 30 s; windows are the definition. Its features carry the place
   in the window, by its absolute positions. Measured with tiny.en, layer 2, on 3 minutes of read speech: moved by 8 s in
   the window, frames differ by 34 % of their norm (4 % if the positions are moved along), and of 100 units, 24 % change.
-  On 12.5 minutes by many speakers 33 % of units change, and 7 % with `positions: remove` (docs/experiments.md).
+  On 12.5 minutes by many speakers 33 % of units change, and 7 % with `positions: remove`
+  (experiments/whisper-positions).
 """
 
 from __future__ import annotations

@@ -137,7 +137,8 @@ def guess_phones(word: str) -> str | None:
         quenelles -> K W EH N EH L EH S
 
     One phone per letter or group of letters, longest group first; no claim to be right. In forced alignment a rough
-    guess does far less harm than leaving the word out, which spoils the times of its neighbours (docs/experiments.md).
+    guess does far less harm than leaving the word out, which spoils the times of its neighbours
+    (experiments/word-times).
     """
     letters = "".join(
         char for char in unicodedata.normalize("NFD", word.lower()) if unicodedata.category(char)[0] == "L"

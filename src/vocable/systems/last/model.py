@@ -35,8 +35,7 @@ class LastLossConfig:
     """Steps from the first lambda to the final one."""
     nll_start_step: int = 100
     """Steps of reconstruction alone, before the language model's loss counts (as in NAST, Messica and Adi, 2024,
-    arXiv:2406.11037, which adds its later terms once reconstruction works). The language model is not run in them. With
-    both terms from the start, units collapsed within ten steps (seen from a random encoder, docs/experiments.md)."""
+    arXiv:2406.11037, which adds its later terms once reconstruction works). The language model is not run in them."""
     nll_ramp_steps: int = 100
     """Steps over which the weight of the language model's loss then rises from 0 to 1."""
     normalise_features: bool = True
@@ -67,7 +66,7 @@ class LastQuantizerConfig(VectorQuantizerConfig):
     straight-through gradient of reconstruction pushes a vector away from its entry as hard as a beta of 1 draws it
     back; with less, vectors ran away from the codebook, and units lost phones (recipes/last/README.md)."""
     decay: float = 0.9
-    """Entries must follow the encoder: from a random one, with 0.99 most units died (docs/experiments.md)."""
+    """Decay of the moving averages that entries are. It must be low enough for entries to follow the encoder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
