@@ -11,7 +11,7 @@ from vocable.audio.manifest import read_manifest
 from vocable.cli import main
 from vocable.errors import ConfigError, OutputError, UnknownNameError
 from vocable.splits import assign_splits
-from vocable.systems import Run, Stage, System, find_system, register_system, run_system, train
+from vocable.systems import BUILT_IN, Run, Stage, System, find_system, register_system, run_system, train
 from vocable.tokens.shards import TokenShards
 from vocable.training.logs import read_metrics
 
@@ -78,6 +78,23 @@ def go(out: Path, config: Settings | None = None, only=None, dry=False, **given:
 def text(tmp_path: Path) -> Path:
     (tmp_path / "text.txt").write_text("one two")
     return tmp_path / "text.txt"
+
+
+def test_the_last_line_says_what_to_run_next(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Line, "next", "vocable read {out}/line")
+    assert go(tmp_path / "run", text=text)[-1] == f"Next: vocable read {tmp_path / 'run'}/line"
+    assert go(tmp_path / "run", text=text)[-1].startswith("Next: ")  # also where all is done already
+    assert not any("Next" in line for line in go(tmp_path / "run", text=text, dry=True))
+    assert not any("Next" in line for line in go(tmp_path / "run", text=text, only="words"))
+
+
+def test_what_our_own_stages_name_next_are_commands():
+    from docs.test_docs import check_command
+
+    for name in BUILT_IN:
+        for stage in find_system(name).stages:
+            if stage.next:
+                check_command(stage.next.format(out="runs/mine").split()[1:])
 
 
 def test_finished_stages_are_skipped_and_changed_ones_done_again(text, tmp_path):

@@ -69,6 +69,7 @@ def run(tiny_lm, make_documents, card, tmp_path):
     def start(name, config=CONFIG, model=None, **settings):
         model = model or tiny_lm()
         documents, valid = make_documents(40), make_documents(6, seed=1)
-        return train_lm(model, documents, valid, config, tmp_path / name, card, show=False, **settings)
+        settings = {"show": False, **settings}
+        return train_lm(model, documents, valid, config, tmp_path / name, card, **settings)
 
     return start

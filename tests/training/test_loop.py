@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +21,10 @@ from vocable.lm.packed import enable_packing, token_losses
 from vocable.lm.scoring import token_nll
 from vocable.sequences import MaskedDocument, concatenate
 from vocable.tokens.quantizers import VectorQuantizer, VectorQuantizerConfig
+from vocable.training.announcements import amount, describe, folder_bytes
 from vocable.training.language_model import train_lm
 from vocable.training.logs import Display, RunLog, clock, read_metrics
-from vocable.training.task import make_optimizer
+from vocable.training.task import DataSize, make_optimizer
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -285,3 +288,58 @@ def test_fp16_scales_the_loss(run):
     for a, b in zip(whole.train_curve, exact.train_curve):
         assert a["loss"] != b["loss"]
         assert a["loss"] == pytest.approx(b["loss"], rel=0.005)  # fp16 keeps 11 bits
+
+
+def test_a_run_says_what_it_trains_and_where_it_all_is(run, tmp_path, capfd):
+    """Numbers on the screen against the files and the documents that they speak of."""
+    config = dataclasses.replace(CONFIG, max_steps=4, checkpoint_every=2, ema_decay=0.5)
+    result = run("told", config, show=True, valid_seconds=90.0, train_seconds=7200.0)
+    said = capfd.readouterr().err.splitlines()
+    lines = {name: next(line for line in said if line.startswith(name)) for name in ("model ", "train ", "valid ")}
+    model = read_lm(result.last).model
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert lines["model "] == f"model {count / 1e6:.2f} M parameters on cpu, fp32"
+    assert re.fullmatch(r"train \d+ documents, [\d,]+ tokens, 2\.00 h", lines["train "])
+    assert re.fullmatch(r"valid 6 documents, \d+ tokens, 1\.5 min", lines["valid "])
+    step = next(line for line in said if line.startswith("step  "))
+    first = result.train_curve[0]
+    assert step == f"step  {first['tokens']} tokens in 2 batches; loss before the first step {first['loss']:.4g}"
+    assert said.index(step) < next(i for i, line in enumerate(said) if line.startswith("[ 25%]"))
+    checkpoints = sorted((tmp_path / "told" / "checkpoints").iterdir())
+    assert [path.name for path in checkpoints] == ["step-00000002", "step-00000004"]  # two are kept
+    sizes = [folder_bytes(path) for path in checkpoints]
+    assert f"checkpoint {checkpoints[0]}, {amount(sizes[0])}" in said
+    disk = next(line for line in said if line.startswith("disk  "))
+    estimate = float(re.search(r"checkpoint ([\d.]+) MB, 2 are kept", disk)[1])
+    assert estimate == pytest.approx(sizes[0] / 1e6, rel=0.05)
+    assert f" in {tmp_path / 'told'} (" in disk and "are free" in disk
+    best = min(result.valid_curve, key=lambda line: line["loss"])
+    assert re.fullmatch(
+        rf"done  4 steps in [\d:]+; best validation loss {best['loss']:.4g}, at step {best['step']}", said[-3]
+    )
+    assert said[-2] == f"model {tmp_path / 'told' / 'best'}, {amount(folder_bytes(tmp_path / 'told' / 'best'))}"
+    assert said[-1].startswith(f"kept  2 checkpoints of {amount(sum(sizes))} in {checkpoints[0].parent}")
+    assert said[-1].endswith("needed only to go on (training.max_steps=8, say)")
+
+
+def test_a_run_that_goes_on_says_so_and_a_finished_one_says_nothing(run, capfd):
+    run("on", show=True, stop_at_step=3)
+    capfd.readouterr()
+    run("on", show=True)
+    said = capfd.readouterr().err
+    assert "fp32, going on after step 3" in said
+    assert "loss before the first step" not in said
+    run("on", show=True)
+    assert capfd.readouterr().err == ""
+
+
+def test_amounts_are_read_easily():
+    assert [amount(size) for size in (900, 23_140_000, 1_649_000_000)] == ["1 kB", "23.1 MB", "1.6 GB"]
+    assert describe(DataSize(1, "clip", 59.0)) == "1 clip, 1.0 min"
+    assert describe(DataSize(1200, tokens=1)) == "1,200 utterances, 1 token"
+
+
+def test_too_little_room_is_said_beforehand(run, capfd, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 1_000_000))
+    run("full", dataclasses.replace(CONFIG, max_steps=1), show=True)
+    assert "1.0 MB are free, which is too little" in capfd.readouterr().err

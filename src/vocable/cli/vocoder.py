@@ -111,6 +111,7 @@ def train(
     )
     parameters = sum(parameter.numel() for parameter in vocoder.parameters()) / 1e6
     print(f"{out / 'vocoder'}: {parameters:.1f} M parameters, {len(vocoder.voices)} voices")
+    print(f"Next: vocable vocoder resynthesize RECORDING again.wav --tokenizer {tokenizer} --vocoder {out / 'vocoder'}")
 
 
 def align(

@@ -30,6 +30,7 @@ class UnitsStage(Stage):
     """Fit units on speech, or take a published codebook; for configs with `tokenizer` and `kmeans_file`."""
 
     name = "tokenizer"
+    next = "vocable tokenizer card {out}/tokenizer"
     reads = ("manifest",)
     writes = ("tokenizer",)
 
@@ -65,6 +66,7 @@ class TokensStage(Stage):
     """Tokenize speech, and note in the shards who is held out; for configs with `valid_share`."""
 
     name = "tokens"
+    next = "vocable evaluate units --tokens {out}/tokens"
     reads = ("manifest", "tokenizer")
     may_read = ("valid_manifest",)
     writes = ("tokens", "valid_tokens")
@@ -120,6 +122,7 @@ class LanguageModelStage(Stage):
     """Train a language model on token shards."""
 
     name = "lm"
+    next = "vocable generate --model {out} --audio RECORDING --out continuation.wav"
     reads = ("tokens",)
     writes = ("lm",)
     shared = True

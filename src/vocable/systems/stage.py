@@ -62,6 +62,8 @@ class Stage(ABC):
     """Names of what it uses where it is there."""
     writes: tuple[str, ...] = ()
     """Names of what it makes; each is a folder of the run."""
+    next: str = ""
+    """The command that people give once this stage is done; `{out}` stands for the folder of the run."""
     shared: bool = False
     """Whether the processes of `accelerate launch` can run it together."""
 
@@ -174,6 +176,8 @@ def run_system(
         if first:
             report(result)
             _write_record(stage, run, result)
+    if first and not dry and chosen and chosen[-1].next:
+        report(f"Next: {chosen[-1].next.format(out=run.out)}")
 
 
 def read_record(out: Path) -> dict[str, Any]:

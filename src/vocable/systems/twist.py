@@ -182,6 +182,7 @@ def train(
         out,
         build_card(config, layout, shards, tokenizer),
         valid_seconds=sum(valid.seconds) or None,
+        train_seconds=sum(documents.seconds),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from vocable.errors import ConfigError
 from vocable.sequences.lazy import document_lengths
 from vocable.sequences.packing import Document, PackedRows, concatenate, cut_documents, shuffled
+from vocable.training.task import DataSize
 
 
 class RowStream(ABC):
@@ -31,6 +32,10 @@ class RowStream(ABC):
                 rows.append(self.plan[self.row])
             self.row += 1
         return rows
+
+    @abstractmethod
+    def size(self) -> DataSize:
+        """Count documents, and where they stay the same their tokens."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -80,6 +85,10 @@ class PackedStream(RowStream):
                 f"None of the {len(documents)} training documents has two tokens; there is nothing to predict."
             )
         self._start_epoch(0)
+
+    def size(self) -> DataSize:
+        """Count documents and their tokens."""
+        return DataSize(len(self.documents), "document", tokens=self.report["num_tokens"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream."""
@@ -131,6 +140,10 @@ class EpochStream(RowStream):
         self._load(0, 0)
         if not self.plan:
             raise ConfigError("No document of the first epoch has two tokens; there is nothing to predict.")
+
+    def size(self) -> DataSize:
+        """Count the documents of the first epoch; their tokens are not known before they are built."""
+        return DataSize(len(self.epochs(0)), "document")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream."""

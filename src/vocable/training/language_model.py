@@ -21,14 +21,14 @@ from vocable.lm.checkpoint import LMCard, save_lm
 from vocable.lm.frozen import has_new_rows, merge_new_rows
 from vocable.lm.lora import has_lora, merge_lora
 from vocable.lm.packed import enable_packing, token_losses
-from vocable.sequences.lazy import Lazy
+from vocable.sequences.lazy import Lazy, document_lengths
 from vocable.sequences.packing import IGNORED_LABEL, Document, PackedBatch, pack_documents
 from vocable.sequences.subwords import UnitSubwords
 from vocable.sequences.vocabulary import SPECIAL, SPEECH, TEXT
 from vocable.training.config import AdamWTrainingConfig
 from vocable.training.data import EpochStream, PackedStream, RowStream
 from vocable.training.loop import TrainingResult, train
-from vocable.training.task import AdamWTask, LossSum
+from vocable.training.task import AdamWTask, DataSize, LossSum
 
 CLASS_NAMES = {TEXT: "text", SPEECH: "speech", SPECIAL: "symbols"}
 Epochs = Callable[[int], Sequence[Document]]
@@ -78,6 +78,7 @@ def train_lm(
     *,
     valid_seconds: float | None = None,
     joint: JointParts = NO_PARTS,
+    train_seconds: float | None = None,
     stop_at_step: int | None = None,
     show: bool = True,
 ) -> TrainingResult:
@@ -96,6 +97,7 @@ def train_lm(
             which, unlike the loss per token, can be compared between tokenizers. With several sources: audio of the
             source `unit-only`, and its loss.
         joint: of a model of speech and text.
+        train_seconds: audio that the training documents stand for, to be shown.
         stop_at_step: checkpoint and return at this step; a later call goes on.
         show: display progress.
 
@@ -104,7 +106,7 @@ def train_lm(
         OutputError: `out` holds another run.
         NumericsError: the loss became NaN or infinite.
     """
-    task = LanguageModelTask(model, train_documents, valid_documents, config, card, valid_seconds, joint)
+    task = LanguageModelTask(model, train_documents, valid_documents, config, card, valid_seconds, joint, train_seconds)
     return train(task, config, out, stop_at_step=stop_at_step, show=show)
 
 
@@ -132,6 +134,7 @@ class LanguageModelTask(AdamWTask):
         card: LMCard,
         valid_seconds: float | None = None,
         joint: JointParts = NO_PARTS,
+        train_seconds: float | None = None,
     ) -> None:
         """Plan the data, and make the model read packed rows; arguments and errors as in `train_lm`."""
         positions = getattr(model.config, "max_position_embeddings", None)
@@ -141,8 +144,9 @@ class LanguageModelTask(AdamWTask):
             )
         enable_packing(model)
         super().__init__(model, config)
-        self.card, self.joint, self.valid_seconds = card, joint, valid_seconds
-        limits = {"context_tokens": config.context_tokens, "max_tokens": config.tokens_per_batch}
+        self.card, self.joint = card, joint
+        self.train_seconds, self.valid_seconds = train_seconds, valid_seconds
+        limits: dict[str, Any] = {"context_tokens": config.context_tokens, "max_tokens": config.tokens_per_batch}
         self.stream: RowStream = (
             EpochStream(train_documents, **limits)
             if callable(train_documents)
@@ -159,11 +163,20 @@ class LanguageModelTask(AdamWTask):
             for rows in [pack_documents(documents, config.tokens_per_batch, context_tokens=config.context_tokens)]
             for place in range(len(rows))
         ]
+        self.held_out = list(sources.values())
         self.validation = Lazy(places, lambda at: SourceRow(row=self._prepared(at[1][at[2]]), source=at[0]))
         for _ in self.validation:  # a document that does not fit stops the run now, not at the first validation
             pass
         classes = () if self.classes is None else tuple(CLASS_NAMES.values())
         self.part_names: tuple[str, ...] = (*classes, *(name for name in sources if name is not None))
+
+    def data_sizes(self) -> dict[str, DataSize]:
+        """Count documents: of the first epoch where they are drawn anew, and those held out."""
+        tokens = sum(int(document_lengths(documents).sum()) for documents in self.held_out)
+        return {
+            "train": self.stream.size()._replace(seconds=self.train_seconds),
+            "valid": DataSize(sum(map(len, self.held_out)), "document", self.valid_seconds, tokens),
+        }
 
     def next_batches(self, count: int, process: int, num_processes: int) -> list[PackedBatch]:
         """Return this process's share of the next rows."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from vocable.config import config_to_dict
 from vocable.errors import ConfigError, NumericsError, OutputError
 from vocable.files import replace_folder, restore_folder
+from vocable.training.announcements import Announcements
 from vocable.training.checkpoints import Checkpoints
 from vocable.training.config import MAY_CHANGE, TrainingConfig
 from vocable.training.logs import Display, RunLog, read_metrics
@@ -166,6 +167,7 @@ class Loop:
         self.lines: list[dict[str, Any]] = []
         self.best_weights: dict[str, Tensor] | None = None
         self.display = Display(active=False)
+        self.announcements = Announcements(self)
         self.precision = config.precision
         self._prepare()
         self.scaler = self._make_scaler()
@@ -207,8 +209,7 @@ class Loop:
         self.checkpoints.resume(self._restore)
         self.log = RunLog(out, resume_step=self.state.step, active=accelerator.is_main_process)
         self.display = Display(active=show and accelerator.is_main_process)
-        if reason is not None and not self.state.finished:
-            self.display.say(f"precision: {reason}")
+        self.announcements.begin(out, reason)
 
     def _choose_precision(self) -> str | None:
         """Settle what `auto` stands for, as the run began where there is one; return why, if it was settled now."""
@@ -233,6 +234,7 @@ class Loop:
         try:
             while not state.finished and (stop_at_step is None or state.step < stop_at_step):
                 self._step()
+                self.announcements.stepped()
                 now = time.perf_counter()
                 state.window_seconds += now - clock
                 state.seconds = self._agree(state.seconds + now - clock)
@@ -253,6 +255,7 @@ class Loop:
                 if state.finished or state.step == stop_at_step or _due(config.checkpoint_every, state.step):
                     self._checkpoint()
                     clock = time.perf_counter()
+            self.announcements.end()
         finally:
             if self.out is not None:
                 self.log.close()
@@ -417,7 +420,8 @@ class Loop:
         if self.out is None:
             return
         self.state.data, self.state.scaler = self.task.state_dict(), self.scaler.state_dict()
-        self.checkpoints.save(self.state.step, asdict(self.state), self.config.keep_checkpoints)
+        written = self.checkpoints.save(self.state.step, asdict(self.state), self.config.keep_checkpoints)
+        self.announcements.saved(written)
 
     def _sum_parts(self, batches: Iterable[Mapping[str, tuple[float, int]]]) -> dict[str, tuple[float, int]]:
         """Add the parts of the loss up over batches and processes; parts without a token are left out."""

@@ -64,6 +64,18 @@ class ValidationSums(NamedTuple):
     parts: Mapping[str, tuple[float, int]]
 
 
+class DataSize(NamedTuple):
+    """How much there is to train on, or to validate on."""
+
+    count: int
+    thing: str = "utterance"
+    """Name of what is counted."""
+    seconds: float | None = None
+    """Length of the speech; None where it is not known."""
+    tokens: int | None = None
+    """Tokens that a language model reads in all."""
+
+
 class TrainingTask(ABC):
     """Models, data and losses as the loop sees them; a task says where it differs from these defaults."""
 
@@ -71,6 +83,8 @@ class TrainingTask(ABC):
     """By name. The first one is the model that is averaged, validated and saved."""
     part_names: tuple[str, ...] = ()
     """Parts of the loss that are added up for the logs; the same on all processes."""
+    target_name: str = "token"
+    """Name of what `num_targets` counts."""
     warmup_steps: int = 0
     """Steps before the learning rate begins to fall."""
     may_change: tuple[str, ...] = ()
@@ -83,6 +97,10 @@ class TrainingTask(ABC):
     @abstractmethod
     def num_targets(self, batch: Any) -> int:
         """Count the tokens that the loss of this batch is a sum over."""
+
+    def data_sizes(self) -> Mapping[str, DataSize]:
+        """Return how much there is to `train` and to `valid` on, for people to read; empty: not known."""
+        return {}
 
     @abstractmethod
     def learning_rate(self, peak: float, progress: Progress) -> float:

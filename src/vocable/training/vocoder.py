@@ -44,7 +44,7 @@ from vocable.synthesis.vocoder import UnitVocoder, VocoderConfig
 from vocable.tokens.shard_columns import TokenRows
 from vocable.training.config import TrainingConfig
 from vocable.training.loop import Loop, train
-from vocable.training.task import Learner, LossSum, Progress, TrainingTask
+from vocable.training.task import DataSize, Learner, LossSum, Progress, TrainingTask
 from vocable.training.vocoder_data import ContentTargets, Piece, Recording, SegmentBatch, VocoderData
 from vocable.training.vocoder_losses import (
     AdversarialKind,
@@ -364,6 +364,7 @@ class VocoderTask(TrainingTask):
         *("mel_predicted_prosody", "pitch_semitones"),  # of validation
     )
     may_change = ("training.num_workers",)
+    target_name = "segment"
 
     def __init__(
         self,
@@ -416,6 +417,11 @@ class VocoderTask(TrainingTask):
         }
         self.position = 0
         self._batches: Iterator[SegmentBatch] | None = None
+
+    def data_sizes(self) -> dict[str, DataSize]:
+        """Count utterances that are long enough."""
+        found = {"train": self.data, "valid": self.validation}
+        return {name: DataSize(len(one), seconds=one.seconds) for name, one in found.items() if one}
 
     def next_batches(self, count: int, process: int, num_processes: int) -> list[VocoderBatch]:
         """Return this process's share of the next batches, which worker processes may have prepared."""

@@ -21,7 +21,7 @@ from vocable.systems.last.model import LastModel, LastOutput, gradient_norms
 from vocable.systems.last.tokenizer import LastTokenizer
 from vocable.tokens import processes
 from vocable.tokens.code_usage import CodeStatistics, CodeUsage, usage_metrics
-from vocable.training.task import AdamWTask, LossSum
+from vocable.training.task import AdamWTask, DataSize, LossSum
 
 LOSSES = ("nll", "change_nll", "reconstruction", "commitment")
 GRADIENTS = ("nll_gradient", "reconstruction_gradient", "quantizer_gradient")
@@ -32,6 +32,7 @@ class LastTask(AdamWTask):
     """Training of a LAST tokenizer, for the loop in training/loop.py; its tokens are frames."""
 
     part_names: tuple[str, ...] = (*LOSSES, *GRADIENTS)
+    target_name = "frame"
 
     def __init__(
         self, model: LastModel, encoder: FeatureEncoder, config: LastConfig, train: Clips, valid: Clips | None = None
@@ -69,6 +70,11 @@ class LastTask(AdamWTask):
         self._valid_counts = torch.zeros(limit.codebook_size, dtype=torch.int64)
         self._valid_usage = CodeUsage(limit.codebook_size, 1, limit.collapse_perplexity, limit.collapse_top_share)
         self._measuring = False
+
+    def data_sizes(self) -> dict[str, DataSize]:
+        """Count clips; their seconds are frames at the rate of the encoder."""
+        found, rate = {"train": self.train, "valid": self.valid}, self.encoder.frame_rate
+        return {name: DataSize(len(one.names), "clip", sum(one.lengths) / rate) for name, one in found.items() if one}
 
     def next_batches(self, count: int, process: int, num_processes: int) -> list[FeatureBatch]:
         """Return this process's share of the next batches; the loop asks once a step."""

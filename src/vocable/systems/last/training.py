@@ -182,6 +182,7 @@ class LastStage(Stage):
     """Train the tokenizer on the features."""
 
     name = "tokenizer"
+    next = "vocable tokenize MANIFEST {out}/tokens --tokenizer {out}/tokenizer"
     reads = ("manifest",)
     may_read = ("valid_manifest", "features")
     writes = ("tokenizer",)

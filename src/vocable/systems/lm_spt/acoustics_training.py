@@ -35,7 +35,7 @@ from vocable.training.config import AdamWTrainingConfig
 from vocable.training.logs import read_metrics
 from vocable.training.loop import TrainingResult
 from vocable.training.loop import train as run_loop
-from vocable.training.task import AdamWTask, LossSum
+from vocable.training.task import AdamWTask, DataSize, LossSum
 
 Rows = Sequence[Pair]
 """Utterances with their tokens, read when they are asked for."""
@@ -149,6 +149,8 @@ class CropStream:
 class AcousticsTask(AdamWTask):
     """Cross-entropy of one acoustic level a batch, for the loop in training/loop.py."""
 
+    target_name = "code"
+
     def __init__(
         self, model: AcousticPredictor, config: AcousticsConfig, train: Rows, valid: Rows, shards: TokenShards
     ) -> None:
@@ -158,6 +160,10 @@ class AcousticsTask(AdamWTask):
         self.stream = CropStream(train, config, model.num_levels)
         self.levels = [f"level{number}" for number in range(model.num_levels)]
         self.part_names: tuple[str, ...] = (*self.levels, *(f"{name}_correct" for name in self.levels))
+
+    def data_sizes(self) -> dict[str, DataSize]:
+        """Count utterances."""
+        return {"train": DataSize(len(self.stream.rows)), "valid": DataSize(len(self.valid))}
 
     def next_batches(self, count: int, process: int, num_processes: int) -> list[CodeBatch]:
         """Return this process's share of the next batches."""

@@ -153,6 +153,7 @@ class CodecStage(Stage):
     """Train the codec on recordings."""
 
     name = "tokenizer"
+    next = "vocable codec encode RECORDING {out}/codes --tokenizer {out}/tokenizer"
     reads = ("manifest",)
     may_read = ("valid_manifest",)
     writes = ("tokenizer",)

@@ -29,7 +29,7 @@ from vocable.systems.lm_spt.progress import Example, show_progress
 from vocable.systems.lm_spt.targets import TargetCache
 from vocable.training.logs import RunLog
 from vocable.training.loop import Loop
-from vocable.training.task import Learner, LossSum, Progress, TrainingTask
+from vocable.training.task import DataSize, Learner, LossSum, Progress, TrainingTask
 from vocable.training.vocoder_losses import (
     ListenerLoss,
     MultiScaleMelLoss,
@@ -99,6 +99,7 @@ class CodecTask(TrainingTask):
 
     part_names: tuple[str, ...] = (*LOSSES, "adversarial", "feature", "discriminator", *VALIDATED[1:])
     may_change: tuple[str, ...] = ("training.validation_examples",)
+    target_name = "crop"
 
     def __init__(
         self,
@@ -182,6 +183,11 @@ class CodecTask(TrainingTask):
             "codec": Learner(self.trainee, torch.optim.AdamW(groups, **settings)),
             "discriminators": Learner(self.discriminators, judges),
         }
+
+    def data_sizes(self) -> dict[str, DataSize]:
+        """Count recordings."""
+        found = {"train": self.data, "valid": self.validation}
+        return {name: DataSize(len(one), "recording", float(one.seconds.sum())) for name, one in found.items() if one}
 
     def next_batches(self, count: int, process: int, num_processes: int) -> list[CodecBatch]:
         """Return this process's share of the next batches, which worker processes may have prepared."""

@@ -25,7 +25,7 @@ from vocable.systems.taste.recipe import PartConfig, TasteTrainingConfig
 from vocable.systems.taste.speech import DECODER
 from vocable.systems.taste.speech_decoder import DecoderLoss, SpeechDecoder
 from vocable.tokens.quantizers import QuantizedLevels
-from vocable.training.task import AdamWTask, LossSum
+from vocable.training.task import AdamWTask, DataSize, LossSum
 
 PartName = Literal["text_only", "continuous", "quantized"]
 WEIGHTS_FILE = "model.safetensors"
@@ -103,6 +103,8 @@ class Trainee(nn.Module):
 class TasteTask(AdamWTask):
     """One part of the training."""
 
+    target_name = "word"
+
     def __init__(
         self,
         trainee: Trainee,
@@ -133,6 +135,11 @@ class TasteTask(AdamWTask):
 
     def _own_names(self) -> tuple[str, ...]:
         return ("commitment", "loss_without_codes") if self.part == "quantized" else ()
+
+    def data_sizes(self) -> dict[str, DataSize]:
+        """Count pieces of recordings."""
+        found = {"train": self.data, "valid": self.validation}
+        return {name: DataSize(len(one), "piece", float(one.seconds.sum())) for name, one in found.items() if one}
 
     def next_batches(self, count: int, process: int, num_processes: int) -> list[TasteBatch]:
         """Return this process's share of the next batches."""

@@ -41,7 +41,7 @@ from vocable.training.data import PackedStream
 from vocable.training.language_model import LMTrainingConfig
 from vocable.training.loop import TrainingResult
 from vocable.training.loop import train as run_loop
-from vocable.training.task import AdamWTask, LossSum
+from vocable.training.task import AdamWTask, DataSize, LossSum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +221,11 @@ class TaslmTask(AdamWTask):
             self.base = copy.deepcopy(model.lm).requires_grad_(False).eval()
         self.levels = [f"level{number + 1}" for number in range(len(model.space.sizes))]
         self.part_names = ("text", "divergence", "speech", "code_distance", *self.levels)
+
+    def data_sizes(self) -> dict[str, DataSize]:
+        """Count rows of speech with text."""
+        valid = DataSize(sum(len(row.lengths) for row in self.validation), "document")
+        return {"train": self.stream.size(), "valid": valid}
 
     def next_batches(self, count: int, process: int, num_processes: int) -> list[PackedWords]:
         """Return this process's share of the next rows."""
