@@ -122,14 +122,23 @@ def read_lm(
         FingerprintError: the tokenizer is not the one that the model was trained with.
     """
     folder = Path(folder)
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}.")
+    check_dtype(dtype)
     restore_folder(folder)
     card = read_card(folder)
     if tokenizer is not None:
         check_fingerprint(
             card.tokenizer_fingerprint, tokenizer.fingerprint, f"the language model {folder}", "the tokenizer"
         )
+    return load_folder(folder, card, dtype, device)
+
+
+def load_folder(folder: Path, card: LMCard, dtype: str | None = None, device: torch.device | str = "cpu") -> LoadedLM:
+    """Load a model whose card is read already, in evaluation mode.
+
+    Raises:
+        AssetError: the folder holds no model.
+    """
+    check_dtype(dtype)
     if not (folder / "config.json").is_file():
         raise AssetError(f"{folder}: no config.json, so no Hugging Face model is here.")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype] if dtype else "auto")
@@ -141,6 +150,16 @@ def read_lm(
         AutoTokenizer.from_pretrained(folder) if "text" in card.vocabulary.modalities else None,
         UnitSubwords.load(subwords) if subwords.is_dir() else None,
     )
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Refuse a type that weights cannot have.
+
+    Raises:
+        ConfigError: there is no such type.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}.")
 
 
 def write_card(folder: Path, card: LMCard) -> None:

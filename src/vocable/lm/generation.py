@@ -50,6 +50,9 @@ class GenerationConfig:
     long in one unit; None: no guard."""
     guard: Literal["resample", "stop"] = "resample"
     """What guards do: forbid the token that would go on looping or being silent, or end the continuation there."""
+    word_temperature: float = 0.0
+    """Text-aligned models: temperature of the codes of words, and share of the deviation that a latent head adds to its
+    mean; 0 takes the likeliest."""
     batch_size: int = 16
     """Prompts continued together."""
     seed: int = 0
@@ -71,6 +74,7 @@ class GenerationConfig:
                 self.max_silence_seconds is None or self.max_silence_seconds > 0,
                 "above 0, or null",
             ),
+            ("word_temperature", self.word_temperature >= 0, "0 or more"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
         ):
             if not good:
@@ -78,7 +82,8 @@ class GenerationConfig:
 
     def sampling(self) -> dict[str, Any]:
         """Return what decides a continuation beside its prompt and its seed."""
-        return {name: value for name, value in asdict(self).items() if name not in ("batch_size", "seed")}
+        left_out = ["batch_size", "seed", *(["word_temperature"] if self.word_temperature == 0 else [])]
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,9 +169,25 @@ def continue_rows(model: PreTrainedModel, rows: Sequence[Row], config: Generatio
 @torch.inference_mode()
 def _continue_batch(model: PreTrainedModel, rows: list[Row], config: GenerationConfig, rules: TokenRules) -> None:
     device = next(model.parameters()).device
+    for _ in draw_tokens(_next_logits(model, rows, rules.pad_id, device), rows, config, rules):
+        pass
+
+
+def draw_tokens(
+    steps: Iterator[Float[Tensor, "rows vocabulary"]], rows: Sequence[Row], config: GenerationConfig, rules: TokenRules
+) -> Iterator[None]:
+    """Draw the next token of every row at each step, until all have stopped; yield after each.
+
+    Args:
+        steps: logits after the rows as they stand, each time they are asked for.
+        rows: changed in place.
+
+    Raises:
+        NumericsError: logits are NaN or infinite.
+    """
     allowed = (~rules.banned).nonzero()[:, 0]
     seconds = rules.seconds.tolist()
-    for logits in _next_logits(model, rows, rules.pad_id, device):
+    for logits in steps:
         if not bool(torch.isfinite(logits).all()):
             raise NumericsError(
                 "The model's logits are NaN or infinite. Its weights are broken, or its precision (float16?) overflows."
@@ -189,6 +210,7 @@ def _continue_batch(model: PreTrainedModel, rows: list[Row], config: GenerationC
         for row, token, stuck in zip(rows, chosen, exhausted):
             if row.stopped is None:
                 _append(row, token, stuck, config, rules, seconds[token])
+        yield
         if all(row.stopped is not None for row in rows):
             return
 

@@ -7,7 +7,7 @@ alone share too (text_lm.py); `SpokenLM` adds the tokenizer. Implementations: un
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor
 from vocable.assets.weights import weights_record
 from vocable.errors import ConfigError
 from vocable.lm.branches import Tree, TreeNLL, tree_nll
-from vocable.lm.checkpoint import LoadedLM
+from vocable.lm.checkpoint import LMCard, LoadedLM, load_folder
 from vocable.lm.generation import GenerationConfig, StopReason, TokenRules, continue_rows, start_rows
 from vocable.lm.packed import hidden_states
 from vocable.lm.rows import Progress, Row, RowScore, score_rows
@@ -68,6 +68,15 @@ class Reply(NamedTuple):
     def tokens(self) -> SpeechTokens:
         """All new speech, joined."""
         return JointSequence(token_ids=self.token_ids, segments=self.segments).tokens
+
+
+class NewPiece(NamedTuple):
+    """What has been added to a continuation."""
+
+    text: str
+    """New text; of a text-aligned model also the text of what it speaks, token by token."""
+    tokens: SpeechTokens | None = None
+    """New speech, ready for a synthesizer: of a text-aligned model, a sentence."""
 
 
 class LanguageModel(ABC):
@@ -242,6 +251,9 @@ class LanguageModel(ABC):
 class SpokenLM(LanguageModel):
     """A language model that reads speech tokens, with its card and its tokenizer."""
 
+    streams: bool = False
+    """Whether `stream` yields pieces while the rest is still to come."""
+
     def __init__(
         self,
         loaded: LoadedLM,
@@ -264,6 +276,15 @@ class SpokenLM(LanguageModel):
         self.text_tokenizer, self.subwords = loaded.text_tokenizer, loaded.subwords
         self.modalities = loaded.card.vocabulary.modalities
         self._tokenizer = tokenizer
+
+    @classmethod
+    def read(cls, folder: Path, card: LMCard, dtype: str | None, device: str) -> LoadedLM:
+        """Read what a model of this kind is made of.
+
+        Raises:
+            AssetError: the folder is damaged.
+        """
+        return load_folder(folder, card, dtype, device)
 
     @property
     def tokenizer(self) -> SpeechTokenizer:
@@ -345,6 +366,22 @@ class SpokenLM(LanguageModel):
             codes=torch.cat([prompt.codes, new.codes.to(prompt.codes.dtype)], dim=1),
             durations=torch.cat([before, durations.to(before.dtype)]),
         )
+
+    def stream(
+        self,
+        prompt: Sequence[Segment],
+        config: GenerationConfig,
+        *,
+        to: Target | None = None,
+        task: Task = "continue",
+        max_text_tokens: int = 128,
+    ) -> Iterator[NewPiece]:
+        """Yield a continuation in pieces, each as soon as it is known; here all of it at once.
+
+        Arguments and errors are those of `continue_`, for one prompt.
+        """
+        (reply,) = self.continue_([prompt], config, to=to, task=task, max_text_tokens=max_text_tokens)
+        yield NewPiece(reply.text, reply.tokens if any(one.tokens is not None for one in reply.segments) else None)
 
     def speakable(self, tokens: SpeechTokens) -> SpeechTokens:
         """Make units ready for a synthesizer: where runs are merged, without durations; else as runs of frames."""

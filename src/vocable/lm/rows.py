@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from vocable.errors import ConfigError
 from vocable.lm.branches import Tree, join_rows, tree_nll
 from vocable.sequences.vocabulary import SPECIAL, SPEECH, TEXT
 
@@ -48,6 +49,17 @@ class RowScore(NamedTuple):
     num_tokens: int
     by_modality: Mapping[str, tuple[float, int]] = {}
     """The same for the positions of each modality ("speech", "text", "symbol"), where it has any."""
+
+    def of(self, modality: str) -> "RowScore":
+        """Return the score of one modality alone.
+
+        Raises:
+            ConfigError: the row has nothing of it.
+        """
+        if modality not in self.by_modality:
+            has = ", ".join(self.by_modality) or "nothing"
+            raise ConfigError(f"A row has no part {modality!r} to score; it has {has}.")
+        return RowScore(*self.by_modality[modality], {modality: self.by_modality[modality]})
 
 
 def join_parts(before: Tensor, parts: Sequence[tuple[Tensor, Tensor]], after: Tensor, ending_only: bool = False) -> Row:

@@ -3,25 +3,29 @@
     load_lm(folder) -> rows(documents) -> score, states          segments in, numbers out
                     -> continue_(prompts)                        segments in, segments out, ready for a synthesizer
 
-The kind of vocabulary in the folder's card says which class it is: units alone (TWIST), or units and text (SUTLM). What
-each offers stands in model.py; nothing outside this folder asks which one it has.
+The kind of vocabulary in the folder's card says which class it is: units alone (TWIST), units and text (SUTLM), or text
+with the codes of its words (TASLM). What each offers stands in model.py; nothing outside this folder asks which one it
+has.
 """
 
 from pathlib import Path
 from typing import Any
 
 from vocable.errors import ConfigError
-from vocable.lm.checkpoint import CARD_NAME, LoadedLM, read_card, read_lm
+from vocable.files import restore_folder
+from vocable.lm.checkpoint import CARD_NAME, LMCard, LoadedLM, read_card
 from vocable.lm.joint_lm import JointLM
 from vocable.lm.model import LanguageModel, Reply, SpokenLM
 from vocable.lm.unit_lm import UnitLM
+from vocable.lm.word_lm import WordLM
 from vocable.registry import look_up
 from vocable.sequences.joint_rows import Segment
+from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.tokenizer import SpeechTokenizer
 
 __all__ = ["SPOKEN_LMS", "LanguageModel", "Reply", "Segment", "SpokenLM", "find_lm", "load_lm", "open_lm"]
 
-SPOKEN_LMS: dict[str, type[SpokenLM]] = {"units": UnitLM, "joint": JointLM}
+SPOKEN_LMS: dict[str, type[SpokenLM]] = {"units": UnitLM, "joint": JointLM, "words": WordLM}
 """By the kind of vocabulary in a model's card."""
 
 
@@ -47,10 +51,13 @@ def load_lm(
         FingerprintError: the tokenizer is not the one that the model was trained with.
     """
     found = find_lm(Path(folder))
+    restore_folder(found)
+    card = read_card(found)
     if isinstance(tokenizer, SpeechTokenizer):
-        tokenizer = tokenizer.matching(read_card(found).tokenizer_fingerprint)
-    known = tokenizer if isinstance(tokenizer, SpeechTokenizer) else None
-    loaded = read_lm(found, tokenizer=known, dtype=dtype, device=device)
+        tokenizer = tokenizer.matching(card.tokenizer_fingerprint)
+        expected, owner = card.tokenizer_fingerprint, f"the language model {found}"
+        check_fingerprint(expected, tokenizer.fingerprint, owner, "the tokenizer")
+    loaded = _class_of(card).read(found, card, dtype, device)
     return open_lm(loaded, found, tokenizer, device, str(folder))
 
 
@@ -60,7 +67,11 @@ def open_lm(loaded: LoadedLM, *rest: Any, **named: Any) -> SpokenLM:
     Raises:
         UnknownNameError: no class reads this kind of vocabulary.
     """
-    return look_up("kind of language model", loaded.card.vocabulary.kind, SPOKEN_LMS)(loaded, *rest, **named)
+    return _class_of(loaded.card)(loaded, *rest, **named)
+
+
+def _class_of(card: LMCard) -> type[SpokenLM]:
+    return look_up("kind of language model", card.vocabulary.kind, SPOKEN_LMS)
 
 
 def find_lm(run: Path) -> Path:

@@ -20,8 +20,8 @@ from vocable.assets.quiet import silenced_transformers
 from vocable.assets.weights import read_weights
 from vocable.config import config_from_dict, config_to_dict
 from vocable.errors import AssetError, FingerprintError
-from vocable.files import restore_folder, write_json
-from vocable.lm.checkpoint import LMCard, LoadedLM, write_card
+from vocable.files import write_json
+from vocable.lm.checkpoint import LMCard, LoadedLM, check_dtype, write_card
 from vocable.lm.lora import LoraConfig, add_lora, has_lora, load_adapters, save_adapters
 from vocable.lm.surgery import DTYPES
 from vocable.lm.word_model import WordModel, WordModelConfig
@@ -83,7 +83,7 @@ def read_words(folder: Path, card: LMCard, dtype: str | None = None, device: tor
         FingerprintError: the text model found under the name is not the one that the adapters were trained on.
     """
     folder = Path(folder)
-    restore_folder(folder)
+    check_dtype(dtype)
     words = read_words_card(folder)
     type_ = DTYPES[dtype or "float32"]
     lm = load_base(str(folder) if words.lora is None else words.text_model, torch.float32)

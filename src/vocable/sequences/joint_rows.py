@@ -3,6 +3,7 @@
 JointExample -> layout (joint_layouts.py) -> JointSequence: token ids, and Segments that say what each stretch holds
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,11 +83,21 @@ class JointSequence:
         parts = [segment.tokens for segment in self.segments if segment.tokens is not None]
         if not parts:
             return SpeechTokens(codes=torch.zeros(1, 0, dtype=torch.int64))
+        words = [part.words for part in parts if part.words is not None]
+        if len(words) == len(parts):
+            return join_words(parts)
         durations = [part.durations for part in parts if part.durations is not None]
         return SpeechTokens(
             codes=torch.cat([part.codes for part in parts], dim=1),
             durations=torch.cat(durations) if len(durations) == len(parts) else None,
         )
+
+
+def join_words(parts: Sequence[SpeechTokens]) -> SpeechTokens:
+    """Join tokens that have one position for each word; words keep the times that they have in their part."""
+    words = tuple(word for part in parts for word in part.words or ())
+    spans = torch.arange(len(words))[:, None] + torch.tensor([0, 1])
+    return SpeechTokens(codes=torch.cat([part.codes.long() for part in parts], dim=1), words=words, spans=spans)
 
 
 class Part(NamedTuple):

@@ -86,6 +86,8 @@ class PairBenchmark(Benchmark[PairsConfig]):
             max_tokens=config.max_tokens,
             on_progress=scoring,
         )
+        if config.scored_part != "both":
+            scores = [score.of(config.scored_part) for score in scores]
         for item, positive, negative in zip(usable, scores[::2], scores[1::2], strict=True):
             yield self._row(item, positive, negative)
 
@@ -127,6 +129,7 @@ class PairBenchmark(Benchmark[PairsConfig]):
         return {
             "normalise": config.normalise,
             "scored": config.scored,
+            **({} if config.scored_part == "both" else {"scored_part": config.scored_part}),
             "text_logits": config.text_logits,
             "ties": 0.5,
             "boundary": config.boundary,

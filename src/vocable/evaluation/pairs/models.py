@@ -35,10 +35,11 @@ from vocable.recognition.transcribe import load_transcriber
 from vocable.registry import look_up
 from vocable.sequences.layouts import UnitsLayout
 from vocable.sequences.vocabulary import UnitVocabulary
+from vocable.sequences.word_layout import WordRow
 from vocable.tokens.fingerprint import check_fingerprint
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import load_tokenizer
-from vocable.types import SpeechTokens
+from vocable.types import SpeechTokens, Utterance
 
 T = TypeVar("T")
 
@@ -57,6 +58,9 @@ class PairsConfig(BenchmarkConfig):
     """Context and ending each as speech (S) or text (T): S, S->T, T->S or T. Without it, as the pairs are."""
     text_logits: Literal["kept", "masked"] = "kept"
     """For models of speech and text: probabilities among all ids (kept), or among those of the token's own modality."""
+    scored_part: Literal["both", "text", "speech"] = "both"
+    """For models of speech and text: likelihood of all that is scored, or of the text or the speech in it alone. In a
+    text-aligned model, spoken words have both: tokens of the text, and codes."""
     share_prefixes: bool = True
     """Read once what rows begin with alike. Changes no score but by rounding."""
     max_tokens: int = 4096
@@ -71,7 +75,8 @@ class PairsConfig(BenchmarkConfig):
     text_model: str = "HuggingFaceTB/SmolLM2-135M"
     """The text model of text and asr."""
     transcriber: str = "openai/whisper-base"
-    """The recogniser of asr; it listens for the language that the set's manifest names, or English."""
+    """The recogniser of asr, and of text-aligned models where pairs come without texts; it listens for the language
+    that the set's manifest names, or English."""
     boundary: Boundary = "bos"
     """Symbols around a row: none (the first token is not scored), bos, or bos_eos (the end is scored too)."""
     dtype: Literal["float32", "bfloat16"] | None = None
@@ -97,7 +102,7 @@ class PairModel:
     weights: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
-    def row(self, half: Sequence[PairSegment], boundary: Boundary, ending_only: bool) -> Row:
+    def row(self, half: Sequence[PairSegment], boundary: Boundary, ending_only: bool) -> Row | WordRow:
         """Make the row of one half; with `ending_only`, what comes before the last segment is not scored.
 
         Segments are read apart; a text gets the space that divides it from what comes before.
@@ -204,8 +209,22 @@ def _load_folder(pair_set: PairSet, config: PairsConfig, on_progress: Progress |
             "(recipes/sutlm), or --model text; or leave --modalities at S."
         )
     spoken, cache = pair_set.spoken(), config.cache or cache_folder()  # where all is written, no tokenizer is needed
+    if spoken and lm.tokenizer.needs_text:
+        spoken = _with_texts(spoken, pair_set, config, cache, on_progress)
     tokens = encode_once(spoken, lm.tokenizer, cache, on_progress=on_progress) if spoken else {}
     return PairModel(lm=lm, tokens=tokens, fingerprints=lm.fingerprints, weights={"model": lm.record()})
+
+
+def _with_texts(
+    spoken: Sequence[Utterance], pair_set: PairSet, config: PairsConfig, cache: Path, on_progress: Progress | None
+) -> list[Utterance]:
+    """Give utterances that come without text what a recogniser hears."""
+    bare = [utterance for utterance in spoken if not utterance.text]
+    if not bare:
+        return list(spoken)
+    transcriber = load_transcriber(config.transcriber, language=_language(pair_set), device=config.device or "cpu")
+    texts = transcribe_once(bare, transcriber, cache, on_progress)
+    return [replace(one, text=texts.get(one.id)) if one.id in texts else one for one in spoken]
 
 
 def _load_counts(pair_set: PairSet, config: PairsConfig, on_progress: Progress | None) -> PairModel:

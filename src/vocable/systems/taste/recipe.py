@@ -7,6 +7,7 @@ from vocable.errors import ConfigError
 from vocable.splits import check_valid_share
 from vocable.systems.taste.config import TasteConfig
 from vocable.systems.taste.prosody_decoder import ProsodyDecoderConfig
+from vocable.systems.taste.taslm import TaslmConfig
 from vocable.systems.taste.unit_decoder import UnitDecoderConfig
 from vocable.training.config import AdamWTrainingConfig
 
@@ -55,9 +56,13 @@ class TasteTrainingConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TasteRecipe:
-    """A tokenizer by word with its speech decoder, and their training (Tseng et al., 2025, arXiv:2504.07053)."""
+    """A tokenizer by word with its speech decoder, a language model of its tokens, and their training.
 
-    training: TasteTrainingConfig
+    Source: Tseng et al., 2025, arXiv:2504.07053.
+    """
+
+    training: TasteTrainingConfig | None = None
+    """Training of the tokenizer; None: one is given (--tokenizer)."""
     decoder: DecoderChoice = field(default_factory=ProsodyDecoderConfig)
     """The speech decoder, by its `kind`."""
     system: Literal["taste"] = "taste"
@@ -71,6 +76,19 @@ class TasteRecipe:
     valid_share: float = 0.02
     """Share of the utterances, chosen by the hash of their id, to validate on where neither a validation manifest is
     given nor the manifest says who is held out."""
+    taslm: TaslmConfig | None = None
+    """Language model of the tokens; None: there is none."""
 
     def __post_init__(self) -> None:
         check_valid_share(self.valid_share)
+
+    @property
+    def tokenizer_training(self) -> TasteTrainingConfig:
+        """Training of the tokenizer.
+
+        Raises:
+            ConfigError: the recipe has none.
+        """
+        if self.training is None:
+            raise ConfigError("The recipe says nothing of how a tokenizer is trained: it has no section training.")
+        return self.training

@@ -1,6 +1,6 @@
-"""From recordings with text to a tokenizer that speaks, in Python and as the stages of a recipe.
+"""From recordings with text to a tokenizer that speaks and a language model, in Python and as the stages of a recipe.
 
-    manifest --tokenizer--> RUN/tokenizer --tokens--> RUN/tokens
+    manifest --tokenizer--> RUN/tokenizer --tokens--> RUN/tokens --lm--> RUN/lm
 
 RUN/features                                  what is computed once of each recording (data.py)
 RUN/training/text-only, continuous, quantized metrics.jsonl, checkpoints, best/ and last/ of each part
@@ -35,6 +35,7 @@ from vocable.systems.taste.model import load_reader, load_word_encoder
 from vocable.systems.taste.recipe import PartConfig, TasteRecipe
 from vocable.systems.taste.speech import WordSynthesizer
 from vocable.systems.taste.task import PartName, TasteTask, Trainee, start_quantizer
+from vocable.systems.taste.taslm_stage import TaslmStage
 from vocable.systems.taste.tokenizer import TasteTokenizer, as_whisper
 from vocable.training.loop import TrainingResult, train
 from vocable.types import Utterance
@@ -52,7 +53,7 @@ def build_trainee(config: TasteRecipe, reader: WordTextTokenizer) -> Trainee:
         ConfigError: settings do not fit the checkpoint.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.training.quantized.seed)
+        torch.manual_seed(config.tokenizer_training.quantized.seed)
         words = load_word_encoder(config.tokenizer, reader)
         trainee = Trainee(words, config.decoder.build(words.aggregator.shape.dim, reader))
     if config.start is not None:
@@ -122,10 +123,11 @@ def train_tokenizer(
         tokenizer_of(model, encoder, reader, config, voice).save_pretrained(folder)
 
     identity = {"tokenizer": config_to_dict(config.tokenizer), "decoder": config_to_dict(config.decoder)}
-    identity |= {"kmeans_words": config.training.kmeans_words, "quantizer_start": config.training.quantizer_start}
+    identity |= {"kmeans_words": config.tokenizer_training.kmeans_words}
+    identity |= {"quantizer_start": config.tokenizer_training.quantizer_start}
     results: dict[PartName, TrainingResult] = {}
     for part in PARTS:
-        settings: PartConfig | None = getattr(config.training, part)
+        settings: PartConfig | None = getattr(config.tokenizer_training, part)
         if settings is None:
             continue
         folder = out / "training" / part.replace("_", "-")
@@ -133,7 +135,7 @@ def train_tokenizer(
             trainee.start_from([*results.values()][-1].best, quantizer=False)
         if part == "quantized" and not (folder / "checkpoints").is_dir():
             trainee.to(accelerator.device)
-            start_quantizer(trainee, data, settings, config.training)
+            start_quantizer(trainee, data, settings, config.tokenizer_training)
         own = identity | {"start": [*results] or config.start}
         write = save if part == "quantized" else Trainee.save
         task = TasteTask(trainee, part, settings, data, validation, own, write)
@@ -181,6 +183,10 @@ class TokenizerStage(Stage):
     writes = ("tokenizer",)
     shared = True
 
+    def is_needed(self, config: TasteRecipe) -> bool:
+        """Whether the recipe says how a tokenizer is trained; otherwise one is given."""
+        return config.training is not None
+
     def settings(self, config: TasteRecipe) -> dict[str, Any]:
         """Return the settings of the tokenizer and its training."""
         names = ("training", "decoder", "tokenizer", "speaker_encoder", "start", "valid_share")
@@ -208,4 +214,4 @@ class TokenizerStage(Stage):
         return "\n".join([*lines, f"Tokenizer: {run.path('tokenizer')}"])
 
 
-SYSTEM = System(name="taste", config=TasteRecipe, stages=(TokenizerStage(), TokensStage()))
+SYSTEM = System(name="taste", config=TasteRecipe, stages=(TokenizerStage(), TokensStage(), TaslmStage()))
