@@ -118,5 +118,5 @@ def test_a_modality_that_the_model_does_not_read_is_refused():
 
 def test_a_kind_that_no_class_reads_is_refused(monkeypatch):
     monkeypatch.delitem(SPOKEN_LMS, "joint")
-    with pytest.raises(UnknownNameError, match=r"Unknown kind of language model 'joint'.* Known: units\."):
+    with pytest.raises(UnknownNameError, match=r"Unknown kind of language model 'joint'.* Known: units, words\."):
         open_lm(loaded("joint"))

@@ -3,7 +3,8 @@
     documents -> rows -> score, states               prompts -> continue_ -> replies
 
 A document or a prompt is a list of segments, each of speech tokens or of text. `LanguageModel` is what models of text
-alone share too (text_lm.py); `SpokenLM` adds the tokenizer. Implementations: unit_lm.py, joint_lm.py.
+alone share too (text_lm.py); `SpokenLM` adds the tokenizer. Implementations: unit_lm.py, joint_lm.py,
+word_lm.py.
 """
 
 from abc import ABC, abstractmethod
