@@ -376,8 +376,7 @@ def train(
         training={"system": "taste", "text_model": config.text_model},
     )
     model = build_model(config, base, tables)
-    report(
-        f"{len(data.train)} utterances to train on, {len(data.valid)} to validate on; {num_trained(model):,} weights"
-    )
+    sides = f"{len(data.train)} utterances are trained on, {len(data.valid)} validated on"
+    report(f"{sides}; {num_trained(model):,} weights learn")
     task = TaslmTask(model, config, data, card, words, reader)
     return run_loop(task, config.training, out, stop_at_step=stop_at_step, show=show)
