@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,8 @@ def compare(
 ) -> None:
     """Compare results of one benchmark item by item: differences, 95 % intervals, paired tests, and a page with sound.
 
-    Writes comparison.json and comparison.html. Items that only some results have are left out and counted.
+    Writes comparison.json and comparison.html. Items that only some results have are left out and counted. Scores that
+    come from all items together, such as PNMI, are put side by side without a test; the first line says so.
 
     vocable compare runs/warm/sblimp.json runs/cold/sblimp.json --out runs/warm-or-cold --names warm,cold
 
@@ -87,7 +89,8 @@ def compare(
         results: two or more JSON files that `vocable evaluate` wrote, with their .items.parquet beside them.
         out: folder for the results.
         testing: how differences are tested.
-        names: names of the models, such as warm,cold. Without them, what differs in the folders' names.
+        names: names of the models, such as warm,cold. Without them, the part of the folders' names that differs,
+            which is the name of the run as a rule.
         pairs: folder of the benchmark or pair set that was scored; puts both halves of the pairs on the page.
         manifest: manifest of the recordings that were judged; puts them on the page.
         num_examples: items on the page for each pair of models.
@@ -123,17 +126,15 @@ def compare(
 
 
 def _print_differences(comparison: Comparison) -> None:
-    from vocable.evaluation.pages import interval, show
+    from vocable.evaluation.comparison.tables import difference_rows, reported_rows
 
-    pair = comparison.models if len(comparison.models) == 2 else None
-    title = f"{comparison.benchmark}: {comparison.num_common} common items"
-    rows = []
-    for d in comparison.differences:
-        models = () if pair else (f"{d.first} - {d.second}",)
-        numbers = (*map(show, d.values), show(d.difference), interval(d.low, d.high), show(d.p_holm))
-        rows.append((d.measure, *models, *numbers, d.favours or "not shown"))
-    columns = ("score", *(pair or ("models", "first", "second")), "difference", "95 %", "p (Holm)", "better")
-    print_table(columns, rows, f"{title}, {pair[0]} - {pair[1]}" if pair else title)
+    if comparison.untested:
+        print(comparison.untested)
+    pair = f", {' - '.join(comparison.models)}" if len(comparison.models) == 2 and comparison.differences else ""
+    print(textwrap.fill(f"{comparison.benchmark}: {comparison.num_common} common items{pair}", 80))
+    for columns, rows in (difference_rows(comparison), reported_rows(comparison)):
+        if rows:
+            print_table(columns, rows, width=80)
     for note in comparison.notes:
         print(f"Note: {note}")
     for reason, count in comparison.excluded.items():

@@ -2,17 +2,21 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from scipy import stats
 
 from evaluation.comparison_results import pair_result, pair_row, resynthesis_result
+from vocable.cli import main
 from vocable.errors import ConfigError
-from vocable.evaluation.bootstrap import bootstrap_ratio
+from vocable.evaluation.bootstrap import Interval, bootstrap_ratio
 from vocable.evaluation.comparison.compare import CompareConfig, compare_results
 from vocable.evaluation.comparison.measures import find_measures, unpaired_scores
-from vocable.evaluation.comparison.pairing import load_results
-from vocable.evaluation.results import mean_score, ratio_score, save_result
+from vocable.evaluation.comparison.page import no_sounds, render_comparison_page
+from vocable.evaluation.comparison.pairing import load_results, model_names
+from vocable.evaluation.comparison.tables import reported_rows
+from vocable.evaluation.results import EvaluationResult, mean_score, ratio_score, save_result, score_between
 from vocable.evaluation.sblimp import sblimp_scores
 from vocable.evaluation.storycloze import storycloze_scores
 from vocable.evaluation.swuggy import swuggy_scores
@@ -191,7 +195,7 @@ def test_no_common_items_and_repeated_ids_are_errors():
     twice = pair_result(None, [pair_row(1, 1), pair_row(1, 0)])
     with pytest.raises(ConfigError, match="b: 1 ids stand more than once, 'pair1' first"):
         compare_results({"a": pair_result(WARM), "b": twice})
-    with pytest.raises(ConfigError, match="share no score that is a mean or a ratio"):
+    with pytest.raises(ConfigError, match="the results share none"):
         compare_results({name: replace(pair_result([1]), scores={}, items=[{"id": "x", "text": "y"}]) for name in "ab"})
 
 
@@ -285,7 +289,7 @@ def test_a_score_belongs_to_the_columns_that_give_it():
 
 def test_results_are_named_by_what_tells_them_apart(tmp_path):
     paths = [save_result(pair_result(WARM), tmp_path / model / "eval") for model in ("warm", "cold")]
-    assert list(load_results(paths)) == ["warm/eval", "cold/eval"]
+    assert list(load_results(paths)) == ["warm", "cold"]
     assert list(load_results(paths, ["W", "C"])) == ["W", "C"]
     other = save_result(resynthesis_result([1], [2], ["a"], [0.5]), tmp_path / "warm" / "eval")
     with pytest.raises(
@@ -298,6 +302,73 @@ def test_results_are_named_by_what_tells_them_apart(tmp_path):
         load_results(paths[:1])
     with pytest.raises(ConfigError, match="names are W, W: give 2"):
         load_results(paths, ["W", "W"])
+
+
+def corpus_result(pnmi: float, **changes) -> EvaluationResult:
+    """A result like that of `evaluate phones`, whose scores come from all frames together."""
+    scores = {
+        "pnmi": score_between(pnmi, 3, Interval(pnmi - 0.02, pnmi + 0.02), better="higher", meaning="shared"),
+        "unit_entropy_bits": score_between(7.25, 3, None, better=None, meaning="of units"),
+    }
+    rows = [{"id": f"u{i}", "speaker": "s", "num_frames": 4, "units": [1, 2, i, 3]} for i in range(3)]
+    values = {"benchmark": "phones", "scores": scores, "items": rows, "conventions": {"fold": None}}
+    return replace(pair_result([1]), **(values | changes))
+
+
+def test_scores_of_all_items_together_are_put_side_by_side():
+    results = {"small": corpus_result(0.41), "large": corpus_result(0.53, conventions={"codebook_size": 500})}
+    comparison = compare_results(results)
+    assert comparison.untested is not None
+    assert comparison.untested.startswith("No paired test: no score of phones (pnmi, unit_entropy_bits) is a mean")
+    assert (comparison.num_common, comparison.differences, comparison.measures) == (3, (), ())
+    assert [score.value for score in comparison.reported["pnmi"].values()] == [0.41, 0.53]
+    columns, rows = reported_rows(comparison)
+    assert columns == ("score", "small", "large")
+    assert rows == [
+        ("pnmi", "0.41 [0.39, 0.43]", "0.53 [0.51, 0.55]"), ("unit_entropy_bits", "7.25", "7.25")
+    ]  # fmt: skip
+    assert json.loads(json.dumps(comparison.record()))["untested"] == comparison.untested
+    page = render_comparison_page(comparison, no_sounds, 3)
+    assert "No paired test" in page and "0.41" in page and "Differences" not in page
+    with pytest.raises(ConfigError, match="No paired test"):
+        compare_results(results, CompareConfig(scores=("pnmi",)))
+    with pytest.raises(ConfigError, match="fold is None in small, 'timit-39' in large"):
+        compare_results(results | {"large": corpus_result(0.5, conventions={"fold": "timit-39"})})
+    fewer = corpus_result(0.5, items=[{"id": "u1"}])
+    assert compare_results(results | {"large": fewer}).excluded == {"items of small that are not in all results": 2}
+
+
+def test_the_command_says_first_why_there_is_no_test_and_fits_80_columns(tmp_path, capsys):
+    places = [save_result(corpus_result(value), tmp_path / name / "eval") for name, value in (("a", 0.4), ("b", 0.5))]
+    assert main(["compare", *map(str, places), "--out", str(tmp_path / "out")]) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("No paired test: no score of phones")
+    assert any(line.split() == ["pnmi", "0.4", "[0.38,", "0.42]", "0.5", "[0.48,", "0.52]"] for line in said)
+    names = ["a-rather-long-name-of-a-run", "another-long-name-of-a-run-of-ours"]
+    tested = [save_result(pair_result(c), tmp_path / n) for c, n in ((WARM, "x"), (COLD, "y"))]
+    for number, more in enumerate(([], [save_result(pair_result(COLD[::-1]), tmp_path / "z")])):
+        chosen = [*names, "c"][: 2 + len(more)]
+        command = ["compare", *map(str, [*tested, *more]), "--out", str(tmp_path / f"out{number}")]
+        assert main([*command, "--names", ",".join(chosen), "--num-permutations", "200"]) == 0
+        said = capsys.readouterr().out.splitlines()
+        table = said[: next(i for i, line in enumerate(said) if line.startswith(("Note", "Results")))]
+        assert max(map(len, table)) <= 80
+        record = json.loads((tmp_path / f"out{number}" / "comparison.json").read_text())
+        assert record["models"] == chosen
+    assert any("+0.333" in line for line in said)
+
+
+def test_names_are_those_of_runs():
+    def named(*paths: str) -> list[str]:
+        return model_names([Path(path) for path in paths])
+
+    assert named("/r/warm/eval/x.json", "/r/cold/eval/x.json") == ["warm", "cold"]
+    assert named("/r/warm/a/b/x.json", "/r/cold/a/b/x.json") == ["warm", "cold"]
+    assert named("/r/warm/x.json", "/r/cold/eval/x.json") == ["warm", "eval"]
+    assert named("/r/1/warm/eval/x.json", "/r/1/cold/eval/x.json", "/r/2/cold/eval/x.json") == [
+        *("1/warm", "1/cold", "2/cold")
+    ]
+    assert named("/r/eval/x.json", "/r/eval/y.json") == ["eval/x", "eval/y"]
 
 
 def test_the_record_is_json(tmp_path):

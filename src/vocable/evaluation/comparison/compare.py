@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from vocable.config import config_to_dict
 from vocable.errors import ConfigError
 from vocable.evaluation.bootstrap import bootstrap_ratio
-from vocable.evaluation.comparison.measures import Measure, find_measures, unpaired_scores
+from vocable.evaluation.comparison.measures import Measure, find_measures, unpaired_scores, why_untested
 from vocable.evaluation.comparison.pairing import (
     CONTENT_COLUMNS,
     CONTENT_KEYS,
@@ -119,6 +119,8 @@ class Comparison:
     groups: Sequence[Difference]
     """Differences of the first measure, by group."""
     num_common: int
+    untested: str | None = None
+    """Why no score has a paired test; None where one has."""
     excluded: Mapping[str, int]
     content: str | None
     differing: Mapping[str, Mapping[str, Any]]
@@ -235,8 +237,10 @@ def compare_results(results: Mapping[str, EvaluationResult], config: CompareConf
     differing = differing_conventions(results)
     if differing and config.conventions == "refuse":
         raise ConfigError(unlike_message(differing))
-    items, excluded = common_items(results)
     measures = find_measures(list(results.values()), config.scores)
+    if not measures:
+        return _untested(results, config, differing)
+    items, excluded = common_items(results)
     content = _content_column(items, config.content)
     scored = []
     for measure in measures:
@@ -266,6 +270,44 @@ def compare_results(results: Mapping[str, EvaluationResult], config: CompareConf
         fingerprints={name: dict(result.fingerprints) for name, result in results.items()},
         items=items,
     )
+
+
+def _untested(
+    results: Mapping[str, EvaluationResult], config: CompareConfig, differing: Mapping[str, Mapping[str, Any]]
+) -> Comparison:
+    """Put the scores of results side by side that come from all items together.
+
+    Raises:
+        ConfigError: the results share no score.
+    """
+    found = list(results.values())
+    shared = unpaired_scores(found, [])
+    if not shared:
+        raise ConfigError(why_untested(found))
+    ids = [{str(item.get("id")) for item in result.items} for result in found]
+    return Comparison(
+        benchmark=found[0].benchmark,
+        models=tuple(results),
+        measures=(),
+        scores={},
+        reported={score: {name: results[name].scores[score] for name in results} for score in shared},
+        differences=(),
+        groups=(),
+        num_common=len(set.intersection(*ids)),
+        untested=why_untested(found),
+        excluded={f"items of {name} that are not in all results": n for name, n in _unshared(results, ids) if n},
+        content=None,
+        differing=differing,
+        notes=_notes(results, (), differing, None),
+        conventions=_conventions(config, None),
+        fingerprints={name: dict(result.fingerprints) for name, result in results.items()},
+        items=dict.fromkeys(results, ()),
+    )
+
+
+def _unshared(names: Iterable[str], ids: Sequence[set[str]]) -> list[tuple[str, int]]:
+    shared = set.intersection(*ids)
+    return [(name, len(own - shared)) for name, own in zip(names, ids, strict=True)]
 
 
 def corrected(differences: Sequence[Difference]) -> list[Difference]:
@@ -352,7 +394,7 @@ def _notes(
             f"Items with the same {content} count as one piece of evidence: they are drawn and swapped together, and "
             "McNemar's test, which needs independent items, is left out."
         )
-    num_items = min(difference.num_items for difference in differences)
+    num_items = min((difference.num_items for difference in differences), default=30)
     if num_items < 30:
         notes.append(f"Only {num_items} items: intervals are rough, and a difference is hard to show.")
     for d in differences:

@@ -100,26 +100,32 @@ def find_measures(results: Sequence[EvaluationResult], wanted: Sequence[str] | N
 
     Args:
         results: of one benchmark.
-        wanted: names of scores or of measures; None takes all.
+        wanted: names of scores or of measures; None takes all, which may be none.
 
     Raises:
-        ConfigError: a wanted score is not among them, or there is none at all.
+        ConfigError: a wanted score is not among them.
     """
     measures: dict[str, Measure] = {}
     for measure in (*_accuracies(results), *_reported(results)):
         same = [m for m in measures.values() if _same_columns(m, measure, results)]
         if measure.name not in measures and not same:
             measures[measure.name] = measure
-    if not measures:
-        columns = sorted({name for result in results for item in result.items for name in item})
-        raise ConfigError(
-            f"The results of {results[0].benchmark!r} share no score that is a mean or a ratio over their items. "
-            f"Columns of the items: {', '.join(columns) or 'none'}."
-        )
     for name in wanted or ():
+        if not measures:
+            raise ConfigError(why_untested(results))
         if name not in measures:
             raise ConfigError(unknown_name_message("score with a paired test", name, measures))
     return [measures[name] for name in wanted] if wanted else list(measures.values())
+
+
+def why_untested(results: Sequence[EvaluationResult]) -> str:
+    """Say why none of the scores of these results has a paired test."""
+    names = [name for name in results[0].scores if all(name in result.scores for result in results)]
+    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return (
+        f"No paired test: no score of {results[0].benchmark} ({shown or 'the results share none'}) is a mean or a "
+        "ratio of sums over items. Scores are shown as each result reports them."
+    )
 
 
 def unpaired_scores(results: Sequence[EvaluationResult], measures: Sequence[Measure]) -> list[str]:

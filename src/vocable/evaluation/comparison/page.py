@@ -178,10 +178,11 @@ def render_comparison_page(comparison: Comparison, find_sounds: SoundSource, num
     examples = {
         f"{first} and {second}": most_different(comparison, first, second, find_sounds, num_examples)
         for first, second in itertools.combinations(comparison.models, 2)
+        if comparison.measures
     }
     return page_template("comparison.html.jinja").render(
         comparison=comparison,
-        differences_figure=forest_plot(_difference_panels(comparison)),
+        differences_figure=forest_plot(_difference_panels(comparison)) if comparison.measures else "",
         scores_figure=forest_plot(_score_panels(comparison)),
         group_figures=_group_figures(comparison),
         examples=examples,
@@ -201,7 +202,7 @@ def _difference_panels(comparison: Comparison) -> list[Panel]:
 def _score_panels(comparison: Comparison) -> list[Panel]:
     return [
         Panel(name, [Estimate(m, s.value, s.low, s.high) for m, s in models.items() if s.value is not None])
-        for name, models in comparison.scores.items()
+        for name, models in (comparison.scores or comparison.reported).items()
     ]
 
 

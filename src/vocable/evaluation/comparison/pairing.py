@@ -27,7 +27,8 @@ CONTENT_KEYS = {"sentence": SENTENCE}
 OF_THE_MODEL = (
     *("model", "lm", "language_model", "tokenizer", "tokenizer_encoder", "judge_and_tokenizer_encoder", "vocoder"),
     *("after", "after_text_lm"),  # of retention
-    *("layout", "voice", "intervals", "num_utterances", "device", "dtype", "batch_size"),
+    *("layout", "voice", "intervals", "num_utterances", "device", "dtype", "batch_size", "num_resamples"),
+    *("stream", "codebook_size", "codebook_sizes", "frame_rate", "collapsed"),  # of a tokenizer
 )
 """Conventions that may differ: they describe what is compared, or change no number of an item."""
 
@@ -56,12 +57,17 @@ def load_results(paths: Sequence[Path], names: Sequence[str] | None = None) -> d
 
 
 def model_names(places: Sequence[Path]) -> list[str]:
-    """The shortest ends of the folders' names that tell the results apart; the file's name where folders do not."""
+    """The shortest parts of the folders' names that tell the results apart; the file's name where folders do not.
+
+    A result is often in a folder of its run, runs/warm/eval; what all of them end with is left out.
+    """
     folders = [place.parent.parts for place in places]
     for length in range(1, max(map(len, folders)) + 1):
-        names = ["/".join(parts[-length:]) for parts in folders]
-        if len(set(names)) == len(names):
-            return [name.lstrip("/") for name in names]
+        ends = [parts[-length:] for parts in folders]
+        if len(set(ends)) == len(ends):
+            while len({parts[-1] for parts in ends}) == 1 and len(ends[0]) > 1:
+                ends = [parts[:-1] for parts in ends]
+            return ["/".join(parts).lstrip("/") for parts in ends]
     return ["/".join(place.with_suffix("").parts[-2:]) for place in places]
 
 
