@@ -8,7 +8,7 @@ from vocable.evaluation.comparison.compare import Comparison, Difference
 from vocable.evaluation.pages import show
 from vocable.evaluation.results import Score
 
-Table = tuple[Sequence[str], list[Sequence[str]]]
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Names of the columns, and the rows."""
 
 
