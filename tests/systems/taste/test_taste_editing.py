@@ -150,7 +150,7 @@ def test_all_at_once_is_one_by_one_from_the_back(case, order):
         ([Delete(delete="the#0")], "nth is 0"),
         ([Change(change=" ", stretch=2)], "An edit names no word to change"),
         ([Delete(delete="seven miles"), Replace(replace="miles", by="yards")],
-         "Two edits are of the word 'miles': delete 'seven miles'; replace 'miles'"),
+         "Two edits are of the word 'miles': delete 'seven miles'; replace 'miles' by 'yards'"),
         ([Take(take="seven"), Take(take="seven miles", recording="other.wav")], "Two edits are of the word 'seven'"),
         ([Change(change="miles", stretch=2), Delete(delete="miles")], "'miles' is to be changed, but another"),
         ([Delete(delete="seven miles"), Insert(insert="long", before="miles")],
@@ -171,6 +171,23 @@ def test_contradictions_and_words_that_are_not_there(edits, message):
     with pytest.raises(ConfigError) as error:
         edit(*edits)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("told", "description"),
+    [
+        (Delete(delete="a b"), "delete 'a b'"),
+        (
+            Change(change="a", stretch=1.5, semitones=-2, decibels=6),
+            "change 'a': 1.5 times as long, -2 semitones, +6 dB",
+        ),
+        (Take(take="a", recording="o.wav", like="b"), "take 'a' like 'b' from o.wav"),
+        (Replace(replace="a", by="b c", decibels=6), "replace 'a' by 'b c': +6 dB"),
+        (Insert(insert="a", after="b"), "insert 'a' after 'b'"),
+    ],
+)
+def test_edits_tell_what_they_do(told, description):
+    assert told.description == description
 
 
 @pytest.mark.parametrize(("name", "value"), [("stretch", 0.0), ("stretch", float("nan")), ("decibels", float("inf"))])

@@ -25,7 +25,7 @@ from vocable.systems.taste.speech_decoder import SpokenWords
 MEASURE_RATE = 16_000
 HOP_SAMPLES = 160
 EDITED = "#f3d9a4"
-INCHES_PER_SECOND, LEAST_INCHES, MOST_INCHES = 1.3, 7.6, 40.0
+INCHES_PER_SECOND, LEAST_INCHES, MOST_INCHES = 1.8, 7.6, 60.0
 
 
 class WordMeasure(NamedTuple):
@@ -203,7 +203,7 @@ def _draw_version(axis: Any, version: Version) -> None:
         for edge in (word.start, word.end):
             axis.axvline(edge, color=FAINT, linewidth=0.5)
         middle, weight = (word.start + word.end) / 2, "bold" if is_marked else "normal"
-        axis.text(middle, 1.02, word.word, transform=top, ha="center", fontsize=8, color=INK, fontweight=weight)
+        axis.text(middle, 1.02, word.word, transform=top, ha="center", fontsize=7, color=INK, fontweight=weight)
 
 
 def _pitch_curve(spoken: SpokenWords, sample_rate: int) -> np.ndarray:

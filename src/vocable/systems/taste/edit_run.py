@@ -80,7 +80,7 @@ def edit_recording(
     speeches[1].save(out / WORDS_FILE)
     rows = compare_words(read.speech.words, made, *(measure_words(one, rate) for one in spoken))
     versions = _versions(read.recording, tokenizer.sample_rate, spoken, rate, rows, made)
-    write_text(edit_page(versions, rows, [edit.name for edit in edits], notes), out / PAGE_FILE)
+    write_text(edit_page(versions, rows, [edit.description for edit in edits], notes), out / PAGE_FILE)
     return EditRun(speeches[1], spoken[1], rows)
 
 

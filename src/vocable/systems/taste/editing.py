@@ -177,6 +177,11 @@ class Edit(ABC):
         return f"{self.key} {getattr(self, self.key)!r}"
 
     @property
+    def description(self) -> str:
+        """All that the edit does, for readers."""
+        return self.name
+
+    @property
     def outside(self) -> Mapping[str, str | None]:
         """The other recording that it needs, if any, with its text where that is given."""
         return {}
@@ -216,6 +221,14 @@ class ChangingEdit(Edit):
 
     def __post_init__(self) -> None:
         _ = self.word_change  # checks the values
+
+    @property
+    def description(self) -> str:
+        """See Edit."""
+        parts = [f"{self.stretch:g} times as long"] * (self.stretch != 1)
+        parts += [f"{self.semitones:+g} semitones"] * (self.semitones != 0)
+        parts += [f"{self.decibels:+g} dB"] * (self.decibels != 0)
+        return f"{self.name}{': ' * bool(parts)}{', '.join(parts)}"
 
     @property
     def word_change(self) -> WordChange:
@@ -260,6 +273,12 @@ class Take(OutsideEdit):
     """Words that get another delivery."""
     like: str | None = None
     """As many words whose delivery they get; None: the same words."""
+
+    @property
+    def name(self) -> str:
+        """See Edit."""
+        like = f" like {self.like!r}" if self.like else ""
+        return f"take {self.take!r}{like}{f' from {self.recording}' if self.recording else ''}"
 
     def apply(self, sheet: Sheet) -> None:
         """See Edit."""
@@ -331,6 +350,11 @@ class Replace(NewWordsEdit):
     by: str
     """Words that come."""
 
+    @property
+    def name(self) -> str:
+        """See Edit."""
+        return f"replace {self.replace!r} by {self.by!r}"
+
     def apply(self, sheet: Sheet) -> None:
         """See Edit."""
         places = sheet.find(self.replace, "to replace")
@@ -350,6 +374,12 @@ class Insert(NewWordsEdit):
     """Words that they stand before."""
     after: str | None = None
     """Words that they stand after, instead."""
+
+    @property
+    def name(self) -> str:
+        """See Edit."""
+        places = {"before": self.before, "after": self.after}
+        return " ".join([f"insert {self.insert!r}", *(f"{key} {value!r}" for key, value in places.items() if value)])
 
     def apply(self, sheet: Sheet) -> None:
         """See Edit."""
