@@ -62,7 +62,9 @@ MAX_SYMBOLS = 400
 """Longer texts are spoken in parts, as the pretrained voice does."""
 LARGEST_STEP = 24.0
 """Pitch is kept within so many semitones of the speaker's median."""
-ENERGY_PER_DECIBEL = ENERGY_PER_NEPER * math.log(10) / 20
+ENERGY_PER_DECIBEL = 2.33 * math.log(10) / 20
+"""More than the 2 a neper of recordings, by which two words in three voices, asked to be 6 dB louder or quieter, were
+so by 5.2 dB (4.1 to 6.1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
