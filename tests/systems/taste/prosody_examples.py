@@ -43,6 +43,7 @@ def tiny_decoder(own_voice: bool = False, trained: bool = True, **network) -> Pr
     if trained:
         torch.manual_seed(1)
         added = decoder.network
+        torch.nn.init.normal_(added.from_vector.weight, std=0.1)
         for part in (added.from_speaker, added.frame_head, added.pause):
             torch.nn.init.normal_(part.weight, std=0.4)
         for name, parameter in added.blocks.named_parameters():

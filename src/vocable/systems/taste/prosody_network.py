@@ -7,7 +7,7 @@
     features repeated   -> pitch, voicing, energy, 80 a second
 
 The start is the prosody network of synthesis/text_to_speech.py, which speaks well from text: everything that is added
-starts at 0, but for the vectors of words, whose share starts small.
+starts at 0, but for the map of words' vectors, which starts small, so that its weights soon reach what they are to be.
 
 Fusion is that of TASTE (Tseng et al., 2025, arXiv:2504.07053; a softmax over two learned scalars weighs the sum of text
 and words), divided by the weight of the text, so that text alone stays as the pretrained network reads it.
@@ -29,6 +29,9 @@ from vocable.synthesis.text_to_speech import ProsodyPredictor, two_a_frame
 
 VOICED_SCALE_HZ = 30.0
 """F0 of the pretrained network above VOICED_HZ is a logit of voicing on this scale."""
+SMALL = 0.02
+"""First weights of the map of words' vectors, against those that a linear map usually begins with. With a small share
+instead, of 0.018, the vectors were not yet of use after 200 steps."""
 NO_PAUSE = -4.0
 """First logit of a pause that the text does not ask for."""
 
@@ -39,9 +42,8 @@ class ProsodyNetworkConfig:
 
     speaker_dim: int = 256
     """Length of the speaker vectors."""
-    balance: tuple[float, float] = (-2.0, 2.0)
-    """First weights, before the softmax, of words' vectors and of text. Published: 1 and 1, for a decoder that is not
-    pretrained."""
+    balance: tuple[float, float] = (1.0, 1.0)
+    """First weights, before the softmax, of words' vectors and of text; as published."""
     normalize: bool = True
     """Whether words' vectors are brought to mean 0 and variance 1 first, as in the paper; its code has both."""
     layers: int = 3
@@ -80,6 +82,9 @@ class ProsodyNetwork(nn.Module):
         dim = predictor.embed.in_features
         self.predictor = predictor
         self.from_vector, self.from_speaker = nn.Linear(word_dim, dim), nn.Linear(config.speaker_dim, dim)
+        with torch.no_grad():
+            self.from_vector.weight *= SMALL
+            self.from_vector.bias *= SMALL
         self.balance = nn.Parameter(torch.tensor(config.balance))
         self.blocks = nn.ModuleList(
             ConvNeXtBlock(dim, 2 * dim, config.kernel_size, scale=0.0) for _ in range(config.layers)
