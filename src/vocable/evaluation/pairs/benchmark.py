@@ -28,7 +28,7 @@ from vocable.evaluation.pairs.models import PairModel, PairsConfig, load_pair_mo
 from vocable.evaluation.results import Score
 from vocable.evaluation.runner import Benchmark, Item, Items, find_benchmark
 from vocable.evaluation.unusable import UnusableError
-from vocable.lm.rows import Row, RowScore
+from vocable.lm.rows import RowScore
 
 CARD_KEYS = ("layout", "name", "modalities", "seed")
 """Entries of a set's card that are conventions."""
@@ -71,7 +71,7 @@ class PairBenchmark(Benchmark[PairsConfig]):
         run.weights |= {**model.weights, "model": {**model.weights.get("model", {}), "rows": model.description()}}
         run.excluded.update(pairs.excluded)
         usable: list[PairItem] = []
-        rows: list[Row] = []
+        rows: list[Any] = []
         for item in pairs.items:
             halves = (item.positive, item.negative)
             try:
