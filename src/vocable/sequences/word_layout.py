@@ -357,12 +357,10 @@ def drawable(reader: WordTextTokenizer, size: int, symbols: Sequence[int]) -> Bo
         size: Rows of the model's table; those that the tokenizer does not use write nothing.
         symbols: Ids that are symbols.
     """
-    found = torch.zeros(size, dtype=torch.bool)
-    backend = reader.tokenizer.backend_tokenizer
-    for number in range(min(size, reader.size)):
-        text = backend.decode([number], skip_special_tokens=False)
-        rest = text.removeprefix(" ")
-        found[number] = bool(text) and not any(letter.isspace() for letter in rest)
+    writes = [
+        text == " " or text.removeprefix(" ").split() == [text.removeprefix(" ")] for text in reader.pieces[:size]
+    ]
+    found = torch.tensor(writes + [False] * (size - len(writes)))
     found[list(symbols)] = False
     return found
 

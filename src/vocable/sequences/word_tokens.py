@@ -99,9 +99,15 @@ class WordTextTokenizer:
         return backend.decode(ids.tolist(), skip_special_tokens=False)
 
     @functools.cached_property
+    def pieces(self) -> list[str]:
+        """Text of each token of the vocabulary by itself."""
+        every = [[token] for token in range(self.size)]
+        return self.tokenizer.backend_tokenizer.decode_batch(every, skip_special_tokens=False)
+
+    @functools.cached_property
     def starts_word(self) -> Bool[Tensor, " vocabulary"]:
         """Whether each token of the vocabulary begins with a blank, and thereby a word."""
-        return torch.tensor([self.tokenizer.backend_tokenizer.decode([i])[:1].isspace() for i in range(self.size)])
+        return torch.tensor([piece[:1].isspace() for piece in self.pieces])
 
     @property
     def size(self) -> int:
