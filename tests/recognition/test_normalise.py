@@ -94,3 +94,24 @@ def test_other_languages_use_the_library_or_say_so(monkeypatch):
     assert unknown.spoken == () and "the number 42 cannot be spelled for the language 'tlh'" in unknown.notes[0]
     monkeypatch.setitem(__import__("sys").modules, "num2words", None)
     assert "pip install 'vocable[align]'" in spoken_words("42", "de")[0].notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("IT WAS (coughs) A [noise] LITTLE", ["it", "was", "", "a", "", "little"]),
+        ("SPEAKER 1: yes Speaker 12: no", ["", "", "yes", "", "", "no"]),
+        ("[background noise], well", ["", "", "well"]),
+        ("so <unk> {breath in} (loud laughter) on", ["so", "", "", "", "", "", "on"]),
+        ("words[1] and (who was late) x < y", ["words", "and", "who", "was", "late", "x", "", "y"]),
+        ("he (having heard a noise) ran", ["he", "having", "heard", "a", "noise", "ran"]),
+        ("the speaker 1 said: (my) coughs", ["the", "speaker", "one", "said", "my", "coughs"]),
+    ],
+)
+def test_tags_of_a_transcript_are_not_spoken_and_noted(text, spoken):
+    words = spoken_words(text)
+    assert [" ".join(word.spoken) for word in words] == spoken
+    assert len(words) == len(text.split())
+    for word in words:
+        noted = any("a tag of the transcript, which nobody says" in note for note in word.notes)
+        assert noted == (not word.spoken and word.word != "<" or "[1]" in word.word or word.word == "words[1")

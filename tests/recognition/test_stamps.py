@@ -7,7 +7,14 @@ import pytest
 from vocable.errors import AlignmentError, ConfigError, ManifestError
 from vocable.recognition.aligner import Stamp
 from vocable.recognition.files import files_by_name, find_file
-from vocable.recognition.stamps import read_ctm, read_json_stamps, read_textgrid, stamps_of_transformers, within
+from vocable.recognition.stamps import (
+    ctm_stamps,
+    read_ctm,
+    read_json_stamps,
+    read_textgrid,
+    stamps_of_transformers,
+    within,
+)
 
 LONG = '''File type = "ooTextFile"
 Object class = "TextGrid"
@@ -77,16 +84,14 @@ Object class = "TextGrid"
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 @pytest.mark.parametrize(("text", "start"), [(LONG, 1.0), (SHORT, 0.75)])
 def test_textgrids_of_both_forms_and_encodings(tmp_path, encoding, text, start):
-    pytest.importorskip("praatio")
     path = tmp_path / "a.TextGrid"
     path.write_text(text, encoding=encoding)
     first, last = read_textgrid(path)
-    assert first[1:3] == (0.25, 0.75) and first.word.replace('""', '"') == 'she "said"'
+    assert first == Stamp('she "said"', 0.25, 0.75)
     assert last == Stamp("Zoë", start, 1.5)
 
 
 def test_the_tier_must_be_clear(tmp_path):
-    pytest.importorskip("praatio")
     path = tmp_path / "a.TextGrid"
     path.write_text(LONG, encoding="utf-8")
     assert read_textgrid(path, "phones") == [Stamp("AH", 0.0, 1.5)]
@@ -100,6 +105,39 @@ def test_the_tier_must_be_clear(tmp_path):
         read_textgrid(path)
 
 
+@pytest.mark.parametrize(("xmin", "start"), [("-0.1", 0.0), ("4.440892098500626e-16", 4.440892098500626e-16)])
+def test_times_before_zero_and_in_scientific_notation(tmp_path, xmin, start):
+    path = tmp_path / "a.TextGrid"
+    for text, old in ((LONG, "xmin = 0.25"), (SHORT, "0.25\n0.75")):
+        path.write_text(text.replace(old, old.replace("0.25", xmin)), encoding="utf-8")
+        assert read_textgrid(path)[0] == Stamp('she "said"', start, 0.75)
+
+
+def test_textgrids_with_comments_points_and_no_end(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    points = 'class = "TextTier"\nname = "clicks"\nxmin = 0\nxmax = 1.5\npoints: size = 1\n'
+    points += 'points [1]:\nnumber = 1\nmark = "x"\n'
+    with_points = LONG.replace("size = 2\n", "size = 3 ! two of words and phones, one of points\n", 1) + points
+    path.write_text(with_points, encoding="utf-8")
+    assert [stamp.word for stamp in read_textgrid(path)] == ['she "said"', "Zoë"]
+    path.write_text(LONG[:-120], encoding="utf-8")
+    with pytest.raises(AlignmentError, match="not a readable TextGrid: it ends too early"):
+        read_textgrid(path)
+
+
+def test_a_ctm_with_two_channels_gives_one_or_none(tmp_path):
+    path = tmp_path / "a.ctm"
+    path.write_text("call A 0.1 0.3 yeah\ncall A 0.9 0.1 i\ncall B 0.6 0.25 yeah\nother 1 0 1 yes\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"call has entries of the channels A, B, whose words would mix.*--channel A"):
+        ctm_stamps(path)
+    assert ctm_stamps(path, "A") == {"call": [Stamp("yeah", 0.1, 0.4), Stamp("i", 0.9, 1.0)]}
+    assert ctm_stamps(path, "B") == {"call": [Stamp("yeah", 0.6, 0.85)]}
+    with pytest.raises(ConfigError, match="no word or phone of channel 'C'; its channels are 1, A, B"):
+        ctm_stamps(path, "C")
+    path.write_text("call A 0.1 0.3 yeah\nother B 0 1 yes\n", encoding="utf-8")
+    assert set(ctm_stamps(path)) == {"call", "other"}
+
+
 def test_ctm(tmp_path):
     path = tmp_path / "a.ctm"
     path.write_text(";; by hand\nu1 1 0.50 0.25 two 0.9\nu1 1 0.10 0.30 one NA\n\nu2 A 0 1 <eps>\n", encoding="utf-8")
@@ -108,7 +146,7 @@ def test_ctm(tmp_path):
     with pytest.raises(ConfigError, match=r"a\.ctm, line 1: 'u1 1 0.5 two'; expected: name channel start duration"):
         read_ctm(path)
     path.write_text("u1 1 0.5 nan two\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"line 1: 'u1 1 0.5 nan two'; expected"):
+    with pytest.raises(AlignmentError, match=r"u1: 'two' lasts from 0.5 s to nan s"):
         read_ctm(path)
     with pytest.raises(ManifestError, match="cannot be read"):
         read_ctm(tmp_path / "none.ctm")

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from vocable.audio.io import audio_info
 from vocable.audio.manifest import Rejections, absolute, note_rejection
 from vocable.errors import AudioFormatError, ManifestError
-from vocable.files import read_text
+from vocable.files import read_text, split_lines
 from vocable.types import Utterance, Word
 
 SAMPLE_RATE = 16_000
@@ -131,7 +131,7 @@ def _read(path: Path | None) -> list[_Stretch] | None:
     if path is None:
         return None
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(split_lines(read_text(path)), start=1):
         if not line.strip():
             continue
         start, end, label = [*line.split(maxsplit=2), "", ""][:3]

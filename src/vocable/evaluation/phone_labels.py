@@ -159,6 +159,8 @@ def _phone(row: Any, where: str) -> Phone:
 
 def _checked(phones: Sequence[Phone], where: str) -> tuple[Phone, ...]:
     for index, phone in enumerate(phones):
+        if not math.isfinite(phone.start + phone.end):
+            raise ManifestError(f"{where}: phone {phone.phone!r} lasts from {phone.start} s to {phone.end} s.")
         if phone.end < phone.start:
             raise ManifestError(f"{where}: phone {phone.phone!r} ends at {phone.end:g} s, before its start.")
         if index and phone.start < phones[index - 1].start:

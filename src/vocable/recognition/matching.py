@@ -9,6 +9,7 @@ sides are compared by what is said for them (normalise.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
@@ -61,8 +62,11 @@ def match_stamps(words: Sequence[SpokenWord], stamps: Sequence[Stamp], language:
         if parts is None:
             times.append(None)
             continue
-        confidences = [c for c in (stamps[part.owner].confidence for part in parts) if c is not None]
-        note = f"stands as {' '.join(heard[index])!r} in the other list" if index in heard else None
+        given = [c for c in (stamps[part.owner].confidence for part in parts) if c is not None]
+        confidences = [c for c in given if math.isfinite(c)]
+        notes = [f"stands as {' '.join(heard[index])!r} in the other list"] * (index in heard)
+        notes += ["its confidence in the other list is not a number"] * (len(confidences) < len(given))
+        note = "; ".join(notes) or None
         confidence = min(confidences) if confidences else None
         times.append(Timed(min(p.start for p in parts), max(p.end for p in parts), confidence, note))
     return Matched(times, [stamp for index, stamp in enumerate(stamps) if index not in used])

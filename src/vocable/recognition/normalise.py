@@ -59,6 +59,19 @@ class SpokenWord:
     """What was read otherwise than written, and why."""
 
 
+SOUNDS = (
+    "applause|audience|breath|cough|cries|crosstalk|crying|gasp|giggl|inaudible|indistinct|laugh|music|noise|pause|sigh|"
+    "silence|singing|sniff|throat|unclear|unintelligible|whisper"
+)
+"""How words begin that name a sound when they stand in parentheses, alone or with one word more."""
+TAG = re.compile(
+    rf"\[[^\[\]]*\]|<[^<>\s][^<>]*>|\{{[^{{}}]*\}}|\((?:[^()\s]+\s)?(?:{SOUNDS})\w*(?:\s[^()\s]+)?\)"
+    r"|(?<!\S)speaker\s*\d+\s*:(?!\S)",
+    re.I,
+)
+"""Words of a transcript that nobody says: [noise], <unk>, {breath}, (coughs), SPEAKER 1:"""
+
+
 def spoken_words(text: str, language: str = "en") -> list[SpokenWord]:
     """Split a text at spaces, and say how each word is read.
 
@@ -66,9 +79,25 @@ def spoken_words(text: str, language: str = "en") -> list[SpokenWord]:
         language: decides how numbers, symbols and titles are read; only "en" has symbols and titles.
 
     Returns:
-        One entry per word, also for those of which nothing is spoken, such as a dash that stands alone.
+        One entry per word, also for those of which nothing is spoken, such as a dash that stands alone, or a tag.
     """
-    return [_spoken_word(word, language) for word in unicodedata.normalize("NFC", text).split()]
+    text = unicodedata.normalize("NFC", text)
+    tags = [range(*tag.span()) for tag in TAG.finditer(text)]
+    if not tags:
+        return [_spoken_word(word, language) for word in text.split()]
+    hidden = {place for tag in tags for place in tag}
+    said = "".join(" " if place in hidden else char for place, char in enumerate(text))
+    words = []
+    for match in re.finditer(r"\S+", text):
+        rest = said[match.start() : match.end()]
+        if rest == match[0]:
+            words.append(_spoken_word(rest, language))
+            continue
+        read = _spoken_word("".join(rest.split()), language)
+        notes = (f"{match[0]!r} is, or holds, a tag of the transcript, which nobody says",)
+        notes += read.notes if read.spoken else ()
+        words.append(SpokenWord(word=_without_edges(match[0]), spoken=read.spoken, notes=notes))
+    return words
 
 
 def comparable(word: str, language: str = "en") -> tuple[str, ...]:

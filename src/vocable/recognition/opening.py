@@ -41,6 +41,8 @@ class AlignerConfig:
     """Where ctc and whisper compute, such as cuda."""
     tier: str | None = None
     """Tier of a TextGrid with the words. Without it, "words", else the only interval tier."""
+    channel: str | None = None
+    """Channel of a CTM with the words, such as A, where its recordings have several."""
     times_from: Literal["utterance", "file"] = "utterance"
     """Name and zero of time of the entries of textgrid, ctm and whisperx: the utterance (its id), or its whole
     audio file (the file's name without suffix)."""
@@ -82,4 +84,4 @@ def open_aligner(config: AlignerConfig) -> Aligner:
         return load_whisper_stamps(argument, config.device)
     from vocable.recognition.stamps import StampAligner
 
-    return StampAligner(kind, Path(argument), config.times_from, config.tier)
+    return StampAligner(kind, Path(argument), config.times_from, config.tier, config.channel)

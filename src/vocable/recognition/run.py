@@ -105,12 +105,12 @@ def align_manifest(
         if utterance.id not in done:
             try:
                 aligned = align_utterance(utterance, aligner, config)
-            except (AlignmentError, AudioFormatError) as error:
+                _append(aligned, unfinished)
+            except (AlignmentError, AudioFormatError, ManifestError) as error:
                 source = utterance.audio
                 note_rejection(source, utterance.id, source, str(error), strict=config.strict, rejections=rejections)
             else:
                 done[utterance.id] = aligned
-                _append(aligned, unfinished)
         if on_progress is not None:
             on_progress(1)
     if not done:

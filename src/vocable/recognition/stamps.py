@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vocable.audio.io import audio_info
-from vocable.errors import AlignmentError, ConfigError, missing_extra
+from vocable.errors import AlignmentError, ConfigError
 from vocable.files import read_text, split_lines
 from vocable.recognition.aligner import Found, Stamp
 from vocable.recognition.files import files_by_name, find_file
@@ -28,6 +29,10 @@ from vocable.types import Utterance
 
 SILENCES = {"", "sil", "sp", "<sil>", "<eps>", "<p:>", "silence", "[silence]", "<silence>"}
 """Labels that aligners give to stretches without a word."""
+PRAAT_VALUE = re.compile(
+    r'"(?P<text>(?:[^"]|"")*)"|(?P<flag><[^>]*>)|![^\n]*|(?<!\S)(?P<number>[-+]?[\d.]+(?:e[-+]?\d+)?)(?!\S)|\S+', re.I
+)
+"""A value in a file of Praat's, or a comment or word to pass over; numbers stand free, unlike those in brackets."""
 WORD_TIERS = ("words", "word")
 SUFFIXES = {"textgrid": (".TextGrid",), "whisperx": (".json",)}
 
@@ -35,7 +40,14 @@ SUFFIXES = {"textgrid": (".TextGrid",), "whisperx": (".json",)}
 class StampAligner:
     """Word times in files, matched with the words of the text."""
 
-    def __init__(self, kind: str, path: Path, times_from: str = "utterance", tier: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        path: Path,
+        times_from: str = "utterance",
+        tier: str | None = None,
+        channel: str | None = None,
+    ) -> None:
         """List a folder (textgrid, whisperx), or read a file (ctm).
 
         Raises:
@@ -45,7 +57,7 @@ class StampAligner:
         self.kind = kind
         self.times_from = times_from
         self.tier = tier
-        self.ctm = read_ctm(path) if kind == "ctm" else {}
+        self.ctm = ctm_stamps(path, channel) if kind == "ctm" else {}
         self.files = {} if kind == "ctm" else files_by_name(path, SUFFIXES[kind])
         self.used: set[str] = set()
         """Names that utterances asked for."""
@@ -77,11 +89,15 @@ class StampAligner:
             return read_textgrid(path, self.tier) if self.kind == "textgrid" else read_json_stamps(path)
         if name not in self.ctm:
             raise AlignmentError(f"{self.name} has no line for {name!r}.")
-        return self.ctm[name]
+        return _checked(self.ctm[name], f"{self.name}, {name}")
 
 
 def read_textgrid(path: Path, tier: str | None = None) -> list[Stamp]:
-    """Read the words of a TextGrid, with praatio.
+    """Read the words of a TextGrid, long or short, in UTF-8 or UTF-16.
+
+    Both forms are the same numbers, texts in quotes and flags <...>, in the same order; what else stands in the long
+    one ("xmin =", "intervals [1]:") is passed over, as are comments (Praat's manual, "TextGrid file formats"). Times
+    before 0 are taken for 0.
 
     Args:
         tier: the tier to read; None takes the interval tier `words` (or `SPEAKER - words`, if there is only one), else
@@ -89,20 +105,39 @@ def read_textgrid(path: Path, tier: str | None = None) -> list[Stamp]:
 
     Raises:
         AlignmentError: the file cannot be read, or the tier is not to be found.
-        MissingDependencyError: praatio is not installed.
     """
+    values = _praat_values(path)
+    tiers: dict[str, list[Stamp]] = {}
     try:
-        from praatio import textgrid
-        from praatio.data_classes.interval_tier import IntervalTier
-    except ImportError as error:
-        raise missing_extra("praatio", "align", "Reading a TextGrid") from error
+        if [next(values), next(values)] != ["ooTextFile", "TextGrid"]:
+            raise ValueError("its first lines are not those of a TextGrid")
+        _, _, exists = next(values), next(values), next(values)
+        for _ in range(int(next(values)) if exists == "<exists>" else 0):
+            kind, name = next(values), str(next(values))
+            _, _, size = next(values), next(values), int(next(values))
+            rows = [[next(values) for _ in range(3 if kind == "IntervalTier" else 2)] for _ in range(size)]
+            if kind == "IntervalTier":
+                tiers[name] = [Stamp(str(text).strip(), *(max(float(t), 0.0) for t in times)) for *times, text in rows]
+    except (StopIteration, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error) or "it ends too early"
+        raise AlignmentError(f"{path}: not a readable TextGrid: {reason}.") from error
+    return _checked(tiers[_word_tier(path, list(tiers), tier)], path)
+
+
+def _praat_values(path: Path) -> Iterator[str | float]:
+    """Yield the numbers, the texts and the flags of a file of Praat's."""
     try:
-        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False, reportingMode="silence")
-    except Exception as error:  # the library has many, down to IndexError
-        raise AlignmentError(f"{path}: not a readable TextGrid: {type(error).__name__}: {error}") from error
-    tiers = {found.name: found for found in grid.tiers if isinstance(found, IntervalTier)}
-    entries: Any = tiers[_word_tier(path, list(tiers), tier)].entries
-    return _checked((Stamp(e.label.strip(), float(e.start), float(e.end)) for e in entries), path)
+        content = Path(path).read_bytes()
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AlignmentError(f"{path}: not a readable TextGrid: {error}") from error
+    for match in PRAAT_VALUE.finditer(text):
+        if (quoted := match["text"]) is not None:
+            yield quoted.replace('""', '"')
+        elif match["flag"] is not None:
+            yield match["flag"]
+        elif match["number"] is not None:
+            yield float(match["number"])
 
 
 def _word_tier(path: Path, names: list[str], wanted: str | None) -> str:
@@ -123,14 +158,18 @@ def read_ctm(path: Path) -> dict[str, list[Stamp]]:
     return {name: _checked(words, f"{path}, {name}") for name, words in ctm_stamps(path).items()}
 
 
-def ctm_stamps(path: Path) -> dict[str, list[Stamp]]:
+def ctm_stamps(path: Path, channel: str | None = None) -> dict[str, list[Stamp]]:
     """Read all entries of a CTM file, sorted, by the name in its first column. Lines that begin with ;; are comments.
+
+    Args:
+        channel: take the entries of this channel, the second column. None: all, of one channel for each name.
 
     Raises:
         ManifestError: the file cannot be read.
-        ConfigError: a line is not as described, or there is none.
+        ConfigError: a line is not as described, or there is none; a name has several channels, and none is chosen.
     """
     stamps: defaultdict[str, list[Stamp]] = defaultdict(list)
+    channels: defaultdict[str, set[str]] = defaultdict(set)
     for number, line in enumerate(split_lines(read_text(path)), start=1):
         fields = line.split()
         if not fields or line.startswith(";;"):
@@ -138,15 +177,24 @@ def ctm_stamps(path: Path) -> dict[str, list[Stamp]]:
         try:
             start, duration = float(fields[2]), float(fields[3])
             confidence = float(fields[5]) if len(fields) > 5 and fields[5].upper() != "NA" else None
-            if not math.isfinite(start + duration):
-                raise ValueError
-            stamps[fields[0]].append(Stamp(fields[4], start, start + duration, confidence))
+            channels[fields[0]].add(fields[1])
+            if channel in (None, fields[1]):
+                stamps[fields[0]].append(Stamp(fields[4], start, start + duration, confidence))
         except (IndexError, ValueError) as error:
             raise ConfigError(
                 f"{path}, line {number}: {line!r}; expected: name channel start duration label [confidence]"
             ) from error
     if not stamps:
-        raise ConfigError(f"{path}: holds no word or phone.")
+        found = sorted(set().union(*channels.values()))
+        of = f" of channel {channel!r}; its channels are {', '.join(found)}" if found else ""
+        raise ConfigError(f"{path}: holds no word or phone{of}.")
+    several = next((name for name in channels if channel is None and len(channels[name]) > 1), None)
+    if several is not None:
+        found = sorted(channels[several])
+        raise ConfigError(
+            f"{path}: {several} has entries of the channels {', '.join(found)}, whose words would mix. Take one: "
+            f"--channel {found[0]}"
+        )
     return {name: sorted(entries, key=_time) for name, entries in stamps.items()}
 
 
@@ -173,7 +221,7 @@ def stamps_of_whisper(result: Mapping[str, Any], where: Path | str) -> list[Stam
     try:
         rows = [row for segment in segments for row in segment.get("words") or []] or result.get("word_segments") or []
         words = [
-            Stamp(row["word"].strip(), float(row["start"]), float(row["end"]), row.get("score", row.get("probability")))
+            Stamp(row["word"].strip(), float(row["start"]), float(row["end"]), _confidence(row))
             for row in rows
             if row.get("start") is not None and row.get("end") is not None
         ]
@@ -182,6 +230,11 @@ def stamps_of_whisper(result: Mapping[str, Any], where: Path | str) -> list[Stam
     if segments and not words:
         raise AlignmentError(f"{where}: has no word times. Run Whisper with word timestamps, or align with WhisperX.")
     return _checked(sorted(words, key=_time), where)
+
+
+def _confidence(row: Mapping[str, Any]) -> float | None:
+    value = row.get("score", row.get("probability"))
+    return None if value is None else float(value)
 
 
 def stamps_of_transformers(result: Mapping[str, Any], where: Path | str, duration: float | None = None) -> list[Stamp]:
