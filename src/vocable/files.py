@@ -211,6 +211,18 @@ def claim_folder(
         write_text(text, path)
 
 
+def refuse_existing(path: Path, overwrite: bool = False) -> None:
+    """Refuse to write where something is already, unless it may be replaced.
+
+    Raises:
+        OutputError: there is a file, or a folder with something in it.
+    """
+    path = Path(path)
+    others = [item for item in path.iterdir() if not _LEFTOVER.fullmatch(item.name)] if path.is_dir() else [path]
+    if not overwrite and any(os.path.lexists(item) for item in others):
+        raise OutputError(f"{path}: is there already. Choose another name, or replace it: --overwrite")
+
+
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any], ignored: Sequence[str] = ()) -> str:
     """Say which entries of two records differ, e.g. "layer: 2 -> 3"; nested ones with dotted names.
 

@@ -162,7 +162,7 @@ def test_align_writes_what_a_vocoder_is_trained_on(text_model, tmp_path, make_sp
         assert sum(one.extra["symbols"]["frames"]) == int(one.duration * 40)
         content = PhoneTargets(text_model)(one, 80)
         assert content is not None and content.places.max() > 0
-    rejected = [json.loads(line) for line in (out.parent / "rejected.jsonl").read_text().splitlines()]
+    rejected = [json.loads(line) for line in (out.parent / f"{out.stem}.rejected.jsonl").read_text().splitlines()]
     reasons = {line["id"]: line["reason"] for line in rejected}
     assert set(reasons) == {utterances[index].id for index in (worst, 4, 5, 6)}
     assert f"matches its text badly: {expected[worst][1]:.2f} nats a frame" in reasons[utterances[worst].id]

@@ -48,7 +48,7 @@ def test_import_then_validate(tmp_path, recording, capsys):
     assert f"{out}: 1 utterance, 0.000 h, 1.0 to 1.0 s" in captured
     assert "text      1 of 1" in captured
     assert "No speaker is known. From names: --speaker-pattern" in captured
-    assert "rejected.jsonl: 1 left out" in captured
+    assert "m.rejected.jsonl: 1 left out" in captured
     (utterance,) = read_manifest(out)
     assert (utterance.audio, utterance.text, utterance.language) == (recording, "hello", "en")
     assert main(["manifest", "validate", str(out)]) == 0
@@ -59,6 +59,35 @@ def test_import_then_validate(tmp_path, recording, capsys):
     assert "line 2: Not JSON" in captured.out
     assert "line 3 (x): " in captured.out
     assert "2 of 3 lines cannot be used" in captured.err
+
+
+def test_a_manifest_is_replaced_on_request_alone(tmp_path, recording, capsys):
+    out, source = tmp_path / "m.jsonl", str(recording.parent)
+    assert main(["manifest", "import-folder", source, str(out)]) == 0
+    out.write_text(out.read_text().replace('"start"', '"mood": "by hand", "start"'))
+    before = out.read_text()
+    for command in (["import-folder", source, str(out)], ["set", str(out), str(out), 'language="en"']):
+        assert main(["manifest", *command]) == 2
+        assert f"{out}: is there already. Choose another name, or replace it: --overwrite" in capsys.readouterr().err
+        assert out.read_text() == before
+    assert main(["manifest", "set", str(out), str(out), 'language="en"', "--overwrite"]) == 0
+    assert '"mood": "by hand"' in out.read_text() and '"language": "en"' in out.read_text()
+    heard = tmp_path / "heard.wav"
+    assert main(["audio", "resample", str(recording), str(heard)]) == 0
+    assert main(["audio", "resample", str(recording), str(heard)]) == 2
+    assert main(["audio", "resample", str(recording), str(heard), "--overwrite"]) == 0
+
+
+def test_one_duplicate_does_not_stop_an_import(tmp_path, recording, capsys):
+    source = {"type": "file", "channels": [0], "source": str(recording)}
+    cut = {"id": "c", "type": "MonoCut", "start": 0, "duration": 1, "channel": 0, "recording": {"sources": [source]}}
+    rows = [cut, {**cut, "duration": 0.5}, {**cut, "id": "d"}]
+    (tmp_path / "cuts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out.jsonl"
+    assert main(["manifest", "import-lhotse-cuts", str(tmp_path / "cuts.jsonl"), str(out)]) == 0
+    assert [(one.id, one.duration) for one in read_manifest(out)] == [("c", 1.0), ("d", 1.0)]
+    (row,) = map(json.loads, (tmp_path / "out.rejected.jsonl").read_text().splitlines())
+    assert row["id"] == "c" and "The id 'c' came before" in row["reason"]
 
 
 def test_nothing_usable_says_where_the_reasons_are(tmp_path, capsys):
@@ -129,5 +158,5 @@ def test_a_manifest_is_divided_by_speaker(tmp_path, recording, capsys):
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("│ test ")]
     assert [(row[3], row[-2]) for row in rows] == [(str(4 * len(sides["test"])), str(len(sides["test"])))]
     assert main([*command, "--by", "voice"]) == 2
-    assert main([*command, "--valid=0.5", "--test=0.5"]) == 2
+    assert main([*command, "--valid=0.5", "--test=0.5", "--overwrite"]) == 2
     assert "must add up to below 1" in capsys.readouterr().err

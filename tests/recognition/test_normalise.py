@@ -114,4 +114,4 @@ def test_tags_of_a_transcript_are_not_spoken_and_noted(text, spoken):
     assert len(words) == len(text.split())
     for word in words:
         noted = any("a tag of the transcript, which nobody says" in note for note in word.notes)
-        assert noted == (not word.spoken and word.word != "<" or "[1]" in word.word or word.word == "words[1")
+        assert noted == ((not word.spoken and word.word != "<") or "[1]" in word.word or word.word == "words[1")

@@ -12,6 +12,7 @@ from vocable.errors import AlignmentError, ManifestError, OutputError
 from vocable.recognition.agreement import agreement, median_deviation, word_deviations
 from vocable.recognition.aligner import Found, Timed
 from vocable.recognition.run import AlignConfig, align_manifest, align_utterance
+from vocable.recognition.stamps import StampAligner
 from vocable.types import Utterance, Word
 
 
@@ -39,6 +40,22 @@ def utterances(tmp_path):
     ]
 
 
+def test_a_confidence_that_is_no_number_is_noted_and_the_run_goes_on(tmp_path, utterances):
+    words = [{"word": "one", "start": 0.1, "end": 0.3, "score": float("nan")}]
+    words += [{"word": "2", "start": 0.4, "end": 0.5, "score": 0.4}, {"word": "three", "start": 0.6, "end": 0.7}]
+    (tmp_path / "whisperx").mkdir()
+    (tmp_path / "whisperx" / "u1.json").write_text(json.dumps({"segments": [{"words": words}]}))
+    (tmp_path / "a.ctm").write_text("u1 1 0.1 0.2 one nan\nu1 1 0.4 0.1 2 0.4\nu1 1 0.6 0.1 three\nu2 1 nan 1 two\n")
+    for kind, path in (("whisperx", tmp_path / "whisperx"), ("ctm", tmp_path / "a.ctm")):
+        report = align_manifest(utterances, StampAligner(kind, path), tmp_path / kind / "aligned.jsonl")
+        (found,) = read_manifest(tmp_path / kind / "aligned.jsonl", strict=True)
+        assert [word.start for word in found.words] == [0.1, 0.4, 0.6]
+        assert found.extra["alignment"]["confidence"] == [None, 0.4, None]
+        notes = [json.loads(line) for line in report.path.read_text(encoding="utf-8").splitlines()]
+        assert (notes[0]["word"], notes[0]["note"]) == ("one", "its confidence in the other list is not a number")
+        assert report.num_rejected == len(utterances) - 1
+
+
 def test_a_manifest_is_aligned_and_reported(tmp_path, utterances):
     out = tmp_path / "out" / "aligned.jsonl"
     report = align_manifest(utterances, Even(), out)
@@ -50,12 +67,16 @@ def test_a_manifest_is_aligned_and_reported(tmp_path, utterances):
     assert done["u2"].extra["alignment"]["interpolated"] == [0]
     rows = [json.loads(line) for line in report.path.read_text(encoding="utf-8").splitlines()]
     assert [(row["id"], row["index"], row["word"]) for row in rows] == [("u1", 1, "2"), ("u2", 0, "zeta")]
-    rejected = [json.loads(line) for line in (out.parent / "rejected.jsonl").read_text().splitlines()]
+    rejected = [json.loads(line) for line in (out.parent / "aligned.rejected.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rejected] == ["u3", "u4"]
     assert "2 of 2 words were not found" in rejected[0]["reason"] and "no text" in rejected[1]["reason"]
     counts = (report.num_aligned, report.num_kept, report.num_rejected, report.num_words, report.num_interpolated)
     assert counts == (3, 0, 2, 6, 1)
-    assert sorted(p.name for p in out.parent.iterdir()) == ["aligned.jsonl", "aligned.report.jsonl", "rejected.jsonl"]
+    assert sorted(p.name for p in out.parent.iterdir()) == [
+        "aligned.jsonl",
+        "aligned.rejected.jsonl",
+        "aligned.report.jsonl",
+    ]
 
 
 def test_a_stopped_run_goes_on(tmp_path, utterances):

@@ -27,6 +27,13 @@ def folder(tmp_path_factory, make_speechlike) -> Path:
     return folder
 
 
+def test_a_codebook_that_others_may_stand_on_is_not_replaced(folder, capsys):
+    before = {path.name: path.read_bytes() for path in (folder / "units").iterdir()}
+    assert main(["tokenizer", "fit", str(folder / "all.jsonl"), str(folder / "units"), "kmeans.num_clusters=3"]) == 2
+    assert "units: is there already. Choose another name, or replace it: --overwrite" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (folder / "units").iterdir()} == before
+
+
 def test_fit_writes_the_tokenizer_and_prints_the_report(folder: Path, tmp_path: Path, capsys):
     tokenizer = load_tokenizer(folder / "units")
     assert isinstance(tokenizer, UnitTokenizer)

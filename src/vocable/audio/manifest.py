@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from vocable.audio.io import MAX_OVERSHOOT_SECONDS, audio_info
 from vocable.errors import AudioFormatError, ManifestError, OutputError
@@ -47,15 +47,22 @@ WORD_TOLERANCE_SECONDS = 0.1
 class Rejections:
     """The list of what was left out, and why: `<folder>/rejected.jsonl`, one {id, audio, line, reason} a line.
 
+    A folder that several commands write into has one list for each of their files: `Rejections.beside`.
+
     A run that is killed and started again rejects the same things again; they are not written twice.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = Path(folder) / "rejected.jsonl"
+    def __init__(self, folder: Path, name: str = "rejected.jsonl") -> None:
+        self.path = Path(folder) / name
         self.count = 0
         """Rejections of this run."""
         self._seen: set[str] | None = None
         self._counted: set[str] = set()
+
+    @classmethod
+    def beside(cls, path: Path) -> Self:
+        """Open the list of one file: `corpus.rejected.jsonl` beside `corpus.jsonl`."""
+        return cls(path.parent, f"{path.stem}.rejected.jsonl")
 
     def add(self, id: str | None, audio: Path | str | None, reason: str, line: int | None = None) -> None:
         """Note one rejected utterance; `line` is its line in the manifest it came from.

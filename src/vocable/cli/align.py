@@ -29,7 +29,8 @@ def align(
     """Find the time of every word of a manifest's texts; writes the manifest with `words`.
 
     Beside OUT: OUT.report.jsonl (words that were read otherwise than written, letters or words that were left out,
-    interpolated times) and rejected.jsonl (utterances without a result). A run that was stopped goes on where it was.
+    interpolated times) and OUT.rejected.jsonl (utterances without a result). A run that was stopped goes on where it
+    was.
 
     vocable align corpus.jsonl aligned.jsonl --aligner pocketsphinx
     vocable align corpus.jsonl aligned.jsonl --aligner ctc:facebook/wav2vec2-base-960h --device cuda
@@ -55,7 +56,7 @@ def align(
     print(f"{out}: {report.num_aligned} utterances{kept}; {words}")
     print(f"{report.path}: {report.num_notes} words with a note")
     if report.num_rejected:
-        print(f"{out.parent / 'rejected.jsonl'}: {report.num_rejected} left out, with the reasons")
+        print(f"{out.with_name(f'{out.stem}.rejected.jsonl')}: {report.num_rejected} left out, with the reasons")
     unasked = opened.unasked() if isinstance(opened, StampAligner) else []
     if unasked:
         print(f"{len(unasked)} of the aligner's entries belong to no utterance, such as {unasked[0]}")

@@ -43,7 +43,7 @@ def info(files: list[Path]) -> None:
         raise AudioFormatError("\n".join(problems))
 
 
-def resample(source: Path, out: Path, sample_rate: int = 16_000) -> None:
+def resample(source: Path, out: Path, sample_rate: int = 16_000, overwrite: bool = False) -> None:
     """Write an audio file again as mono at another sample rate; the suffix of OUT chooses the format.
 
     vocable audio resample talk.mp3 talk.wav --sample-rate 24000
@@ -52,12 +52,15 @@ def resample(source: Path, out: Path, sample_rate: int = 16_000) -> None:
         source: the file to read; of any length, it is streamed.
         out: the file to write: wav, flac, ogg, opus or mp3.
         sample_rate: samples per second of the new file.
+        overwrite: replace a file that is there.
     """
     import math
 
     from vocable.audio.io import audio_info, iterate_audio
     from vocable.audio.writing import write_audio_blocks
+    from vocable.files import refuse_existing
 
+    refuse_existing(out, overwrite)
     block_seconds = 30.0
     num_blocks = math.ceil(audio_info(source).duration / block_seconds)
     blocks = track(iterate_audio(source, sample_rate, block_seconds), "Resampling", num_blocks)
@@ -129,22 +132,33 @@ def _print_overview(manifest: Path, overview: Overview) -> None:
         print_table((overview.by or "", "utterances", "hours", "with text", "speakers"), cells)
 
 
-def make_manifest(importer: Callable[..., Iterable[Any]], out: Path, strict: bool = False, **settings: Any) -> None:
+def make_manifest(
+    importer: Callable[..., Iterable[Any]], out: Path, strict: bool = False, overwrite: bool = False, **settings: Any
+) -> None:
     """Write the utterances that an importer yields while showing how far it is; say what was left out.
 
     Args:
         importer: a function that takes `settings`, `strict` and `rejections`.
         out: the manifest to write.
-        strict: stop at the first bad line or unreadable file; otherwise these are noted in rejected.jsonl and left out.
+        strict: stop at the first bad line or unreadable file; otherwise these are left out, and noted in
+            OUT.rejected.jsonl.
+        overwrite: replace a manifest that is there.
         settings: what the importer is to read.
     """
-    from vocable.audio.manifest import Rejections
+    from vocable.audio.manifest import Rejections, note_rejection
     from vocable.audio.overview import Overview
+    from vocable.files import refuse_existing
 
-    rejections, overview = Rejections(out.parent), Overview("split")
+    refuse_existing(out, overwrite)
+    rejections, overview, ids = Rejections.beside(out), Overview("split"), set[str]()
 
     def counted() -> Iterator[Any]:
         for utterance in track(importer(**settings, strict=strict, rejections=rejections), "Utterances"):
+            if utterance.id in ids:
+                reason = f"The id {utterance.id!r} came before; ids must differ."
+                note_rejection(out, utterance.id, utterance.audio, reason, strict=strict, rejections=rejections)
+                continue
+            ids.add(utterance.id)
             overview.add(utterance)
             yield utterance
 
@@ -175,6 +189,7 @@ def import_hf_dataset(
     speaker_column: str | None = None,
     licence: str | None = None,
     strict: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Make a manifest from a Hugging Face dataset; audio in it is written to the folder audio/ beside OUT.
 
@@ -190,7 +205,8 @@ def import_hf_dataset(
         id_column: column with the ids; without it, the usual names are tried, then rows are numbered.
         speaker_column: column with the speaker; without it, the usual names are tried.
         licence: licence of all utterances.
-        strict: stop at the first bad row; otherwise these are noted in rejected.jsonl and left out.
+        strict: stop at the first bad row; otherwise these are noted in OUT.rejected.jsonl and left out.
+        overwrite: replace a manifest that is there.
     """
     import functools
 
@@ -200,7 +216,7 @@ def import_hf_dataset(
     named = {"text": text_column, "id": id_column, "speaker": speaker_column}
     columns = {key: column for key, column in named.items() if column is not None}
     importer = functools.partial(hf_dataset.import_hf_dataset, dataset, out.parent)
-    make_manifest(importer, out, strict, audio_column=audio_column, columns=columns, licence=licence)
+    make_manifest(importer, out, strict, overwrite, audio_column=audio_column, columns=columns, licence=licence)
 
 
 def download(name: Literal["librispeech", "ljspeech"], folder: Path, splits: tuple[str, ...] = ("dev-clean",)) -> None:
@@ -234,6 +250,7 @@ def prepare(
     out: Path,
     splits: tuple[str, ...] | None = None,
     strict: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Make a manifest of a corpus that is there: text, speaker, licence; of TIMIT words and phones, too.
 
@@ -245,7 +262,9 @@ def prepare(
         folder: the folder given to `vocable corpus download`, or the unpacked corpus itself.
         out: the manifest to write.
         splits: splits of librispeech to take; without it, all that are there.
-        strict: stop at the first bad line or unreadable file; otherwise these are noted in rejected.jsonl and left out.
+        strict: stop at the first bad line or unreadable file; otherwise these are left out, and noted in
+            OUT.rejected.jsonl.
+        overwrite: replace a manifest that is there.
     """
     from vocable.corpora.librispeech import prepare_librispeech
     from vocable.corpora.ljspeech import prepare_ljspeech
@@ -253,9 +272,9 @@ def prepare(
 
     importers: dict[str, Callable[..., Iterable[Any]]] = {"ljspeech": prepare_ljspeech, "timit": prepare_timit}
     if name == "librispeech":
-        make_manifest(prepare_librispeech, out, strict, folder=folder, splits=splits)
+        make_manifest(prepare_librispeech, out, strict, overwrite, folder=folder, splits=splits)
     else:
-        make_manifest(importers[name], out, strict, folder=folder)
+        make_manifest(importers[name], out, strict, overwrite, folder=folder)
 
 
 COMMANDS = {

@@ -10,6 +10,7 @@ import vocable
 from vocable.cli.command import Command
 from vocable.devices import best_device
 from vocable.errors import AudioFormatError, VocableError
+from vocable.files import refuse_existing
 from vocable.printing import print_table
 
 if TYPE_CHECKING:
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
     from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 
 
-def fit(fit_units: Callable[..., UnitTokenizer], out: Path, **settings: Any) -> None:
+def fit(fit_units: Callable[..., UnitTokenizer], out: Path, overwrite: bool = False, **settings: Any) -> None:
     """Fit a tokenizer, and say where it is.
 
     Args:
         fit_units: a function that fits and saves it.
         out: folder for the tokenizer.
+        overwrite: replace a tokenizer that is there, and on which tokens and models may stand.
         settings: what it is fitted on, and how.
     """
+    refuse_existing(out, overwrite)
     print(f"Tokenizer {fit_units(out=out, **settings).fingerprint} is in {out}")
 
 
@@ -92,7 +95,9 @@ def verify(
     print("exact: every unit is the same, alone or in company.")
 
 
-def import_kmeans(file: Path, out: Path, tokenizer: UnitTokenizerConfig, device: str = "cpu") -> None:
+def import_kmeans(
+    file: Path, out: Path, tokenizer: UnitTokenizerConfig, device: str = "cpu", overwrite: bool = False
+) -> None:
     """Make a tokenizer of a published scikit-learn k-means file (fairseq, textlesslib), running no code of the file.
 
     vocable tokenizer import-kmeans km500.bin units --encoder facebook/hubert-base-ls960 --layer 9
@@ -102,9 +107,11 @@ def import_kmeans(file: Path, out: Path, tokenizer: UnitTokenizerConfig, device:
         out: folder for the tokenizer.
         tokenizer: the encoder whose frames the centroids divide.
         device: where to load the encoder.
+        overwrite: replace a tokenizer that is there, and on which tokens and models may stand.
     """
     from vocable.tokens.unit_tokenizer import UnitTokenizer
 
+    refuse_existing(out, overwrite)
     units = UnitTokenizer.from_kmeans_file(tokenizer, file, device)
     kmeans, encoder = units.kmeans, tokenizer.encoder
     units.save_pretrained(out)

@@ -125,7 +125,7 @@ def align(
     """Find the phonemes of recordings with text, by a vocoder, to train a vocoder on: words, phones and symbols.
 
     A vocoder that was trained on speech with known symbols (a synthesiser's) finds those of recordings. What it cannot
-    read, and the worst matches, are left out, with the reason in rejected.jsonl beside OUT.
+    read, and the worst matches, are left out, with the reason in OUT.rejected.jsonl beside it.
 
     vocable vocoder align train.jsonl aligned.jsonl --vocoder runs/first/vocoder
 
@@ -154,7 +154,7 @@ def align(
     if not isinstance(speaker, UnitVocoder):
         raise ConfigError(f"{vocoder} is no unit vocoder of Vocable, so it tells no phonemes apart.")
     aligner = SymbolAligner(speaker, units, TextToSpeech.from_pretrained(), open_phonemizer(phonemizer))
-    rejections, scored = Rejections(out.parent), []
+    rejections, scored = Rejections.beside(out), []
     for utterance in track(vocable.read_manifest(manifest), "Aligning"):
         try:
             scored.append(aligner.align(utterance))

@@ -28,6 +28,8 @@ class _Stretch(NamedTuple):
     recording: str
     start: float
     duration: float | None
+    problem: str | None = None
+    """Why its times cannot be used."""
 
 
 def import_kaldi(
@@ -58,6 +60,8 @@ def import_kaldi(
     for id, stretch in stretches.items():
         audio = recordings.get(stretch.recording)
         try:
+            if stretch.problem is not None:
+                raise ManifestError(stretch.problem)
             if audio is None:
                 raise ManifestError(f"Recording {stretch.recording!r} is not in wav.scp.")
             duration = stretch.duration
@@ -123,13 +127,14 @@ def _read_stretches(source: Path, recordings: dict[str, _Row]) -> dict[str, _Str
         parts = row.value.split()
         try:
             recording, start, end = parts[0], float(parts[1]), float(parts[2])
-            if not (math.isfinite(start) and math.isfinite(end) and start >= 0):
-                raise ValueError
         except (ValueError, IndexError) as error:
             raise ManifestError(
                 f"{path}, line {row.line}: {row.value!r}; expected: utterance recording start end, times in seconds."
             ) from error
-        if end != -1 and end <= start:
-            raise ManifestError(f"{path}, line {row.line}: the end, {end:g} s, is not after the start, {start:g} s.")
-        stretches[id] = _Stretch(row.line, recording, start, None if end == -1 else end - start)
+        problem = None
+        if not (math.isfinite(start) and math.isfinite(end) and start >= 0):
+            problem = f"{path}, line {row.line}: {start:g} s to {end:g} s is no stretch of time."
+        elif end != -1 and end <= start:
+            problem = f"{path}, line {row.line}: the end, {end:g} s, is not after the start, {start:g} s."
+        stretches[id] = _Stretch(row.line, recording, start, None if end == -1 else end - start, problem)
     return stretches

@@ -2,8 +2,9 @@
 
     {"type": "MonoCut", "id": ..., "start": 1.0, "duration": 3.0, "supervisions": [{"text": ...}], "recording": {...}}
 
-A cut becomes an utterance; the texts of its supervisions are joined. What a manifest cannot express (mixed or padded
-cuts, transforms, one channel of several, audio in pipes or archives) is left out with the reason.
+A cut becomes an utterance; the texts of its supervisions are joined in the order of their times. What a manifest cannot
+express (mixed or padded cuts, transforms, one channel of several, audio in pipes or archives) is left out with the
+reason.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _to_utterance(cut: dict[str, Any], root: Path) -> Utterance:
                 "Save its audio first: CutSet.save_audios(folder) in lhotse."
             )
         start, duration = float(cut["start"]), float(cut["duration"])
-        supervisions = cut.get("supervisions") or []
+        supervisions = sorted(cut.get("supervisions") or [], key=lambda one: float(one.get("start", 0)))
         words = [word for supervision in supervisions for word in _words(supervision, start)]
         texts = [supervision["text"] for supervision in supervisions if supervision.get("text")]
         return Utterance(

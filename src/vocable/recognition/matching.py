@@ -64,7 +64,7 @@ def match_stamps(words: Sequence[SpokenWord], stamps: Sequence[Stamp], language:
             continue
         given = [c for c in (stamps[part.owner].confidence for part in parts) if c is not None]
         confidences = [c for c in given if math.isfinite(c)]
-        notes = [f"stands as {' '.join(heard[index])!r} in the other list"] * (index in heard)
+        notes = [f"stands as {' '.join(heard[index])!r} in the other list"] if index in heard else []
         notes += ["its confidence in the other list is not a number"] * (len(confidences) < len(given))
         note = "; ".join(notes) or None
         confidence = min(confidences) if confidences else None

@@ -1,6 +1,6 @@
 """Align a manifest, and go on where a run was stopped.
 
-    manifest + aligner  ->  OUT (the manifest with `words`), OUT's report, rejected.jsonl
+    manifest + aligner  ->  OUT (the manifest with `words`), OUT.report.jsonl, OUT.rejected.jsonl
 
 Each line of OUT keeps under `alignment` which aligner timed it, the confidence of each word, which words are
 interpolated, and what was read otherwise than written. While a run goes on, finished lines stand in OUT.unfinished.
@@ -88,8 +88,8 @@ def align_manifest(
 ) -> AlignReport:
     """Align all utterances and write them, in their order.
 
-    What cannot be aligned is noted in `rejected.jsonl` beside `out` and left out. Utterances that stand in `out`, or in
-    what a stopped run left, are kept if their text, audio and aligner are the same.
+    What cannot be aligned is left out, and noted beside `out` (`Rejections.beside`). Utterances that stand in `out`, or
+    in what a stopped run left, are kept if their text, audio and aligner are the same.
 
     Raises:
         OutputError: `out` was made with another aligner or of other utterances, and `overwrite` is not set.
@@ -100,7 +100,7 @@ def align_manifest(
     if overwrite:
         unfinished.unlink(missing_ok=True)
     done = {} if overwrite else _earlier(utterances, aligner, out, unfinished, config)
-    num_kept, rejections = len(done), Rejections(out.parent)
+    num_kept, rejections = len(done), Rejections.beside(out)
     for utterance in utterances:
         if utterance.id not in done:
             try:
