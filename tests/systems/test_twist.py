@@ -1,5 +1,6 @@
 """TWIST from end to end on tiny models, and its own small functions."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from vocable.systems import twist
 from vocable.systems.from_speech import tokenize_manifest
 from vocable.tokens.kmeans import KMeansConfig
 from vocable.tokens.shards import TokenShards
+from vocable.tokens.tokenizer import load_tokenizer
 from vocable.tokens.unit_tokenizer import UnitTokenizer, UnitTokenizerConfig
 from vocable.training.language_model import LMTrainingConfig
 from vocable.types import SpeechTokens
@@ -247,6 +249,29 @@ def test_generate_command_writes_speech(tmp_path, make_speechlike, monkeypatch, 
         assert 0.5 + 0.3 < len(speech.waveform) / speech.sample_rate < 0.5 + 1.6  # prompt, and what was asked for
     assert main([*command, "temprature=1"]) == 2
     assert "Did you mean 'temperature'?" in capsys.readouterr().err
+
+
+def test_a_run_finds_the_tokenizer_that_it_was_given(tmp_path, make_speechlike, capsys):
+    manifest = write_speech(tmp_path / "speech", make_speechlike)
+    units = tmp_path / "units"
+    fitting = ["--encoder", "log-mel", "--layer", "0", "--clusters", "6", "--device", "cpu", "kmeans.init_frames=100"]
+    assert main(["tokenizer", "fit", str(manifest), str(units), *fitting]) == 0, capsys.readouterr().err
+    assert main(["tokenize", str(manifest), str(tmp_path / "tokens"), "--tokenizer", str(units)]) == 0
+    settings = {
+        "system": "twist",
+        "lm": {"text_model": str(save_tiny_lm("opt", tmp_path / "text"))},
+        "training": {"max_steps": 1, "context_tokens": 128, "tokens_per_batch": 512, "precision": "fp32"},
+        "valid_share": 0.3,
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(settings))  # JSON is yaml
+    run = tmp_path / "run"
+    given = ["--tokens", str(tmp_path / "tokens"), "--tokenizer", str(units), "--out", str(run)]
+    assert main(["train", str(tmp_path / "recipe.yaml"), *given]) == 0, capsys.readouterr().err
+    lm = load_lm(run / "lm" / "last")
+    assert lm.tokenizer.fingerprint == load_tokenizer(units).fingerprint
+    units.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=rf"which is not beside it. It was in {units}. Name its folder: --tokenizer"):
+        assert load_lm(run / "lm" / "last").tokenizer
 
 
 def test_a_published_codebook_gives_its_true_size_to_the_config(tmp_path, make_speechlike):

@@ -7,6 +7,7 @@ alone share too (text_lm.py); `SpokenLM` adds the tokenizer. Implementations: un
 word_lm.py.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from vocable.assets.weights import weights_record
 from vocable.errors import ConfigError
+from vocable.files import write_json
 from vocable.lm.branches import Tree, TreeNLL, tree_nll
 from vocable.lm.checkpoint import LMCard, LoadedLM, load_folder
 from vocable.lm.generation import GenerationConfig, StopReason, TokenRules, continue_rows, start_rows
@@ -392,17 +394,34 @@ class SpokenLM(LanguageModel):
         return SpeechTokens(codes=runs.units[None], durations=runs.durations)
 
 
+TOKENIZER_RECORD = "tokenizer.json"
+"""File in the folder of a run that says where the tokenizer is that it was given."""
+
+
+def record_tokenizer(run: Path, tokenizer: Path) -> None:
+    """Note in the folder of a run which tokenizer it was given, so that `find_tokenizer` finds it."""
+    found = {"folder": str(tokenizer.resolve()), "fingerprints": sorted(fingerprints_of_card(read_card(tokenizer)))}
+    write_json(found, run / TOKENIZER_RECORD)
+
+
 def find_tokenizer(lm: Path | None, fingerprint: str) -> Path:
     """Return the tokenizer folder with this fingerprint, or a stream with it, among the parents of a model.
+
+    Where a run was given its tokenizer, it is looked for where it was then.
 
     Raises:
         ConfigError: there is none.
     """
+    was = ""
     for parent in [] if lm is None else list(lm.resolve().parents)[:4]:
-        folder = parent / "tokenizer"
-        if (folder / CONFIG_FILE).is_file() and fingerprint in fingerprints_of_card(read_card(folder)):
-            return folder
+        folders = [parent / "tokenizer"]
+        if (parent / TOKENIZER_RECORD).is_file():
+            folders.append(Path(json.loads((parent / TOKENIZER_RECORD).read_text(encoding="utf-8"))["folder"]))
+            was = f" It was in {folders[-1]}."
+        for folder in folders:
+            if (folder / CONFIG_FILE).is_file() and fingerprint in fingerprints_of_card(read_card(folder)):
+                return folder
     raise ConfigError(
-        f"{lm or 'The language model'} was trained on tokens of the tokenizer {fingerprint}, which is not beside it. "
-        "Name its folder: --tokenizer"
+        f"{lm or 'The language model'} was trained on tokens of the tokenizer {fingerprint}, which is not beside it."
+        f"{was} Name its folder: --tokenizer"
     )

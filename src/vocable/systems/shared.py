@@ -12,6 +12,7 @@ from vocable.config import config_to_dict, save_config
 from vocable.devices import best_device
 from vocable.errors import OutputError
 from vocable.lm.checkpoint import LMCard
+from vocable.lm.model import record_tokenizer
 from vocable.lm.unit_facts import measure_units
 from vocable.splits import By, assign_splits
 from vocable.systems.from_speech import fit_units, tokenize_manifest
@@ -141,6 +142,8 @@ class LanguageModelStage(Stage):
         shards = TokenShards(run.path("tokens"))
         valid_tokens, folder = run.find("valid_tokens"), run.find("tokenizer")
         tokenizer = None if folder is None else load_tokenizer(folder)
+        if folder is not None and "tokenizer" in run.given:
+            record_tokenizer(run.out, folder)
         note = "" if "tokenizer" in run.made else _units_note(shards.card)
         fitted = getattr(run.config, "tokenizer", None)  # a system that fits units says how
         if isinstance(tokenizer, UnitTokenizer) and isinstance(fitted, UnitTokenizerConfig):
