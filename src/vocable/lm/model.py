@@ -394,7 +394,7 @@ class SpokenLM(LanguageModel):
         return SpeechTokens(codes=runs.units[None], durations=runs.durations)
 
 
-TOKENIZER_RECORD = "tokenizer.json"
+TOKENIZER_RECORD = "given-tokenizer.json"
 """File in the folder of a run that says where the tokenizer is that it was given."""
 
 
