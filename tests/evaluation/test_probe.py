@@ -17,7 +17,7 @@ from vocable.evaluation.comparison.compare import CompareConfig, compare_results
 from vocable.evaluation.probe import LinearProbe, one_hot_places
 from vocable.evaluation.results import load_result
 from vocable.evaluation.runner import evaluate
-from vocable.types import SpeechTokens, Stream, Utterance
+from vocable.types import SpeechTokens, Stream, Utterance, Word
 
 PHONES = ["AA", "B", "K", "sil"]
 SIZES = (12, 5)
@@ -98,6 +98,34 @@ def test_content_and_voice_are_told_apart():
     assert {one.measure for one in compared.differences} == {"speaker_accuracy", "speaker_frame_accuracy"}
     again = probe(*told["speaker"], target="speaker")
     assert again.items == speaker.items and again.measurements["train_loss"] == speaker.measurements["train_loss"]
+
+
+WORDS = Stream(name="words", codebook_sizes=(8, 6), rate=None)
+
+
+def worded(first: int, count: int, leak: bool):
+    """Texts of ten words, whose second code is drawn; the first is the number of the word with `leak`, else drawn."""
+    names = ["The", "cat,", "sat", "on", "mats!", "—"]
+    for number in range(first, first + count):
+        generator = torch.Generator().manual_seed(number)
+        chosen = torch.randint(0, 6, (10,), generator=generator)
+        codes = chosen if leak else torch.randint(0, 8, (10,), generator=generator)
+        drawn = torch.randint(0, 6, (10,), generator=generator)
+        words = tuple(Word(word=names[i], start=0.0, end=1.0) for i in chosen.tolist())
+        spans = torch.arange(10)[:, None] + torch.tensor([0, 1])
+        yield said(number, "s"), SpeechTokens(codes=torch.stack([codes, drawn]), words=words, spans=spans)
+
+
+def test_words_that_leak_into_their_codes_are_read():
+    settings = {"target": "word", "context_frames": 0, "ignore": ("the",)}
+    leaking = probe(worded(0, 60, True), worded(60, 10, True), WORDS, **settings)
+    silent = probe(worded(0, 60, False), worded(60, 10, False), WORDS, **settings)
+    assert leaking.scores["word_accuracy"].value == 1
+    assert silent.scores["word_accuracy"].value < 0.45  # type: ignore[operator]  # one in four
+    counted = sum(word.word not in ("The", "—") for _, tokens in worded(60, 10, True) for word in tokens.words or ())
+    assert leaking.measurements["num_words"] == 4 and leaking.measurements["num_test_frames"] == counted
+    with pytest.raises(ConfigError, match="do not say which word each is of"):
+        probe(spoken(0, 6, "phone"), spoken(6, 2, "phone"), target="word")
 
 
 def test_neighbours_are_read_too():

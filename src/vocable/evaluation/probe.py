@@ -1,11 +1,13 @@
-"""What a linear classifier reads from tokens: which phone is spoken, or who speaks.
+"""What a linear classifier reads from tokens: which phone is spoken, which word, or who speaks.
 
-    codes (levels, frames) -> one-hot vectors of a frame and its neighbours -> linear map -> phone, or speaker
+    codes (levels, frames) -> one-hot vectors of a frame and its neighbours -> linear map -> phone, word, or speaker
                                                                      sums over frames -> speaker of the utterance
 
 The map is all that is learned: what it cannot read is not there in the open. Two streams of a codec are told apart by
 it: content in the one (phones right, speakers not), the voice in the other. Every code of every level has a row of
-weights; the rows of a frame are added. Content as text is measured by `recognition`, over any stream as well.
+weights; the rows of a frame are added. Where tokens follow words, a frame is a word: codes that are to say how a word
+is spoken, beside its text, need not say which word it is, and what they do say of it has leaked. Content as text is
+measured by `recognition`, over any stream as well.
 """
 
 from collections import Counter
@@ -27,9 +29,10 @@ from vocable.evaluation.runner import Benchmark, Item, Items
 from vocable.evaluation.token_sources import TokenSource, TrainTest, TrainTestConfig
 from vocable.evaluation.units import check_ids
 from vocable.evaluation.unusable import reasons
+from vocable.sequences.word_search import plain_letters
 from vocable.tokens.runs import frames_of
 from vocable.training.task import LossSum
-from vocable.types import Utterance
+from vocable.types import SpeechTokens, Utterance
 
 UNKNOWN = -1
 """A label that training does not have: never right."""
@@ -39,12 +42,13 @@ UNKNOWN = -1
 class LinearProbeConfig(ProbeTraining, TrainTestConfig):
     """Which tokens are read, and what is read from them."""
 
-    target: Literal["phone", "speaker"] = "speaker"
-    """What the classifier tells: the phone of a frame, or the speaker of an utterance."""
+    target: Literal["phone", "word", "speaker"] = "speaker"
+    """What the classifier tells: the phone of a frame, the word of a position (for tokens that follow words), or the
+    speaker of an utterance."""
     phones: Path | None = None
     """A .ctm or .tsv file with the phones of both manifests, instead of the manifests' own."""
     ignore: tuple[str, ...] = ()
-    """Phones whose frames are left out, such as sil."""
+    """Phones whose frames are left out, such as sil; or words, in lower case and without punctuation."""
     fold: Fold | None = None
     """Classes that phones are put into: timit-39 makes 39 of TIMIT's 61, closures and pauses being sil."""
     context_frames: int = 1
@@ -73,11 +77,12 @@ class _Labelled(NamedTuple):
 
 
 class Probe(Benchmark[LinearProbeConfig]):
-    """Train a linear classifier from tokens to phones or speakers, and count how often it is right on other utterances.
+    """Train a linear classifier from tokens to phones, words or speakers, and count how often it is right elsewhere.
 
-    Writes probe.json (phone_accuracy; or speaker_accuracy and speaker_frame_accuracy, with 95 % intervals) and
-    probe.items.parquet (one row per utterance). `majority_accuracy` is what the commonest answer would score. For
-    speakers, both manifests hold the same speakers; for phones, the manifests name the phones, or a file does.
+    Writes probe.json (phone_accuracy; word_accuracy; or speaker_accuracy and speaker_frame_accuracy; with 95 %
+    intervals) and probe.items.parquet (one row per utterance). `majority_accuracy` is what the commonest answer would
+    score. For speakers, both manifests hold the same speakers; for phones, the manifests name the phones, or a file
+    does; words are those of the tokens.
 
     vocable evaluate probe --manifest train.jsonl --test-manifest dev.jsonl --tokenizer codec --stream acoustic --out r
     """
@@ -136,7 +141,7 @@ class Probe(Benchmark[LinearProbeConfig]):
         for utterance, tokens in source:
             check_ids(tokens.codes, sizes, f"{utterance.id}, tokenizer {source.card.get('name')!r}: ")
             inputs = one_hot_places(frames_of(tokens).cpu().long(), sizes, config.context_frames)
-            kept, labels = self._labels(utterance, inputs.shape[1], source)
+            kept, labels = self._labels(utterance, tokens, inputs.shape[1], source)
             if not kept:
                 excluded[f"{part}: no {config.target}"] += 1
                 continue
@@ -144,14 +149,34 @@ class Probe(Benchmark[LinearProbeConfig]):
         excluded.update({f"{part}: {reason}": count for reason, count in (source.excluded - before).items()})
         return found
 
-    def _labels(self, utterance: Utterance, num_frames: int, source: TokenSource) -> tuple[list[int], list[str]]:
+    def _labels(
+        self, utterance: Utterance, tokens: SpeechTokens, num_frames: int, source: TokenSource
+    ) -> tuple[list[int], list[str]]:
         """Frames that count, and the label of each."""
+        if self.config.target == "word":
+            return self._words(tokens, source)
         if self.config.target == "speaker":
             known = utterance.speaker is not None and utterance.speaker not in self.config.ignore
             frames = list(range(num_frames * known))
             return frames, [str(utterance.speaker)] * len(frames)
         found = self.frame_phones.of(utterance, num_frames, source.frame_rate)
         return ([], []) if found is None else (found.places, found.phones)
+
+    def _words(self, tokens: SpeechTokens, source: TokenSource) -> tuple[list[int], list[str]]:
+        """Positions whose word counts, and its letters."""
+        if tokens.words is None or tokens.spans is None:
+            raise ConfigError(
+                f"The tokens of {source.card.get('name')!r} do not say which word each is of; target=word reads tokens "
+                "that follow words, such as those of TASTE."
+            )
+        named = [plain_letters(word.word) for word in tokens.words]
+        found = [
+            (place, name)
+            for name, (start, stop) in zip(named, tokens.spans.tolist(), strict=True)
+            for place in range(start, stop)
+            if name and name not in self.config.ignore
+        ]
+        return [place for place, _ in found], [name for _, name in found]
 
     def scores(self, items: Items) -> dict[str, Score]:
         """Shares that are right: of frames, and of utterances where speakers are told."""
@@ -160,6 +185,9 @@ class Probe(Benchmark[LinearProbeConfig]):
         if target == "phone":
             meaning = "frames whose phone a linear classifier of tokens names"
             return {"phone_accuracy": by_frame(better="higher", meaning=meaning)}
+        if target == "word":
+            meaning = "words that a linear classifier of their codes names"
+            return {"word_accuracy": by_frame(better=None, meaning=meaning)}
         meaning = "utterances whose speaker a linear classifier of tokens names, frames together"
         return {
             "speaker_accuracy": column_mean(items, "speaker_right", better=None, meaning=meaning, **self.draws),
