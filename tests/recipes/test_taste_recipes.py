@@ -10,8 +10,10 @@ from systems.taste.plain_decoder import PlainDecoderConfig
 from tiny import save_tiny_whisper, write_speech
 from vocable.cli import main
 from vocable.config import load_config
+from vocable.errors import ConfigError
 from vocable.features.speaker import SpeakerEncoder
 from vocable.systems.taste import stages
+from vocable.systems.taste.config import GridConfig
 from vocable.systems.taste.recipe import TasteRecipe
 from vocable.tokens.shards import TokenShards
 from vocable.tokens.tokenizer import load_tokenizer
@@ -29,6 +31,13 @@ def test_there_are_recipes():
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_loads(recipe):
     assert load_config(TasteRecipe, recipe).system == "taste"
+
+
+def test_codebooks_with_a_setting_missing_are_no_grid():
+    with pytest.raises(ConfigError, match=r"level.dim"):
+        load_config(TasteRecipe, FOLDER / "cpu.yaml", ["tokenizer.quantizer.level.codebook_size=16"])
+    grid = load_config(TasteRecipe, FOLDER / "cpu.yaml", ["tokenizer.quantizer.kind=finite_scalar"])
+    assert isinstance(grid.tokenizer.quantizer, GridConfig)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from math import prod
-from typing import Literal, get_args, get_origin
+from typing import ClassVar, Literal, get_args, get_origin
 
 from vocable.errors import ConfigError
 from vocable.features import EncoderConfig
@@ -38,6 +38,8 @@ class GridConfig:
     As many bits as 4 x 512 by default. A known remedy for the quality that is lost to residual quantization
     (DD-TASTE, 2025, arXiv:2509.20060).
     """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # else settings of codebooks, one missing, would pass as these
 
     kind: Literal["finite_scalar"] = "finite_scalar"
     levels: tuple[int, ...] = (8, 8, 8)

@@ -213,8 +213,9 @@ class Pieces:
             keys = np.intersect1d(keys, other)
         self._rows = [kept[np.searchsorted(own, keys)] for own, kept in rows]
         if not len(keys):
+            _, reason = next(iter(self.states.left_out() + self.voices.left_out() + self.targets.left_out()), (0, ""))
             raise ManifestError(
-                f"None of {len(utterances)} recordings can be used: see rejected.jsonl for the reasons."
+                f"None of {len(utterances)} recordings can be used, the first for this reason: {reason}"
             )
         states = self.states.rows[self._rows[0]]
         self.seconds = states["frames"] / self.encoder.frame_rate
