@@ -141,7 +141,7 @@ def note_rejection(
 
 
 class LineProblem(NamedTuple):
-    """What is wrong with one line of a manifest."""
+    """Problem of one line of a manifest."""
 
     line: int
     id: str | None
@@ -150,7 +150,7 @@ class LineProblem(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestReport:
-    """What `validate_manifest` found."""
+    """Result of `validate_manifest`."""
 
     num_utterances: int
     """Usable utterances."""

@@ -25,7 +25,7 @@ PLACE = ("id", "audio", "start", "duration")
 
 
 class Overview:
-    """What is known of utterances that have been added one by one."""
+    """Counts of utterances that are added one by one."""
 
     def __init__(self, by: str | None = None) -> None:
         """Begin with nothing; `by` names a field whose values are counted apart, too."""

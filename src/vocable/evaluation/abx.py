@@ -59,7 +59,7 @@ class AbxConfig(TokensConfig):
     items: Path | None = None
     """A ZeroSpeech .item file. Without it, items are all phones of the manifest that have two neighbours."""
     span: Span = "triphone"
-    """What is compared of the manifest's phones: the phone with both neighbours, or the phone alone."""
+    """Unit of comparison in the manifest's phones: the phone with both neighbours, or the phone alone."""
     speakers: Literal["both", "within", "across"] = "both"
     """X by the speaker of A and B (within), by another (across), or both scores."""
     distance: str | None = None

@@ -109,7 +109,7 @@ P = TypeVar("P", bound=ProbeTraining)
 
 
 class Example(NamedTuple):
-    """What is read, and the characters that are said in it."""
+    """Inputs to read, and the characters that are said in them."""
 
     codes: Int[Tensor, "num_codebooks inputs"]
     targets: Int[Tensor, " characters"]

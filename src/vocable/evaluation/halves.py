@@ -65,7 +65,7 @@ class Half(NamedTuple):
     """The prompt or the continuation."""
 
     text: str
-    """Of a continuation: with the blank that divides it from the prompt."""
+    """Text of the half; that of a continuation begins with the blank that divides it from the prompt."""
     num_words: int
     tokens: SpeechTokens | None = None
     """None where speech is not read."""

@@ -29,7 +29,7 @@ BLOCK_UTTERANCES = 32
 """Transcribed together, and kept as soon as they are done."""
 
 VERSION = 2
-"""Of the folders of tokens; those of version 1 also depended on texts and speakers."""
+"""Version of the folders of tokens; those of version 1 also depended on texts and speakers."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of utterances done since the last call, and with their total."""

@@ -216,7 +216,7 @@ class Pelm(HalvesBenchmark[PelmConfig]):
         return [_made_from_json(value) for value in self.kept["continuations"].get(described, make, watch)]
 
     def _as_text(self, made: Sequence[Made], step: str) -> list[str]:
-        """What was made, as text."""
+        """Return the continuations as text."""
 
         def make(block: Sequence[int]) -> list[str]:
             assert self.units_to_text is not None
@@ -448,7 +448,7 @@ def pelm_scores(
 
 
 def pelm_exclusions(items: Items, directions: Sequence[str], systems: Sequence[str]) -> dict[str, int]:
-    """What no perplexity could be given for, by direction and system."""
+    """Return the counts of texts without a perplexity, by direction and system."""
     counts: dict[str, int] = {}
     for direction in directions:
         silent = sum(item[f"{direction}_prompt_empty"] for item in items)
@@ -466,7 +466,7 @@ def pelm_exclusions(items: Items, directions: Sequence[str], systems: Sequence[s
 def pelm_notes(
     items: Items, directions: Sequence[str], scores: Mapping[str, Score], units_to_text: str | None
 ) -> list[str]:
-    """What a reader must know before using the numbers."""
+    """Return notes that a reader needs before using the numbers."""
     notes = []
     if units_to_text is not None and any("u" in direction for direction in directions):
         notes.append(f"Units became text by: {units_to_text}. Its errors are in every direction with units.")

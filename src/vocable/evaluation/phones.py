@@ -37,7 +37,7 @@ SCORES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhonesConfig(TokensConfig):
-    """What is counted."""
+    """Settings of the count."""
 
     manifest: Path
     """The utterances (JSONL); a line may hold "phones", a list of {phone, start, end} in seconds."""

@@ -72,7 +72,7 @@ class Decoding:
 
     name: str
     streams: tuple[Stream, ...]
-    """What is decoded of the tokenizer's streams."""
+    """Levels of the tokenizer's streams that are decoded."""
 
     @classmethod
     def of(cls, streams: Sequence[Stream], level: int | str, owner: str) -> "Decoding":

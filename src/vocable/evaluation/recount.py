@@ -98,7 +98,7 @@ def bootstrap_counts(
 
 
 class Described(NamedTuple):
-    """What a reader must know of a number."""
+    """Meaning of a number for its reader."""
 
     better: Literal["higher", "lower"] | None
     meaning: str

@@ -41,7 +41,7 @@ class Score:
     better: Literal["higher", "lower"] | None = None
     """Which way is good; None where neither is, e.g. code usage."""
     meaning: str = ""
-    """What is counted, against what, in one line."""
+    """Definition in one line: what is counted, and against what."""
 
     def __str__(self) -> str:
         if self.value is None:
@@ -171,7 +171,7 @@ class EvaluationResult:
     excluded: Mapping[str, int] = field(default_factory=dict)
     """Items left out of a score, by reason."""
     notes: Sequence[str] = ()
-    """What a reader must know before using the numbers."""
+    """Notes that a reader needs before using the numbers."""
     measurements: Mapping[str, Any] = field(default_factory=dict)
     """Numbers without an interval: rates, counts, real-time factors."""
     items: Sequence[Mapping[str, Any]] = ()
@@ -192,7 +192,7 @@ class EvaluationResult:
 
 
 RECORDED = [field.name for field in fields(EvaluationResult) if field.name != "items"]
-"""What the JSON file says; the items have a file of their own."""
+"""Contents of the JSON file; the items have a file of their own."""
 
 
 def save_result(result: EvaluationResult, folder: Path, overwrite: bool = False) -> Path:

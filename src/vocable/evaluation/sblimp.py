@@ -18,7 +18,7 @@ from vocable.evaluation.pairs.tables import accuracy, accuracy_by, grouped, macr
 from vocable.evaluation.results import Score
 
 SENTENCE = ("phenomenon", "type", "sentence")
-"""What identifies a sentence pair, whatever the voice."""
+"""Columns that identify a sentence pair, whatever the voice."""
 
 
 def read_sblimp(folder: Path, split: str = "dev") -> PairSet:

@@ -99,7 +99,7 @@ def _text_beside(path: Path) -> str | None:
 
 
 VERSION_WORDS = ({"ssc": "spoken", "tsc": "topic"}, {"spoken": "spoken", "topic": "topic"})
-"""What names of folders say; the published abbreviations go before the words."""
+"""Versions by the names of folders; the published abbreviations go before the words."""
 
 
 def _version_by_name(stem: Path, root: Path) -> tuple[str | None, Path]:

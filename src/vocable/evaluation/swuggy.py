@@ -24,7 +24,7 @@ BANDS = ("oov", "1-5", "6-20", "21-100", ">100")
 FIRST_COUNTS = (1, 5, 20, 100)
 """Smallest count of each band after the first."""
 WORD = ("word",)
-"""What identifies a word and its pseudo-word, whatever the voice."""
+"""Columns that identify a word and its pseudo-word, whatever the voice."""
 
 
 def frequency_band(count: float) -> str:

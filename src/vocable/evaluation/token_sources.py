@@ -172,7 +172,7 @@ class FrameSource:
     """Frames per second."""
     read: Callable[[], Iterator[tuple[str, Tensor]]]
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    """Of what makes the frames."""
+    """Fingerprints of everything that makes the frames."""
     excluded: Counter[str] = field(default_factory=Counter)
     """Utterances left out while reading, by reason."""
 

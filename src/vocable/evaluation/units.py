@@ -170,7 +170,7 @@ class UnitStatistics:
     num_positions: int
     """Tokens a language model reads per level: runs where runs are collapsed, else frames or words."""
     seconds: float | None
-    """Of audio; None when the tokenizer has no frame rate and nobody said."""
+    """Seconds of audio; None when the tokenizer has no frame rate and none was given."""
     used: float
     """Share of the codebook that occurs at all, 0 to 1."""
     frame_perplexity: float

@@ -37,7 +37,7 @@ class EncoderConfig:
     """Longest stretch run at once, context included; longer recordings are cut into windows that overlap. None: 30 s
     for Whisper, which cannot take more, 60 s for the others."""
     context_seconds: float = 2.0
-    """What a window hears on each side of the frames that are kept of it."""
+    """Context of a window on each side of the frames that are kept of it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16` runs the matrix products in that type (autocast): faster, and some units change."""
     batch_seconds: float = 240.0

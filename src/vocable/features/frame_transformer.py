@@ -29,7 +29,7 @@ class FrameTransformerConfig:
     feedforward_dim: int = 2048
     dropout: float = 0.1
     attention: Literal["causal", "lookahead", "full"] = "causal"
-    """What a frame sees: itself and earlier frames; also `lookahead_frames` later ones; or the whole clip."""
+    """View of a frame: itself and earlier frames; also `lookahead_frames` later ones; or the whole clip."""
     lookahead_frames: int = 0
     """Later frames that a frame sees, through all layers together: the first layer looks ahead, the others do not."""
     reach_frames: int | None = 50

@@ -34,7 +34,7 @@ class WhisperEncoder(FeatureEncoder):
     """Whisper's encoder, from `transformers`, with only the layers that are used."""
 
     places: Tensor | None
-    """What each place in the window adds to a frame, where that is to be removed: (positions, dim)."""
+    """Share that each place in the window adds to a frame, where that is to be removed: (positions, dim)."""
 
     def __init__(self, model: nn.Module, settings: EncoderConfig, *, num_layers: int, mel: LogMelConfig) -> None:
         """Take over the parts of `model` (transformers' WhisperEncoder) up to the layer of the settings.

@@ -43,9 +43,9 @@ class TreeNLL(NamedTuple):
     """Negative log-likelihood, in nats, of each token."""
 
     prefix: Float[Tensor, " scored"]
-    """Of the prefix without its first token."""
+    """Values of the prefix without its first token."""
     branches: tuple[Tensor, ...]
-    """Of every token of each branch."""
+    """Values of every token, for each branch."""
 
 
 def join_rows(rows: Sequence[Int[Tensor, " _"]]) -> Tree:
@@ -134,7 +134,7 @@ def _score_row(model: nn.Module, trees: Sequence[Tree], classes: Tensor | None) 
 
 
 def _shapes(trees: Sequence[Tree]) -> dict[str, object]:
-    """What tells the attention function where trees begin; trees without a fork are plain documents."""
+    """Return where trees begin, for the attention function; trees without a fork are plain documents."""
     if all(len(tree.branches) <= 1 for tree in trees):
         return {"document_lengths": tuple(tree.num_tokens for tree in trees)}
     return {"document_trees": [[len(tree.prefix), *(len(branch) for branch in tree.branches)] for tree in trees]}

@@ -35,7 +35,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LMCard:
-    """What a language model's token ids mean."""
+    """Meaning of a language model's token ids."""
 
     vocabulary: Vocabulary
     """Where units and special symbols are in the embedding table."""

@@ -88,7 +88,7 @@ class GenerationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRules:
-    """What the loop knows of token ids."""
+    """Properties of token ids that generation needs."""
 
     banned: Bool[Tensor, " vocabulary"]
     """Never drawn."""

@@ -141,7 +141,7 @@ class JointLM(SpokenLM):
         return {"layout": self.layout.card()}
 
     def _instruction(self, first: Modality, then: Modality) -> Tensor:
-        """What rows that go from one modality to another begin with."""
+        """Return the beginning of rows that go from one modality to another."""
         text = self.layout.instruction(first, then)
         return self.layout.ids_of(Part(text=text, is_instruction=True)) if text else torch.zeros(0, dtype=torch.long)
 

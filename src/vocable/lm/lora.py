@@ -39,7 +39,7 @@ class LoraConfig:
     alpha: float = 32.0
     """Updates are multiplied by alpha / rank."""
     dropout: float = 0.0
-    """Of the adapters' input."""
+    """Dropout of the adapters' input."""
     targets: tuple[str, ...] | None = None
     """Last names of the layers to adapt, e.g. q_proj, v_proj (the paper's choice); None: all linear layers but the head
     (Dettmers et al., 2023, arXiv:2305.14314, section 4, found that all are needed)."""

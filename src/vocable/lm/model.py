@@ -36,7 +36,7 @@ from vocable.tokens.tokenizer import CONFIG_FILE, SpeechTokenizer, load_tokenize
 from vocable.types import SpeechTokens
 
 Target = Literal["speech", "text", "both"]
-"""What a continuation may hold; with both, the model switches by itself."""
+"""Modality of a continuation; with both, the model switches by itself."""
 Task = Literal["continue", "transcribe", "speak"]
 """Go on; say the same in text (after a spoken prompt); say the same in speech (after a written one)."""
 

@@ -27,7 +27,7 @@ PIECE_SECONDS, READ_SECONDS = 12.0, 75.0
 
 
 class Splits(NamedTuple):
-    """What is trained on, what is validated on during training, and what is tested on at the end."""
+    """Utterances to train on, to validate on during training, and to test on at the end."""
 
     train: list[Utterance]
     valid: list[Utterance]

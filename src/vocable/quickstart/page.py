@@ -65,4 +65,4 @@ class Section:
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
     commands: Sequence[tuple[str, str]] = ()
-    """What to type, and what it does."""
+    """Command to type, and what it does."""

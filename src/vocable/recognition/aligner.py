@@ -37,7 +37,7 @@ class Stamp(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What an aligner found of an utterance."""
+    """Words that an aligner found in an utterance."""
 
     times: list[Timed | None]
     """One per word of the text; None where it was not found."""

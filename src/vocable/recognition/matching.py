@@ -19,7 +19,7 @@ from vocable.recognition.normalise import SpokenWord, comparable
 
 
 class Matched(NamedTuple):
-    """What came of a match."""
+    """Result of a match."""
 
     times: list[Timed | None]
     """One per word of the text."""

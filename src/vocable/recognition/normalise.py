@@ -56,7 +56,7 @@ class SpokenWord:
     spoken: tuple[str, ...]
     """Words in lower case, of letters and inner apostrophes; none where nothing in the word has a known sound."""
     notes: tuple[str, ...] = ()
-    """What was read otherwise than written, and why."""
+    """Words that were read otherwise than written, and why."""
 
 
 SOUNDS = (

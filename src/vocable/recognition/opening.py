@@ -23,7 +23,7 @@ ALIGNERS: Mapping[str, str | None] = {
     "ctm": "FILE",
     "whisperx": "FOLDER",
 }
-"""What follows the colon, by example; None where nothing does."""
+"""Example of the part after the colon; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

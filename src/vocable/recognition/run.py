@@ -28,7 +28,7 @@ KEY = "alignment"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlignConfig:
-    """What does not depend on the aligner."""
+    """Settings that do not depend on the aligner."""
 
     language: str = "en"
     """Language of utterances whose manifest line names none; it decides how numbers are read."""
@@ -44,11 +44,11 @@ class AlignConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlignReport:
-    """What a run did."""
+    """Counts of a run."""
 
     num_aligned: int
     num_kept: int
-    """Of these, utterances that an earlier run had aligned."""
+    """Utterances among these that an earlier run had aligned."""
     num_rejected: int
     num_words: int
     num_interpolated: int
@@ -131,7 +131,7 @@ def has_own_time(utterance: Utterance) -> list[bool]:
 def _earlier(
     utterances: Sequence[Utterance], aligner: Aligner, out: Path, unfinished: Path, config: AlignConfig
 ) -> dict[str, Utterance]:
-    """What earlier runs with the same aligner made of the same utterances."""
+    """Return the results of earlier runs with the same aligner on the same utterances."""
     wanted = {utterance.id: utterance for utterance in utterances}
     earlier = [u for path in (out, unfinished) if path.is_file() for u in _read_if_any(path)]
     remedy = f"Choose another name for OUT, or delete {out} and {unfinished}, or replace them: --overwrite"

@@ -263,7 +263,7 @@ def stamps_of_transformers(result: Mapping[str, Any], where: Path | str, duratio
 
 
 def within(stamps: Iterable[Stamp], start: float, duration: float) -> list[Stamp]:
-    """Of words timed from the start of a file, those whose middle lies in a stretch of it, timed from its start."""
+    """Return the words whose middle lies in a stretch of the file, timed from the start of that stretch."""
     return [
         stamp._replace(start=stamp.start - start, end=stamp.end - start)
         for stamp in stamps

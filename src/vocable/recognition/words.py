@@ -35,7 +35,7 @@ class WordTimes:
     notes: tuple[WordNote, ...]
 
     def record(self) -> dict[str, Any]:
-        """What a manifest line keeps beside the words."""
+        """Return the fields that a manifest line keeps beside the words."""
         return {
             "confidence": [None if value is None else round(value, 4) for value in self.confidence],
             "interpolated": list(self.interpolated),

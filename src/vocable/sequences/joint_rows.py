@@ -18,7 +18,7 @@ from vocable.types import SpeechTokens, Split, Utterance, Word
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointExample:
-    """What a row is made of; a layout asks for what it needs."""
+    """Parts of a row; a layout asks for those that it needs."""
 
     id: str = ""
     """Decides, with seed and epoch, what is drawn."""

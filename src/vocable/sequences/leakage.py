@@ -27,7 +27,7 @@ class Leak(NamedTuple):
 
 
 class LeakageReport(NamedTuple):
-    """What two sets share."""
+    """Ids, speakers and texts that two sets share."""
 
     leaks: tuple[Leak, ...]
     num_train: int

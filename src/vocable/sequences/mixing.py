@@ -86,9 +86,9 @@ class Draw(NamedTuple):
 
     source: str
     index: int
-    """Which document of the source."""
+    """Number of the document in its source."""
     repeat: int
-    """How often it has been used before."""
+    """Number of earlier uses of the document."""
 
 
 class Mixture:
@@ -106,7 +106,7 @@ class Mixture:
             raise ConfigError(f"The source {empty[0]!r} is empty." if empty else "There is no source to mix.")
         self.ratios = _normalised(self.config.ratios, list(self.sources))
         self.mean_tokens = {name: _mean_tokens(source) for name, source in self.sources.items()}
-        """Of the documents of each source: all, or an even sample of 2,000, as they are the first time."""
+        """Mean length of the documents of each source: all, or an even sample of 2,000, as they are the first time."""
         self.rates = self._rates()
         """Documents that each source gives to an epoch, on average; the fractions add up over epochs."""
         self._plan: tuple[int, list[Draw]] | None = None  # the epoch that was asked for last

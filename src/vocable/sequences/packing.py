@@ -148,7 +148,7 @@ class Rows(Sequence[list[int]]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackingReport:
-    """What cutting did to a set of documents."""
+    """Counts of what cutting did to a set of documents."""
 
     num_documents: int
     num_tokens: int

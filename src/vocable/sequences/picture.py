@@ -33,7 +33,7 @@ class SequenceLine(NamedTuple):
     num_tokens: int
     """Without the symbols."""
     first_position: int
-    """Of the symbols, or of the segment where there are none."""
+    """First position of the symbols, or of the segment where there are none."""
 
 
 def sequence_lines(

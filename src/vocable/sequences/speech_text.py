@@ -26,7 +26,7 @@ PairTask = Literal["transcribe", "speak"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instructions:
-    """What is written before a row of each task. LM-SPT's prompts are not known to us; symbols alone are our choice."""
+    """Text before a row of each task. LM-SPT's prompts are not known to us; symbols alone are our choice."""
 
     transcribe: str = ""
     """Text before speech that is to be written down, such as "Transcribe: "; empty: none."""

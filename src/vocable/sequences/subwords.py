@@ -75,7 +75,7 @@ class SubwordConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubwordCard:
-    """What a folder of subwords says about itself."""
+    """Description that a folder of subwords keeps of itself."""
 
     codebook_size: int
     """Units that subwords are made of."""

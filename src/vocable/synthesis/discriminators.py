@@ -73,7 +73,7 @@ DAC_DISCRIMINATORS = DiscriminatorConfig(
 
 
 class Judgement(NamedTuple):
-    """What one sub-discriminator says of a batch."""
+    """Output of one sub-discriminator for a batch."""
 
     scores: Tensor
     """Higher for real; (batch, places), one per stretch of signal."""

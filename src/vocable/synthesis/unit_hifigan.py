@@ -29,7 +29,7 @@ from vocable.synthesis.vocoder import clean_codes
 from vocable.types import SpeechTokens
 
 SLOPE = 0.1
-"""Of the leaky ReLUs, but for the last one, which has torch's default of 0.01 in the published code."""
+"""Slope of the leaky ReLUs, except the last one, which has torch's default of 0.01 in the published code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

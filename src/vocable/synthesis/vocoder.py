@@ -72,7 +72,7 @@ class VocoderConfig:
     """Predicted durations are multiplied by this. A mean of logarithms is below the logarithm of the mean, so that
     predictions are too short on the whole; training measures by how much."""
     collapsed: bool = True
-    """What tokens without durations are: runs, whose durations are predicted (True), or one column a frame (False)."""
+    """Kind of tokens without durations: runs, whose durations are predicted (True), or one column a frame (False)."""
     tokenizer_fingerprint: str | None = None
     """Fingerprint of the tokenizer that made the training tokens; None is not checked."""
     codebook_dim: int | None = None

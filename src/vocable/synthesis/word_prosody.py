@@ -52,7 +52,7 @@ SILENT_ENERGY = -2.0
 pause a large part of the silence. Measured on 39 such words, against a forced aligner: they end 0.22 s late (median)
 without this, and 0.015 s with it."""
 CHANGES = ("stretch", "semitones", "decibels", "pause")
-"""What `change_words` can change."""
+"""Values that `change_words` can change."""
 WINDOW_SECONDS = 0.05
 """Length of the windows in which the energy of a recording is measured."""
 

@@ -105,7 +105,7 @@ class TwinPlan(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What became of a plan: no reason means that its four files are there."""
+    """Result of a plan: no reason means that its four files are there."""
 
     plan: TwinPlan
     failure: str | None

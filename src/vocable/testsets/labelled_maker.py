@@ -28,7 +28,7 @@ MAX_DRAWS = 200
 
 
 class Templates(NamedTuple):
-    """What sentences are made of; see the file."""
+    """Parts of sentences; see the file."""
 
     names: Mapping[str, Mapping[str, Sequence[str]]]
     """By raw tag, then "train" or "new"."""

@@ -23,7 +23,7 @@ from vocable.testsets.lexicon import Lexicon, Pronunciation, split_mark, unmarke
 
 START, END = "<", ">"
 WEIGHTS = (0.6, 0.3, 0.1)
-"""Of the trigram, bigram and unigram estimates; fixed, since both halves of a pair are judged by the same ones."""
+"""Weights of the trigram, bigram and unigram estimates; fixed, since both halves of a pair need the same."""
 
 
 class PhoneModel:
@@ -68,7 +68,7 @@ def trigrams(phones: Sequence[str]) -> Iterator[tuple[str, str, str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PseudoWordConfig:
-    """What a pseudo-word may be."""
+    """Limits of a pseudo-word."""
 
     changed_share: float = 1 / 3
     """Share of the phones that are replaced, at least one of them."""

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpokenText:
-    """What one segment says."""
+    """Content of one segment."""
 
     text: str
     """As it is written; for a pseudo-word, a spelling."""

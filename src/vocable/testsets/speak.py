@@ -116,7 +116,7 @@ class SegmentJob(NamedTuple):
 
 
 class Spoken(NamedTuple):
-    """What became of a job: no reason means that its file is there."""
+    """Result of a job: no reason means that its file is there."""
 
     name: str
     failure: str | None
@@ -130,7 +130,7 @@ class BuildReport(NamedTuple):
     num_spoken: int
     """Segments spoken by this run; the others were there."""
     speech_seconds: float
-    """Of all segments, each counted once."""
+    """Seconds of speech in all segments, each counted once."""
     failures: Mapping[str, str]
     """Segments that could not be spoken, and why."""
 

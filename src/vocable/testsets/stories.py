@@ -48,16 +48,16 @@ class ReadStories(NamedTuple):
 
     stories: list[Story]
     bad_lines: dict[str, int]
-    """How many, by reason."""
+    """Number of bad lines, by reason."""
 
 
 class BadLine(NamedTuple):
     """A line that is no story."""
 
     reason: str
-    """Of its kind, to be counted."""
+    """Reason of its kind, to be counted."""
     detail: str
-    """Of this line, to be logged."""
+    """Reason of this line, to be logged."""
 
 
 def read_story_file(path: Path, strict: bool = False) -> ReadStories:

@@ -140,7 +140,7 @@ class CodeUsage:
         self._num_revived = 0
 
     def _reasons(self, window: CodeStatistics) -> list[str]:
-        """What is wrong with a window, in words."""
+        """Return the problems of a window, in words."""
         reasons = []
         if self.least_perplexity is not None and window.perplexity < self.least_perplexity * self.codebook_size:
             reasons.append(f"perplexity is {window.perplexity:.1f} of {self.codebook_size} codes")

@@ -180,7 +180,7 @@ class full_precision_products:  # reads as a verb phrase: `with full_precision_p
 
 
 class _Statistics(NamedTuple):
-    """What one pass over all frames leaves behind, in float64 (counts stay exact up to 2^53 frames)."""
+    """Sums of one pass over all frames, in float64 (counts stay exact up to 2^53 frames)."""
 
     sums: Float[Tensor, "codebook_size dim"]
     counts: Float[Tensor, " codebook_size"]

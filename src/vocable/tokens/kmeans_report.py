@@ -20,11 +20,11 @@ class KMeansReport:
     inertia: tuple[float, ...]
     """Sum of squared distances of all frames, for the first codebook, after one move, and so on to the final one."""
     mean_squared_distance: float
-    """Of the final codebook, per frame."""
+    """Mean squared distance to the final codebook, per frame."""
     occupancy: tuple[int, ...]
     """Frames per entry of the final codebook."""
     entropy_bits: float
-    """Of the distribution over entries; log2(codebook_size) when all are used alike."""
+    """Entropy of the distribution over entries; log2(codebook_size) when all are used alike."""
     perplexity: float
     """2 ** entropy_bits: the number of entries in effective use."""
     dead_codes: tuple[int, ...]

@@ -68,7 +68,7 @@ class Rejection(NamedTuple):
 
 
 class ShardResult(NamedTuple):
-    """What one job did."""
+    """Counts of one job."""
 
     index: int
     num_utterances: int
@@ -294,7 +294,7 @@ class TokenShards(TokenRows):
 
     @property
     def fingerprint(self) -> str:
-        """Of the tokenizer that made the tokens."""
+        """Fingerprint of the tokenizer that made the tokens."""
         return self.card["fingerprint"]
 
     @functools.cached_property

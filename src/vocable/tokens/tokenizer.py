@@ -105,7 +105,7 @@ class SpeechTokenizer(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What people call it; not part of the fingerprint."""
+        """Name for people; not part of the fingerprint."""
 
     @property
     @abstractmethod

@@ -75,7 +75,7 @@ class FrameTokenizer(SpeechTokenizer):
     window_frames: int
     """Most frames of a recording that are given their units at once."""
     context_frames: int = 0
-    """What a window sees on each side of the frames that are kept of it."""
+    """Context of a window on each side of the frames that are kept of it."""
 
     def __init__(self, encoder: FeatureEncoder, config: Any, codebook_size: int, identity: Mapping[str, Any]) -> None:
         """Name the tokenizer by its encoder and by `identity`, which says what else decides the units."""

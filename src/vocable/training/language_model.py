@@ -55,7 +55,7 @@ class LMTrainingConfig(AdamWTrainingConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointParts:
-    """What a model of speech and text is trained and saved with, besides its documents."""
+    """Parts that a model of speech and text is trained and saved with, besides its documents."""
 
     text_tokenizer: Any = None
     """Saved beside the model."""

@@ -37,7 +37,7 @@ from vocable.types import SpeechTokens, Utterance
 
 
 class Content(NamedTuple):
-    """What the front end is to say of a recording whose phonemes are known."""
+    """Targets of the front end for a recording whose phonemes are known."""
 
     vectors: Tensor
     """(symbols, content_dim): content of each symbol"""
@@ -96,7 +96,7 @@ class Recording:
     """(num_codebooks, tokens)"""
     measures: Measures
     content: Content | None
-    """What is spoken, where that is known."""
+    """Content that is spoken, where that is known."""
     read: Callable[[int, int], np.ndarray]
     """Returns int16 samples from one on, and as many as wanted."""
 

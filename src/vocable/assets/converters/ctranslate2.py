@@ -21,7 +21,7 @@ DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 
 
 class CTranslate2Model(NamedTuple):
-    """What a `model.bin` holds."""
+    """Contents of a `model.bin`."""
 
     specification: str
     revision: int

@@ -25,7 +25,7 @@ from vocable.tokens.fingerprint import fingerprint
 from vocable.types import Utterance
 
 Modalities = Literal["S", "S->T", "T->S", "T"]
-"""Of context and ending: speech, or text."""
+"""Modalities of context and ending: speech (S) or text (T)."""
 MANIFEST, PAIRS, CARD = "manifest.jsonl", "pairs.jsonl", "card.json"
 
 
@@ -54,7 +54,7 @@ class PairItem:
     negative: tuple[Segment, ...]
     voice: str | None = None
     group: Mapping[str, str] = field(default_factory=dict)
-    """What the pair tests, for scores by group: phenomenon, frequency band, task."""
+    """Properties that the pair tests, for scores by group: phenomenon, frequency band, task."""
 
     def __post_init__(self) -> None:
         for name, half in (("positive", self.positive), ("negative", self.negative)):

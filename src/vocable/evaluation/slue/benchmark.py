@@ -57,7 +57,7 @@ SETTINGS = ("task", "tune", "seeds", "random_control", "text_case", "max_train",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlueConfig(BenchmarkConfig):
-    """What is trained and tested."""
+    """Settings of training and test."""
 
     data: Path
     """A labelled set: of 'evaluate build labelled', 'evaluate build slue', or in the same layout."""
@@ -76,7 +76,7 @@ class SlueConfig(BenchmarkConfig):
     pipeline: bool = True
     """Run the pipeline: what the recogniser hears goes into the head trained on text."""
     undecided: Literal["neutral", "drop"] = "neutral"
-    """What becomes of mixed sentiment and of disagreement: Neutral, or left out."""
+    """Treatment of mixed sentiment and of disagreement: made Neutral, or left out."""
     tune: FineTuneConfig = field(default_factory=FineTuneConfig)
     """How heads are trained."""
     seeds: tuple[int, ...] = (0, 1, 2)

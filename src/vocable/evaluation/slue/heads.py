@@ -119,7 +119,7 @@ class EntityTask:
 
 
 Task = SentimentTask | EntityTask
-"""What to read from a row, and what was meant."""
+"""Positions to read from a row, and the right answers."""
 
 
 def vote(logits: Float[Tensor, "outputs classes"], words: Int[Tensor, " outputs"], num_words: int) -> list[int | None]:

@@ -29,9 +29,9 @@ from vocable.types import Utterance
 
 SENTIMENTS = ("Negative", "Neutral", "Positive")
 UNDECIDED = ("mixed", "<mixed>", "disagreement")
-"""What stands in the published tables where annotators saw both, or did not agree; in lower case."""
+"""Labels in the published tables where annotators saw both, or did not agree; in lower case."""
 WAYS = {"neutral": "Neutral", "drop": None}
-"""What becomes of them: the label that they get, or None to leave them out."""
+"""Label that such utterances get, or None to leave them out."""
 TASKS = ("sentiment", "entities")
 SPLITS = ("train", "dev", "test")
 
@@ -73,12 +73,12 @@ class Entity(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """What is known about one utterance; a task that is None was not annotated."""
+    """Labels of one utterance; a task that is None was not annotated."""
 
     id: str
     split: str
     text: str
-    """What `entities` count characters of."""
+    """Text in which `entities` count characters."""
     sentiment: str | None = None
     entities: tuple[Entity, ...] | None = None
     """With combined tags, in the order of the text, none inside another."""

@@ -45,7 +45,7 @@ class Found(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Of one utterance."""
+    """Entities of one utterance: correct ones, those of the reference, and those found."""
 
     correct: int
     gold: int

@@ -172,7 +172,7 @@ def _second(row: Mapping[str, str], column: str) -> float:
 
 
 def _kind(reason: str) -> str:
-    """What a reason is about, without the values in it, to count by."""
+    """Return the kind of a reason, without the values in it, to count by."""
     kinds = {
         "The audio": "no audio file",
         "The sentiment": "unknown sentiment",

@@ -38,9 +38,9 @@ class TaskRow(NamedTuple):
     words: Int[Tensor, " positions"]
     """Index of the word that each position belongs to; `NO_WORD` for symbols, and where words are not known."""
     text: str
-    """What `spans` count characters of."""
+    """Text in which `spans` count characters."""
     spans: tuple[Span, ...]
-    """Of each word; none where words are not known."""
+    """Span of each word; none where words are not known."""
 
 
 class RowMaker:

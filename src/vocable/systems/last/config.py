@@ -50,7 +50,7 @@ class LastConfig:
     training: LastTrainingConfig
     system: Literal["last"] = "last"
     name: str = "last"
-    """What people call the tokenizer."""
+    """Name of the tokenizer."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """The frozen speech encoder whose features are quantized."""
     model: LastModelConfig = field(default_factory=LastModelConfig)

@@ -86,7 +86,7 @@ class LastModelConfig:
     quantizer: LastQuantizerConfig = field(default_factory=LastQuantizerConfig)
     decoder: LastDecoderConfig = field(default_factory=LastDecoderConfig)
     decoder_input: Literal["quantized", "encoded"] = "quantized"
-    """What the decoder reads: the entries, so that the units themselves must tell the features (our choice), or the
+    """Input of the decoder: the entries, so that the units themselves must tell the features (our choice), or the
     vectors before quantization, with which units lost the phones (recipes/last/README.md). The paper's choice is not
     known to us."""
     adapter: LastAdapterConfig = field(default_factory=LastAdapterConfig)
@@ -101,7 +101,7 @@ class LossWeights(NamedTuple):
 
 
 class LastOutput(NamedTuple):
-    """What one batch gives. Losses are means over the unmasked frames of this process."""
+    """Results of one batch. Losses are means over the unmasked frames of this process."""
 
     loss: Float[Tensor, ""]
     """Weighted sum, with the quantizer's own loss; times `num_frames` it is a sum over frames."""
@@ -117,7 +117,7 @@ class LastOutput(NamedTuple):
     num_frames: int
     quantized: Quantized
     encoded: Float[Tensor, "batch frames dim"]
-    """What went into the quantizer: where the gradients of all terms meet."""
+    """Input of the quantizer, where the gradients of all terms meet."""
     weights: LossWeights
 
     @property

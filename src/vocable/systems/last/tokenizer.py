@@ -45,7 +45,7 @@ class LastTokenizerConfig:
     window_seconds: float = 60.0
     """Longest stretch of features that the learnable encoder sees at once; longer recordings are cut into windows."""
     context_seconds: float = 5.0
-    """What a window sees on each side of the frames that are kept of it."""
+    """Context of a window on each side of the frames that are kept of it."""
 
     def __post_init__(self) -> None:
         if self.context_seconds < 0 or self.window_seconds <= 2 * self.context_seconds:

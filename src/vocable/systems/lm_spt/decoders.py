@@ -57,7 +57,7 @@ class Crops(NamedTuple):
     speakers: Float[Tensor, "batch speaker_dim"]
     """Speaker vectors; zeros where nothing is known."""
     content: Float[Tensor, "batch frames content_dim"]
-    """What is spoken, as the pretrained voice would say it, where phonemes are known."""
+    """Content as the pretrained voice would say it, where phonemes are known."""
     has_content: Tensor
     """(batch, frames): whether it is known."""
     places: Tensor | None = None
@@ -176,7 +176,7 @@ class SourceFilterCodecConfig:
 
 
 class SourceFrames(NamedTuple):
-    """What the source-filter decoder reads, frame by frame."""
+    """Inputs of the source-filter decoder, frame by frame."""
 
     content: Float[Tensor, "batch frames content_dim"]
     pitch: Float[Tensor, "batch frames"]

@@ -59,7 +59,7 @@ class TeacherConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillationConfig:
-    """What the semantic code is distilled by."""
+    """Settings of distillation into the semantic code."""
 
     mode: ModeName = "resynthesis"
     """`resynthesis`: the auxiliary decoder's speech is compared, as published. `resynthesis-shared`: the main decoder's
@@ -139,7 +139,7 @@ DISTANCES = {"mse": squared_distance, "l1": absolute_distance, "cosine": cosine_
 
 
 class TeacherTarget(NamedTuple):
-    """What the teacher hears in recordings: a function of each clip alone, so it may be kept on disk."""
+    """Features of recordings as the teacher hears them, which depend on each clip alone and may be kept on disk."""
 
     features: Float[Tensor, "batch frames dim"]
     lengths: Int[Tensor, " batch"] | None = None

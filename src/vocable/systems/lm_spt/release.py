@@ -50,7 +50,7 @@ PARTS = {
 }
 """Our parts, and their names in the file."""
 WEIGHT_NORM = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-"""What torch calls the length and the direction of normed weights, today and when the release was made."""
+"""Torch's names for the length and the direction of normed weights, today and when the release was made."""
 QUANTIZER = {"project_in": "in_proj", "project_out": "out_proj", "codebook": "codebook.weight"}
 """Our names in a quantizer, and those in the file."""
 TRAINING_ONLY = {"average_counts", "average_sums", "initialised", "num_batches"}

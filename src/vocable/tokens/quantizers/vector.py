@@ -98,7 +98,7 @@ class VectorQuantizerConfig:
 
 
 class Quantized(NamedTuple):
-    """What a quantizer makes of a batch."""
+    """Output of a quantizer for a batch."""
 
     quantized: Float[Tensor, "batch frames dim"]
     """The entries, mapped out to `dim`, in the dtype of the features; 0 where masked."""
