@@ -25,7 +25,7 @@ from vocable.systems.taste.quantizer import build_quantizer
 from vocable.systems.taste.recipe import PartConfig, TasteRecipe, TasteTrainingConfig
 from vocable.systems.taste.records import Record, RecordFile
 from vocable.systems.taste.stages import build_trainee, train_tokenizer
-from vocable.systems.taste.task import TasteTask, start_quantizer
+from vocable.systems.taste.task import TasteTask, start_part
 from vocable.tokens import load_tokenizer
 from vocable.tokens.quantizers import ResidualQuantizerConfig, VectorQuantizerConfig
 from vocable.types import Utterance, Word
@@ -155,7 +155,7 @@ def test_what_learns_in_a_part(config, world, make_pieces, part):
     trainee = build_trainee(config, load_reader(str(world[1])))
     pieces = make_pieces()
     if part == "quantized":
-        start_quantizer(trainee, pieces, PART, config.training)
+        start_part(trainee, "quantized", pieces, PART, config.training)
     task = TasteTask(trainee, part, PART, pieces, None, {}, lambda model, folder: None)
     before = {name: value.clone() for name, value in trainee.state_dict().items()}
     (batch,) = task.next_batches(1, 0, 1)

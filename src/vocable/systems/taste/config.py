@@ -80,6 +80,11 @@ class TasteConfig:
     language: str = "en"
     """Language in Whisper's prompt; English-only checkpoints have no other, and no place for it."""
     aggregator: AggregatorConfig = field(default_factory=AggregatorConfig)
+    standardize: bool = True
+    """Whether each number of the words' vectors is brought to mean 0 and variance 1, as the training's words have it
+    when the aggregator begins to learn. Whisper's decoder gives all words nearly the same long vector (whisper-base:
+    the common part is 4 to 50 times as long as what tells words apart), and neither a decoder nor a quantizer can learn
+    from the rest in reasonable time. Published: no."""
     quantizer: ResidualQuantizerConfig | GridConfig = field(default_factory=published_quantizer)
     """Quantizer of the words' vectors. `level.dim` is the width of the entries; linear maps lead there and back."""
     name: str = "taste"

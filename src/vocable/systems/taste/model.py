@@ -43,8 +43,13 @@ class WordVectors(NamedTuple):
 class WordEncoder(nn.Module):
     """The part of the tokenizer that learns."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, aggregator: Aggregator, config: TasteConfig) -> None:
         super().__init__()
+        self.register_buffer("mean", torch.zeros(aggregator.shape.dim))
+        self.register_buffer("deviation", torch.ones(aggregator.shape.dim))
         self.config = config
         self.aggregator = aggregator
         self.quantizer: Codebooks | Grid = build_quantizer(config.quantizer, aggregator.shape.dim)
@@ -93,12 +98,26 @@ class WordEncoder(nn.Module):
         counts = word_ids.amax(1) + 1
         num_words = int(counts.max())
         mask = torch.arange(num_words, device=word_ids.device) < counts[:, None]
-        return average_words(vectors, word_ids, num_words), mask
+        averages = (average_words(vectors, word_ids, num_words) - self.mean) / self.deviation
+        return averages * mask[..., None], mask
+
+    @property
+    def is_standardized(self) -> bool:
+        """Whether `standardize` has been called, in this training or in the one that the weights are from."""
+        return bool((self.mean != 0).any())
+
+    @torch.no_grad()
+    def standardize(self, words: Float[Tensor, "words dim"]) -> None:
+        """Set mean and deviation of each number to those of words; what never changes keeps its scale."""
+        own = words * self.deviation + self.mean
+        deviation = own.std(0)
+        self.mean.copy_(own.mean(0))
+        self.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
 
     def learned_names(self) -> set[str]:
         """Return the names of the weights that are not Whisper's: trained parameters, and the quantizer's state."""
         own = {f"aggregator.{name}" for name in self.aggregator.trained_names()}
-        return own | {name for name in self.state_dict() if name.startswith("quantizer.")}
+        return own | {"mean", "deviation"} | {name for name in self.state_dict() if name.startswith("quantizer.")}
 
 
 def load_reader(name: str) -> WordTextTokenizer:

@@ -34,7 +34,7 @@ from vocable.systems.taste.data import Pieces
 from vocable.systems.taste.model import load_reader, load_word_encoder
 from vocable.systems.taste.recipe import PartConfig, TasteRecipe
 from vocable.systems.taste.speech import WordSynthesizer
-from vocable.systems.taste.task import PartName, TasteTask, Trainee, start_quantizer
+from vocable.systems.taste.task import PartName, TasteTask, Trainee, start_part
 from vocable.systems.taste.taslm_stage import TaslmStage
 from vocable.systems.taste.tokenizer import TasteTokenizer, as_whisper
 from vocable.training.loop import TrainingResult, train
@@ -133,9 +133,9 @@ def train_tokenizer(
         folder = out / "training" / part.replace("_", "-")
         if results:
             trainee.start_from([*results.values()][-1].best, quantizer=False)
-        if part == "quantized" and not (folder / "checkpoints").is_dir():
+        if part != "text_only" and not (folder / "checkpoints").is_dir():
             trainee.to(accelerator.device)
-            start_quantizer(trainee, data, settings, config.tokenizer_training)
+            start_part(trainee, part, data, settings, config.tokenizer_training)
         own = identity | {"start": [*results] or config.start}
         write = save if part == "quantized" else Trainee.save
         task = TasteTask(trainee, part, settings, data, validation, own, write)

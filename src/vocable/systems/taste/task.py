@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import safetensors.torch
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vocable.errors import AssetError
@@ -206,18 +207,27 @@ class TasteTask(AdamWTask):
         return {"part": self.part, "data": {"train": self.data.describe(), "valid": valid}, **self._identity}
 
 
+def start_part(trainee: Trainee, part: PartName, data: Pieces, config: PartConfig, start: TasteTrainingConfig) -> None:
+    """Prepare a part by the words of the training data's first batches: their scale, and the first codebooks.
+
+    See `WordEncoder.standardize` and `Codebooks.start_from`.
+    """
+    words, settings = trainee.words, trainee.words.config
+    if part != "text_only" and settings.standardize and not words.is_standardized:
+        words.standardize(_first_words(trainee, data, config, start.kmeans_words))
+    if part == "quantized" and isinstance(words.quantizer, Codebooks):
+        first = _first_words(trainee, data, config, start.kmeans_words)
+        words.quantizer.start_from(first, start.quantizer_start == "principal")
+
+
 @torch.no_grad()
-def start_quantizer(trainee: Trainee, data: Pieces, config: PartConfig, start: TasteTrainingConfig) -> None:
-    """Fit the first codebooks to the words of the training data's first batches; see `Codebooks.start_from`."""
-    quantizer = trainee.words.quantizer
-    if not isinstance(quantizer, Codebooks):
-        return
+def _first_words(trainee: Trainee, data: Pieces, config: PartConfig, count: int) -> Float[Tensor, "words dim"]:
     device = next(trainee.words.parameters()).device
     stream = PieceStream(data, config.batch_seconds, config.seed, "same")
     found: list[Tensor] = []
-    while sum(map(len, found)) < start.kmeans_words and stream.batch < len(stream.plan):
+    while sum(map(len, found)) < count and stream.batch < len(stream.plan):
         (batch,) = stream.next_batches(1)
         batch = batch.to(device)
         words, mask = trainee.words.words(batch.ids, batch.word_ids, batch.last, batch.shallow, batch.frame_mask)
         found.append(words[mask])
-    quantizer.start_from(torch.cat(found), start.quantizer_start == "principal")
+    return torch.cat(found)
