@@ -45,6 +45,8 @@ def test_recipe_runs_two_steps(recipe: Path, tmp_path: Path, make_speechlike, ca
         "codec.quantizer.semantic.codebook_size=8",
         "codec.quantizer.semantic.init=random",  # two steps are too few for k-means
         "codec.quantizer.acoustic.level.init=random",
+        "start=null",  # its decoder has other widths
+        "codec.dim=32",
         "codec.quantizer.semantic.dim=32",
         "codec.quantizer.acoustic.level.dim=32",
         "codec.quantizer.acoustic.level.codebook_size=8",

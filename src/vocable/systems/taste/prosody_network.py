@@ -83,8 +83,8 @@ class ProsodyNetwork(nn.Module):
         self.predictor = predictor
         self.from_vector, self.from_speaker = nn.Linear(word_dim, dim), nn.Linear(config.speaker_dim, dim)
         with torch.no_grad():
-            self.from_vector.weight *= SMALL
-            self.from_vector.bias *= SMALL
+            self.from_vector.weight.mul_(SMALL)
+            self.from_vector.bias.mul_(SMALL)
         self.balance = nn.Parameter(torch.tensor(config.balance))
         self.blocks = nn.ModuleList(
             ConvNeXtBlock(dim, 2 * dim, config.kernel_size, scale=0.0) for _ in range(config.layers)
