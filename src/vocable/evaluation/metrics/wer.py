@@ -71,7 +71,8 @@ def normalise_basic(text: str) -> str:
     """
     text = _IN_PARENTHESES.sub("", _IN_BRACKETS.sub("", text.lower()))
     kept = (" " if unicodedata.category(char)[0] in "SP" else char for char in unicodedata.normalize("NFKC", text))
-    return _only_if_words(" ".join("".join(kept).split()))
+    # again in lower case: compatibility forms, as mathematical letters, become capitals by NFKC
+    return _only_if_words(" ".join("".join(kept).lower().split()))
 
 
 def normalise_none(text: str) -> str:
